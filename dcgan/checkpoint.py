@@ -1,0 +1,201 @@
+"""Checkpoints: safetensors with the spec inside, and `.pt` state dicts of the document's script.
+
+Nothing here unpickles objects: safetensors holds tensors and text only, and `.pt` files are read with `weights_only=True`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, SpecError
+from .files import replacing
+from .networks import Generator
+from .spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, Activation, GeneratorSpec
+
+_KIND_KEY = "dcgan.kind"
+_STATE_KEY = "dcgan.state"
+# Tensors of a training state whose names begin with this are the generator that a run would publish now.
+PUBLISHED = "published."
+
+
+@dataclass(frozen=True)
+class GeneratorCheckpoint:
+    """A generator read from a file.
+
+    Attributes:
+        generator: in eval mode, float32, on the CPU.
+        recipe: JSON of the recipe that trained it, empty where the file does not say.
+        weights_sha256: hexadecimal digest of the weights, see `weights_sha256`.
+    """
+
+    generator: Generator
+    recipe: str
+    weights_sha256: str
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Hexadecimal SHA-256 of named tensors: name, dtype, shape and little-endian bytes of each, sorted by name.
+
+    BatchNorm's `num_batches_tracked` is left out: it changes no image.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        if name.endswith("num_batches_tracked"):
+            continue
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().astype(tensor.numpy().dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
+
+
+def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpec, recipe: str) -> None:
+    """Write a generator's `state_dict` as safetensors, whole or not at all.
+
+    Args:
+        path: to write to; replaced if it exists.
+        tensors: the `state_dict` of a `Generator`.
+        spec: of that generator.
+        recipe: JSON of the recipe that trained it.
+    Raises:
+        OutputError: the file can't be written.
+    """
+    metadata = {
+        _KIND_KEY: "generator",
+        SPEC_KEY: spec.to_json(),
+        RECIPE_KEY: recipe,
+        VERSIONS_KEY: f"torch {torch.__version__}",
+    }
+    _write(path, tensors, metadata)
+
+
+def load_generator(path: Path, activation: Activation | None = None) -> GeneratorCheckpoint:
+    """Read a generator from a file, whichever kind it is.
+
+    Takes `generator.safetensors`, the `checkpoint.safetensors` of a run (the generator it would publish now), and a `.pt` state dict
+    saved by the document's script. The kind is read from the content, not from the suffix.
+
+    Args:
+        path: of the checkpoint.
+        activation: of the hidden layers; a `.pt` file does not say (default ReLU), a safetensors file does, and must agree.
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
+        )
+    with path.open("rb") as file:
+        magic = file.read(9)
+    recipe = ""
+    if magic[:2] == b"PK" or magic[:1] == b"\x80":
+        tensors = _read_pt(path)
+        spec = _spec_of_shapes(tensors, path, activation or Activation("relu"))
+    else:
+        tensors, metadata = _read_safetensors(path)
+        if metadata.get(_KIND_KEY) == "training":
+            tensors = {name.removeprefix(PUBLISHED): t for name, t in tensors.items() if name.startswith(PUBLISHED)}
+        if SPEC_KEY in metadata:
+            try:
+                spec = GeneratorSpec.from_json(metadata[SPEC_KEY])
+            except SpecError as error:
+                raise CheckpointError(f"{path}: {error}") from error
+            if activation is not None and activation != spec.activation:
+                raise CheckpointError(
+                    f"{path} was trained with activation {spec.activation}, not {activation}; leave the option out"
+                )
+        else:
+            spec = _spec_of_shapes(tensors, path, activation or Activation("relu"))
+        recipe = metadata.get(RECIPE_KEY, "")
+    try:
+        generator = Generator(spec)
+        generator.load_state_dict(tensors, strict=True)
+    except SpecError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(
+            f"{path} holds other tensors than the generator its spec describes: {' '.join(lines[1:3])}"
+        ) from error
+    return GeneratorCheckpoint(generator.eval(), recipe, weights_sha256(generator.state_dict()))
+
+
+def save_training_state(
+    path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], spec: GeneratorSpec, recipe: str
+) -> None:
+    """Write everything a run needs to go on: named tensors, and a JSON-able `state`; whole or not at all."""
+    metadata = {_KIND_KEY: "training", SPEC_KEY: spec.to_json(), RECIPE_KEY: recipe, _STATE_KEY: json.dumps(state)}
+    _write(path, tensors, metadata)
+
+
+def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_training_state` wrote.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, foreign, or a bare generator.
+    """
+    tensors, metadata = _read_safetensors(path)
+    if metadata.get(_KIND_KEY) != "training":
+        raise CheckpointError(f"{path} is no training state, so it can't be resumed")
+    return tensors, json.loads(metadata[_STATE_KEY])
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(
+            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata
+        )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is no safetensors file, or a truncated one ({error}); give another checkpoint"
+        ) from error
+
+
+def _read_pt(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
+        first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path} can't be read as a state dict ({first}); save it again with torch.save(generator.state_dict(), ...)"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(
+            f"{path} holds no state dict of tensors; save it with torch.save(generator.state_dict(), ...)"
+        )
+    return content
+
+
+def _spec_of_shapes(tensors: Mapping[str, Tensor], path: Path, activation: Activation) -> GeneratorSpec:
+    """The spec of a bare state dict, from its tensors' shapes: the document's script saves no sizes beside the weights."""
+    try:
+        features, latent_dim = tensors["linear1.weight"].shape
+        first, second = tensors["decon1.weight"].shape[:2]
+        third, image_channels = tensors["decon3.weight"].shape[:2]
+        side = round((features / first) ** 0.5) * 4
+        return GeneratorSpec(
+            latent_dim=latent_dim,
+            image_shape=(image_channels, side, side),
+            channels=(first, second, third),
+            activation=activation,
+        )
+    except (KeyError, ValueError, ZeroDivisionError) as error:
+        found = ", ".join(list(tensors)[:3]) or "nothing"
+        raise CheckpointError(
+            f"{path} is no generator of the document's shape: expected linear1, bn1, decon1 ... decon3, found {found}"
+        ) from error

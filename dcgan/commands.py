@@ -1,0 +1,39 @@
+"""What the console commands share: errors as one line, and exit statuses.
+
+Exit status: 0 done, 1 the work failed (one clear line on stderr, no traceback), 2 wrong usage, 130 interrupted.
+Imports Click and the standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+import click
+
+from .errors import DcganError, RuntimeMissingError
+
+
+class Command(click.Command):
+    """A Click command that reports a `DcganError` as one line on stderr with exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DcganError as error:
+            raise click.ClickException(str(error)) from error
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a module of one of our packages that needs the packages of `extra`.
+
+    Raises:
+        RuntimeMissingError: a package of that extra is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise RuntimeMissingError(
+            f"{error.name} is not installed, and this command needs it: pip install 'dcgan-toolkit[{extra}]'"
+        ) from error

@@ -1,0 +1,73 @@
+"""Everything that can go wrong on purpose, as one tree.
+
+Each leaf is also the builtin a caller would expect, so `except ValueError` keeps working. Libraries raise these;
+only the commands turn them into a line on stderr and exit status 1 (see `dcgan/commands.py`).
+
+    DcganError
+    ├── SpecError             (ValueError)    a generator spec that is unreadable or makes no sense
+    ├── CheckpointError       (ValueError)    a checkpoint that is missing, truncated, foreign or of another shape
+    ├── DatasetError          (ValueError)    images that are missing, truncated, foreign or out of reach
+    ├── RunError              (ValueError)    a run folder that is taken, incomplete or contradicted
+    ├── DivergedError         (ArithmeticError)  training whose losses are no longer finite
+    ├── ExportError           (RuntimeError)  an artifact that can't be written as asked
+    │   └── ParityError                       an artifact that is not equal to its checkpoint
+    ├── ModelError            (ValueError)    an ONNX model that is missing, truncated, foreign or unusable
+    ├── LatentError           (ValueError)    latents of another shape, type or value than the model takes
+    ├── DeviceError           (RuntimeError)  a device or execution provider that is unknown or does not work here
+    ├── RuntimeMissingError   (ImportError)   onnxruntime, or a package of an extra, is missing or installed twice
+    └── OutputError           (OSError)       a result that can't be written where it was asked for
+"""
+
+from __future__ import annotations
+
+
+class DcganError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class SpecError(DcganError, ValueError):
+    """A generator spec is unreadable, of an unknown schema, or describes no possible generator."""
+
+
+class CheckpointError(DcganError, ValueError):
+    """A checkpoint is missing, truncated, foreign, or holds other tensors than its spec says."""
+
+
+class DatasetError(DcganError, ValueError):
+    """Images or labels are missing, truncated, foreign, or can't be downloaded."""
+
+
+class RunError(DcganError, ValueError):
+    """A run folder is already taken, holds nothing to resume, or was started with other options."""
+
+
+class DivergedError(DcganError, ArithmeticError):
+    """A loss became NaN or infinite during training."""
+
+
+class ExportError(DcganError, RuntimeError):
+    """An artifact can't be written as asked."""
+
+
+class ParityError(ExportError):
+    """An artifact was written and run, and is not equal to its checkpoint."""
+
+
+class ModelError(DcganError, ValueError):
+    """An ONNX model is missing, truncated, foreign, or not one this version can run."""
+
+
+class LatentError(DcganError, ValueError):
+    """Latents, seeds or index ranges are not what the model takes."""
+
+
+class DeviceError(DcganError, RuntimeError):
+    """A device or execution provider is unknown, or was asked for and does not work here."""
+
+
+class RuntimeMissingError(DcganError, ImportError):
+    """A package of an extra is missing, or onnxruntime is installed twice."""
+
+
+class OutputError(DcganError, OSError):
+    """A result can't be written where it was asked for."""

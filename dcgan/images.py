@@ -1,0 +1,39 @@
+"""From a generator's values to grey levels, and from single images to a sheet of them. NumPy only, shared with `infer`."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def to_uint8(images: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """Grey levels of images.
+
+    Rounds to the nearest level (half to even), so black and white are exact and an error of 1e-5 in a value moves a pixel
+    by one level at most.
+
+    Args:
+        images: float, any shape, range [-1, 1]; values outside are clipped.
+    Returns:
+        uint8, same shape; 0 is black.
+    """
+    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+
+
+def tile(images: npt.NDArray[np.uint8], rows: int, columns: int, fill: int = 0) -> npt.NDArray[np.uint8]:
+    """Lay images out in rows, left to right and top to bottom.
+
+    Args:
+        images: uint8, shape (N, H, W), N <= rows * columns.
+        rows: of the sheet, 1 or more.
+        columns: of the sheet, 1 or more.
+        fill: grey level of the cells past the last image.
+    Returns:
+        uint8, shape (rows * H, columns * W).
+    """
+    count, height, width = images.shape
+    if count > rows * columns:
+        raise ValueError(f"{count} images don't fit a grid of {rows}x{columns}")
+    cells = np.full((rows * columns, height, width), fill, dtype=np.uint8)
+    cells[:count] = images
+    return cells.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)

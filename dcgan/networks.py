@@ -1,0 +1,137 @@
+"""The networks, read top to bottom.
+
+`Generator` and `Discriminator` are the document's, with its attribute names, so a `state_dict` saved by a copy of its
+script loads with `strict=True`. What is unusual in them is deliberate: the activation comes before the BatchNorm,
+nothing pools, D's input is not normalised, and all weights start at PyTorch's defaults.
+
+`SpectralDiscriminator` is ours. A discriminator is never exported, so recipes are free to choose a better one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from .errors import SpecError
+from .spec import Activation, GeneratorSpec
+
+
+def activation_module(activation: Activation) -> nn.Module:
+    """The torch module of an activation."""
+    if activation.name == "relu":
+        return nn.ReLU()
+    if activation.name == "leaky-relu":
+        return nn.LeakyReLU(activation.parameter)
+    if activation.name == "elu":
+        return nn.ELU(activation.parameter)
+    return nn.Softplus(activation.parameter)
+
+
+class Generator(nn.Module):
+    """Latents to images.
+
+    Args:
+        spec: sizes and activation; the default is the document's generator (1.75 M parameters).
+    """
+
+    def __init__(self, spec: GeneratorSpec | None = None) -> None:
+        super().__init__()
+        self.spec = spec = spec or GeneratorSpec()
+        if spec.num_classes:
+            raise SpecError(
+                f"this version builds unconditional generators only, the spec has {spec.num_classes} classes"
+            )
+        first, second, third = spec.channels
+        side = spec.base_side
+        self.activation = activation_module(spec.activation)
+        self.linear1 = nn.Linear(spec.latent_dim, first * side * side)
+        self.bn1 = nn.BatchNorm1d(first * side * side)
+        self.unflatten = nn.Unflatten(1, (first, side, side))
+        self.decon1 = nn.ConvTranspose2d(first, second, kernel_size=3, stride=1, padding=1)
+        self.bn2 = nn.BatchNorm2d(second)
+        self.decon2 = nn.ConvTranspose2d(second, third, kernel_size=4, stride=2, padding=1)
+        self.bn3 = nn.BatchNorm2d(third)
+        self.decon3 = nn.ConvTranspose2d(third, spec.image_shape[0], kernel_size=4, stride=2, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images of latents.
+
+        Args:
+            z: float, shape (N, latent_dim), drawn from N(0, 1).
+        Returns:
+            Same dtype, shape (N, 1, 28, 28), range [-1, 1]; -1 is black.
+        """
+        x = self.bn1(self.activation(self.linear1(z)))  # (N, 12544)
+        x = self.unflatten(x)  # (N, 256, 7, 7)
+        x = self.bn2(self.activation(self.decon1(x)))  # (N, 128, 7, 7)
+        x = self.bn3(self.activation(self.decon2(x)))  # (N, 64, 14, 14)
+        return torch.tanh(self.decon3(x))  # (N, 1, 28, 28)
+
+
+class Discriminator(nn.Module):
+    """The document's discriminator: images to one unbounded score each.
+
+    Args:
+        activation: after both convolutions.
+        dropout: share of feature maps that `Dropout2d` drops.
+    """
+
+    def __init__(self, activation: Activation = Activation("leaky-relu", 0.01), dropout: float = 0.5) -> None:
+        super().__init__()
+        self.activation = activation_module(activation)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv1 = nn.Conv2d(1, 64, kernel_size=3, stride=2)
+        self.conv2 = nn.Conv2d(64, 128, kernel_size=3, stride=2)
+        self.bn = nn.BatchNorm2d(128)
+        self.fc = nn.Linear(128 * 6 * 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of images.
+
+        Args:
+            x: float, shape (N, 1, 28, 28), range [-1, 1].
+        Returns:
+            Shape (N, 1): high for what looks real.
+        """
+        x = self.dropout(self.activation(self.conv1(x)))  # (N, 64, 13, 13)
+        x = self.dropout(self.activation(self.conv2(x)))  # (N, 128, 6, 6)
+        x = self.bn(x)
+        return self.fc(x.flatten(1))  # type: ignore[no-any-return]  # (N, 1)
+
+
+class SpectralDiscriminator(nn.Module):
+    """One convolution deeper, every layer spectrally normalised (Miyato et al. 2018, arXiv:1802.05957).
+
+    Args:
+        activation: after the three convolutions.
+        dropout: share of feature maps that `Dropout2d` drops.
+    """
+
+    def __init__(self, activation: Activation = Activation("leaky-relu", 0.2), dropout: float = 0.1) -> None:
+        super().__init__()
+        self.activation = activation_module(activation)
+        self.dropout = nn.Dropout2d(dropout)
+        self.conv1 = spectral_norm(nn.Conv2d(1, 64, kernel_size=4, stride=2, padding=1))
+        self.conv2 = spectral_norm(nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1))
+        self.conv3 = spectral_norm(nn.Conv2d(128, 128, kernel_size=3, stride=2, padding=1))
+        self.fc = spectral_norm(nn.Linear(128 * 4 * 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores of images.
+
+        Args:
+            x: float, shape (N, 1, 28, 28), range [-1, 1].
+        Returns:
+            Shape (N, 1): high for what looks real.
+        """
+        x = self.dropout(self.activation(self.conv1(x)))  # (N, 64, 14, 14)
+        x = self.dropout(self.activation(self.conv2(x)))  # (N, 128, 7, 7)
+        x = self.dropout(self.activation(self.conv3(x)))  # (N, 128, 4, 4)
+        return self.fc(x.flatten(1))  # type: ignore[no-any-return]  # (N, 1)
+
+
+DISCRIMINATORS: dict[str, type[Discriminator] | type[SpectralDiscriminator]] = {
+    "document": Discriminator,
+    "spectral": SpectralDiscriminator,
+}
