@@ -1,0 +1,272 @@
+"""The command dcgan-train: options in, one call of `run.train`, and what it says on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__
+from .commands import Command, require
+from .data import DATASETS
+from .errors import SpecError
+from .recipes import CHOICES, DEFAULT_RECIPE, RECIPES, Recipe
+from .spec import ACTIVATIONS, Activation
+
+if TYPE_CHECKING:
+    from .run import RunOptions
+    from .trainer import Trainer
+
+_ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as in leaky-relu:0.2"
+_INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
+
+
+class _ActivationType(click.ParamType):
+    name = "NAME[:NUMBER]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Activation:
+        try:
+            return value if isinstance(value, Activation) else Activation.parse(value)
+        except SpecError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _recipes_help() -> str:
+    """Both recipes side by side, a field a line; the columns are as wide as their longest entry."""
+    table = [("", *RECIPES)]
+    for field in dataclasses.fields(Recipe)[1:]:
+        table.append((field.name, *(str(recipe.to_dict()[field.name]) for recipe in RECIPES.values())))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rows = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
+    return "\b\nRecipes:\n" + "\n".join(f"  {row}" for row in rows)
+
+
+_RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_recipes_help(),
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Run folder to make.  [default: runs/NNN-DATASET-RECIPE]",
+)
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run, to the same bits as if it had not stopped.",
+)
+@click.option(
+    "--dataset",
+    type=click.Choice(DATASETS),
+    help="Training images; sample needs no files and no network.  [default: mnist]",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of the four IDX files, raw or .gz; downloaded to it if missing.  [default: data]",
+)
+@click.option(
+    "--recipe",
+    type=click.Choice(list(RECIPES)),
+    help=f"Where the choices below start from.  [default: {DEFAULT_RECIPE}]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of weights, latents, dropout and order.  [default: 0]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads; another number gives other bits.  [default: all cores]"
+)
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
+@click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate for both networks.")
+@click.option("--g-lr", type=click.FloatRange(0, min_open=True), help="... for the generator.")
+@click.option("--d-lr", type=click.FloatRange(0, min_open=True), help="... for the discriminator.")
+@click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's first decay.")
+@click.option("--beta2", type=click.FloatRange(0, 1, max_open=True), help="Adam's second decay.")
+@click.option("--fused-adam/--plain-adam", default=None, help="One kernel for Adam's step, or the plain loop.")
+@click.option("--lr-schedule", type=click.Choice(CHOICES["lr_schedule"]), help="linear falls to 0 at the last step.")
+@click.option("--loss", type=click.Choice(CHOICES["loss"]), help="Adversarial loss.")
+@click.option(
+    "--discriminator",
+    type=click.Choice(CHOICES["discriminator"]),
+    help="The document's, or a deeper one with spectral norm.",
+)
+@click.option("--g-activation", type=_ActivationType(), help=f"Of G's hidden layers: {_ACTIVATION_HELP}.")
+@click.option("--d-activation", type=_ActivationType(), help="Of D's hidden layers, likewise.")
+@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of D's feature maps dropped.")
+@click.option(
+    "--ema-decay",
+    type=click.FloatRange(0, 1, max_open=True),
+    help="Of G's moving average, which is what is published; 0: none.",
+)
+@click.option(
+    "--precision", type=click.Choice(CHOICES["precision"]), help="auto: bf16 where the processor computes in it."
+)
+@click.option("--dry-run", is_flag=True, help="Print the resolved options as JSON and stop.")
+@click.version_option(__version__, package_name="dcgan-toolkit")
+def main(
+    out: Path | None,
+    resume: Path | None,
+    dry_run: bool,
+    recipe: str | None,
+    lr: float | None,
+    **given: Any,
+) -> None:
+    """Train a DCGAN: RUN/generator.safetensors is the result, ready for dcgan-export.
+
+    \b
+    Examples:
+      dcgan-train                                   download MNIST into data/ and train
+      dcgan-train --data-dir ~/mnist                on IDX files that are there already
+      dcgan-train --dataset sample --epochs 5       10,000 images, no files, no network
+      dcgan-train --recipe baseline                 the document's recipe, to the letter
+      dcgan-train --resume runs/000-mnist-fast      after Ctrl-C, a crash or a power cut
+
+    Each of the recipe's choices has an option of its own.
+    """
+    run = require("dcgan.run", "train")
+    given = {name: value for name, value in given.items() if value is not None}
+    if lr is not None:
+        given = {"g_lr": lr, "d_lr": lr} | given
+    if resume is not None:
+        if out is not None:
+            raise click.UsageError("--resume goes on in the run's own folder; leave --out away")
+        stored: RunOptions = run.read_options(resume)
+        options = _merge(stored, RECIPES[recipe] if recipe else stored.recipe, given)
+        _refuse_contradictions(stored, options, recipe, given)
+    else:
+        defaults = run.RunOptions(
+            recipe=RECIPES[recipe or DEFAULT_RECIPE], dataset="mnist", data_dir="data", seed=0, device="auto", threads=0
+        )
+        options = _merge(defaults, defaults.recipe, given).resolved()
+    if dry_run:
+        click.echo(json.dumps(options.to_dict(), indent=2))
+        return
+    folder = resume or out or run.new_run_folder(Path("runs"), f"{options.dataset}-{options.recipe.name}")
+    with _Console(options) as console, _graceful_interrupt() as interrupts:
+        finished = run.train(
+            folder,
+            options,
+            resume=resume is not None,
+            on_step=console.step,
+            on_epoch=console.epoch,
+            interrupted=lambda: bool(interrupts),
+        )
+    if not finished:
+        click.echo(f"stopped and saved; go on with: dcgan-train --resume {folder}", err=True)
+        click.get_current_context().exit(_INTERRUPTED)
+    console.summary(folder / run.GENERATOR, run.read_metrics(folder / run.METRICS))
+
+
+def _merge(options: RunOptions, recipe: Recipe, given: dict[str, Any]) -> RunOptions:
+    """Options with the given ones in their place, those of the recipe inside the recipe."""
+    fields = {field.name for field in dataclasses.fields(Recipe)}
+    changed = {name: value for name, value in given.items() if name not in fields}
+    if "data_dir" in changed:
+        changed["data_dir"] = str(changed["data_dir"].absolute())
+    recipe = dataclasses.replace(recipe, **{name: value for name, value in given.items() if name in fields})
+    return dataclasses.replace(options, recipe=recipe, **changed)
+
+
+def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str | None, given: dict[str, Any]) -> None:
+    """A resumed run keeps its options; only its data may have moved."""
+    if recipe is not None and recipe != stored.recipe.name:
+        raise click.UsageError(f"the run was started with recipe {stored.recipe.name}, not {recipe}; leave it away")
+    before, now = ({**o.to_dict(), **o.recipe.to_dict()} for o in (stored, options))
+    for name in given.keys() - {"data_dir"}:
+        if before[name] != now[name]:
+            option = "--" + name.replace("_", "-")
+            raise click.UsageError(f"the run was started with {option} {before[name]}, not {now[name]}; leave it away")
+
+
+@contextlib.contextmanager
+def _graceful_interrupt() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one kills."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+class _Console:
+    """What the user sees of a run: a progress bar on a terminal's stderr, and a line an epoch on stdout."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = options
+        self._looked = 0.0
+        self._bar: Any = None
+
+    def __enter__(self) -> _Console:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, trainer: Trainer) -> None:
+        batch = self._options.recipe.batch_size
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=trainer.total_steps * batch,
+                initial=(trainer.steps_done - 1) * batch,
+                unit="images",
+                unit_scale=True,
+                dynamic_ncols=True,
+                disable=not sys.stderr.isatty(),
+                leave=False,
+            )
+        self._bar.update(batch)
+        if not self._bar.disable and time.monotonic() - self._looked > 0.5:  # reading a loss waits for the device
+            self._looked = time.monotonic()
+            steps = (trainer.steps_done - 1) % trainer.steps_per_epoch + 1
+            d_loss, g_loss = (trainer.epoch_losses / steps).tolist()
+            self._bar.set_description(f"epoch {(trainer.steps_done - 1) // trainer.steps_per_epoch + 1}", refresh=False)
+            self._bar.set_postfix_str(f"G {g_loss:.3f}, D {d_loss:.3f}", refresh=False)
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        epochs = self._options.recipe.epochs
+        line = (
+            f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}   G loss {row['g_loss']:.4f}   D loss {row['d_loss']:.4f}   "
+            f"{row['images_per_second']:,.0f} images/s"
+        )
+        if self._bar is not None and not self._bar.disable:
+            self._bar.write(line, file=sys.stdout)
+        else:
+            click.echo(line)
+
+    def summary(self, generator: Path, rows: list[dict[str, Any]]) -> None:
+        click.echo(f"\nlayer                   active units   dead units   (after epoch {rows[-1]['epoch']})")
+        for network, layers in rows[-1]["activity"].items():
+            for layer in layers:
+                name = f"{network}.{layer['layer']}"
+                click.echo(f"{name:<24}{layer['active']:>10.1%}{layer['dead']:>13.1%}")
+        minutes = sum(row["seconds"] for row in rows) / 60
+        click.echo(
+            f"\nfinished in {minutes:.1f} min: {generator}\nexport it with: dcgan-export {generator} --format onnx"
+        )

@@ -1,0 +1,45 @@
+"""Adversarial losses: what D minimises on real and fake scores, and what G minimises on D's scores of its fakes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A pair of loss functions.
+
+    Attributes:
+        discriminator: (scores of real images, scores of fakes), float32, shape (N, 1) each, to a scalar.
+        generator: scores of fakes, float32, shape (N, 1), to a scalar.
+    """
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
+
+
+def _least_squares_d(real: Tensor, fake: Tensor) -> Tensor:
+    return F.mse_loss(real, torch.ones_like(real)) + F.mse_loss(fake, torch.zeros_like(fake))
+
+
+def _least_squares_g(fake: Tensor) -> Tensor:
+    return F.mse_loss(fake, torch.ones_like(fake))
+
+
+def _non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def _non_saturating_g(fake: Tensor) -> Tensor:
+    return F.softplus(-fake).mean()
+
+
+LOSSES = {
+    "least-squares": Loss(_least_squares_d, _least_squares_g),  # Mao et al. 2016, arXiv:1611.04076; the document's
+    "non-saturating": Loss(_non_saturating_d, _non_saturating_g),  # Goodfellow et al. 2014, arXiv:1406.2661, section 3
+}

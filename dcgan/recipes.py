@@ -1,0 +1,123 @@
+"""Recipes: how a generator is trained, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from .spec import Activation
+
+# The names that fields of a recipe take; losses.py and networks.py hold what stands behind them.
+CHOICES = {
+    "loss": ("least-squares", "non-saturating"),
+    "lr_schedule": ("constant", "linear"),
+    "discriminator": ("document", "spectral"),
+    "precision": ("auto", "fp32", "bf16"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a training run but the data, the seed and the machine.
+
+    Attributes:
+        name: of the recipe the choices started from.
+        epochs: passes over the training images.
+        batch_size: images in one step, of each kind.
+        loss: one of `CHOICES`.
+        g_lr: Adam's learning rate for the generator.
+        d_lr: Adam's learning rate for the discriminator.
+        beta1: Adam's decay of the mean of the gradients, both networks.
+        beta2: Adam's decay of the mean of their squares, both networks.
+        fused_adam: one kernel for Adam's whole step; faster, and its last bits differ from the plain loop's.
+        lr_schedule: `constant`, or `linear` to 0 at the last step.
+        discriminator: one of `CHOICES`.
+        g_activation: of the generator's hidden layers.
+        d_activation: of the discriminator's hidden layers.
+        dropout: share of feature maps dropped in the discriminator.
+        ema_decay: of the moving average of G's weights and BatchNorm statistics that is published; 0 publishes G itself.
+        precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the processor computes in it.
+    """
+
+    name: str
+    epochs: int
+    batch_size: int
+    loss: str
+    g_lr: float
+    d_lr: float
+    beta1: float
+    beta2: float
+    fused_adam: bool
+    lr_schedule: str
+    discriminator: str
+    g_activation: Activation
+    d_activation: Activation
+    dropout: float
+    ema_decay: float
+    precision: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON-able values, in the order above."""
+        return {
+            field.name: str(value) if isinstance(value := getattr(self, field.name), Activation) else value
+            for field in dataclasses.fields(self)
+        }
+
+    def to_json(self) -> str:
+        """One line of JSON, fields in the order above."""
+        return json.dumps(self.to_dict())
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Recipe:
+        """Read what `to_dict` made."""
+        activations = {name: Activation.parse(fields[name]) for name in ("g_activation", "d_activation")}
+        return cls(**{**fields, **activations})
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        # The document's recipe, to the letter.
+        Recipe(
+            name="baseline",
+            epochs=20,
+            batch_size=4,
+            loss="least-squares",
+            g_lr=1e-4,
+            d_lr=1e-5,
+            beta1=0.9,
+            beta2=0.999,
+            fused_adam=False,
+            lr_schedule="constant",
+            discriminator="document",
+            g_activation=Activation("relu"),
+            d_activation=Activation("leaky-relu", 0.01),
+            dropout=0.5,
+            ema_decay=0.0,
+            precision="fp32",
+        ),
+        # The same generator against a stronger discriminator, at sixteen times the batch and ten times the learning rate.
+        # docs/training.md has the comparison that made it the default.
+        Recipe(
+            name="fast",
+            epochs=20,
+            batch_size=64,
+            loss="non-saturating",
+            g_lr=1e-3,
+            d_lr=1e-3,
+            beta1=0.5,  # Radford et al. 2015, arXiv:1511.06434, section 4
+            beta2=0.999,
+            fused_adam=True,
+            lr_schedule="linear",
+            discriminator="spectral",
+            g_activation=Activation("relu"),
+            d_activation=Activation("leaky-relu", 0.2),
+            dropout=0.1,
+            ema_decay=0.999,
+            precision="auto",
+        ),
+    )
+}
+DEFAULT_RECIPE = "fast"

@@ -1,0 +1,194 @@
+"""One training run in memory: two networks, their optimizers, the moving average, and the step that changes them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from .checkpoint import PUBLISHED
+from .errors import DeviceError
+from .losses import LOSSES
+from .networks import DISCRIMINATORS, Generator
+from .recipes import Recipe
+from .spec import GeneratorSpec
+
+
+class Trainer:
+    """Trains a generator against a discriminator.
+
+    Everything random comes from torch's global generator, except the order of the images, which depends on (seed, epoch)
+    alone. With the same thread count, the same seed gives the same bits, interrupted or not.
+
+    Args:
+        recipe: with a resolved precision (`fp32` or `bf16`).
+        images: uint8, shape (N, 28, 28), N at least one batch; kept on `device` as uint8.
+        device: `cpu` or `cuda`.
+        seed: of the initial weights, latents, dropout and the order of images.
+    """
+
+    def __init__(self, recipe: Recipe, images: npt.NDArray[np.uint8], device: torch.device, seed: int) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.seed = seed
+        self.images = torch.from_numpy(images).unsqueeze(1).to(device)  # (N, 1, 28, 28)
+        self.steps_per_epoch = (
+            len(images) // recipe.batch_size
+        )  # a last, smaller batch is left out: BatchNorm would see it
+        self.steps_done = 0
+        self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
+
+        torch.manual_seed(seed)
+        self.spec = GeneratorSpec(activation=recipe.g_activation)
+        self.generator = Generator(self.spec).to(device)
+        self.discriminator = DISCRIMINATORS[recipe.discriminator](recipe.d_activation, recipe.dropout).to(device)
+        self.average = copy.deepcopy(self.generator) if recipe.ema_decay else self.generator
+        self.average_is_separate = self.average is not self.generator
+        self.g_optimizer = self._adam(self.generator, recipe.g_lr)
+        self.d_optimizer = self._adam(self.discriminator, recipe.d_lr)
+        self.loss = LOSSES[recipe.loss]
+
+    @property
+    def epoch(self) -> int:
+        """Number of whole epochs done."""
+        return self.steps_done // self.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_per_epoch * self.recipe.epochs
+
+    def order(self, epoch: int) -> Tensor:
+        """The order of the images in an epoch: int64, shape (N,), the same for the same (seed, epoch)."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.images), generator=generator).to(self.device)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Real images.
+
+        Args:
+            indices: int64, shape (B,).
+        Returns:
+            float32, shape (B, 1, 28, 28), range [-1, 1]: to the bit what ToTensor and Normalize(0.5, 0.5) give.
+        """
+        return self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
+
+    def step(self, real: Tensor) -> None:
+        """One update of D on real images and fakes, then one of G through D on the same fakes.
+
+        Args:
+            real: float32, shape (B, 1, 28, 28), range [-1, 1].
+        """
+        self._set_learning_rates()
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+        z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
+
+        with autocast:
+            fake = self.generator(z)
+            real_scores, fake_scores = self.discriminator(real), self.discriminator(fake.detach())
+        d_loss = self.loss.discriminator(real_scores.float(), fake_scores.float())
+        self.d_optimizer.zero_grad()
+        d_loss.backward()  # type: ignore[no-untyped-call]
+        self.d_optimizer.step()
+
+        # D only passes gradients on to G here; its own would be computed for nothing.
+        self.discriminator.requires_grad_(False)
+        with autocast:
+            fake_scores = self.discriminator(fake)
+        g_loss = self.loss.generator(fake_scores.float())
+        self.g_optimizer.zero_grad()
+        g_loss.backward()  # type: ignore[no-untyped-call]
+        self.g_optimizer.step()
+        self.discriminator.requires_grad_(True)
+
+        if self.average_is_separate:
+            self._update_average()
+        self.epoch_losses += torch.stack([d_loss.detach(), g_loss.detach()])  # stays on the device: no wait for it
+        self.steps_done += 1
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor a resumed run needs, and the generator to publish under the prefix `PUBLISHED`."""
+        tensors = {"rng.cpu": torch.get_rng_state(), "epoch_losses": self.epoch_losses}
+        if self.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        modules = {PUBLISHED: self.average, "discriminator.": self.discriminator}
+        if self.average_is_separate:
+            modules["generator."] = self.generator
+        for prefix, module in modules.items():
+            tensors |= {prefix + name: tensor for name, tensor in module.state_dict().items()}
+        for prefix, optimizer in (("g_optimizer.", self.g_optimizer), ("d_optimizer.", self.d_optimizer)):
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{prefix}{index}.{name}": tensor for name, tensor in state.items()}
+        return tensors
+
+    def load_tensors(self, tensors: dict[str, Tensor], steps_done: int) -> None:
+        """Go on from what `tensors` returned after `steps_done` steps.
+
+        Raises:
+            KeyError, RuntimeError: the tensors are not those of this recipe on this kind of device.
+        """
+
+        def below(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+        self.steps_done = steps_done
+        self.epoch_losses.copy_(tensors["epoch_losses"])
+        self.average.load_state_dict(below(PUBLISHED))
+        self.discriminator.load_state_dict(below("discriminator."))
+        if self.average_is_separate:
+            self.generator.load_state_dict(below("generator."))
+        for prefix, optimizer in (("g_optimizer.", self.g_optimizer), ("d_optimizer.", self.d_optimizer)):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in below(prefix).items():
+                index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(tensors["rng.cpu"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+    def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
+        options: dict[str, Any] = {"fused": True} if self.recipe.fused_adam else {}
+        return torch.optim.Adam(module.parameters(), lr=lr, betas=(self.recipe.beta1, self.recipe.beta2), **options)
+
+    def _set_learning_rates(self) -> None:
+        left = 1.0 - self.steps_done / self.total_steps if self.recipe.lr_schedule == "linear" else 1.0
+        for optimizer, lr in ((self.g_optimizer, self.recipe.g_lr), (self.d_optimizer, self.recipe.d_lr)):
+            optimizer.param_groups[0]["lr"] = lr * left
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        pairs = list(zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True))
+        floats = [(mean, now) for mean, now in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], 1.0 - self.recipe.ema_decay)
+        for count, now in (pair for pair in pairs if not pair[0].is_floating_point()):
+            count.copy_(now)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu` or `cuda`.
+
+    Raises:
+        DeviceError: `cuda` was asked for and torch finds none.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise DeviceError("no CUDA device that torch can use was found; check nvidia-smi, or train with --device cpu")
+    return torch.device(name)
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """`fp32` or `bf16` of `auto`, `fp32` or `bf16`.
+
+    On processors without bf16 arithmetic torch emulates it, slower than fp32, so `auto` keeps fp32 there.
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu.get_capabilities().get("avx512_bf16", False) else "fp32"

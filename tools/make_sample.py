@@ -1,0 +1,18 @@
+"""Write the first 10,000 MNIST training images and labels as the data set `sample`: python tools/make_sample.py DATA_DIR."""
+
+import gzip
+import struct
+import sys
+from pathlib import Path
+
+from dcgan.data import load_dataset
+
+COUNT = 10_000
+FOLDER = Path(__file__).resolve().parent.parent / "dcgan" / "sample"
+
+dataset = load_dataset("mnist", Path(sys.argv[1]))
+for name, array in (("train-images-idx3-ubyte", dataset.images), ("train-labels-idx1-ubyte", dataset.labels)):
+    head = array[:COUNT]
+    content = bytes((0, 0, 8, head.ndim)) + struct.pack(f">{head.ndim}I", *head.shape) + head.tobytes()
+    # No time stamp and no name in the header: the same images give the same file.
+    (FOLDER / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=9, mtime=0))
