@@ -37,7 +37,8 @@ class Recipe:
         g_activation: of the generator's hidden layers.
         d_activation: of the discriminator's hidden layers.
         dropout: share of feature maps dropped in the discriminator.
-        ema_decay: of the moving average of G's weights and BatchNorm statistics that is published; 0 publishes G itself.
+        ema_decay: of the moving average of G's weights and BatchNorm statistics that is published, lower over
+            the first steps; 0 publishes G itself.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the processor computes in it.
     """
 

@@ -15,6 +15,8 @@ from .files import replacing
 from .images import tile, to_uint8
 from .networks import Generator
 
+_SCALE = 4  # screen pixels a pixel: 28 pixels are a postage stamp on today's screens
+
 
 @torch.no_grad()
 def write_sample_grid(path: Path, generator: Generator, z: Tensor) -> None:
@@ -30,8 +32,10 @@ def write_sample_grid(path: Path, generator: Generator, z: Tensor) -> None:
     images = to_uint8(generator(z).float().cpu().numpy())[:, 0]  # (side * side, 28, 28)
     generator.train(training)
     side = round(len(images) ** 0.5)
+    sheet = tile(images, side, side)
+    size = (sheet.shape[1] * _SCALE, sheet.shape[0] * _SCALE)
     with replacing(path) as temporary:
-        Image.fromarray(tile(images, side, side)).save(temporary)
+        Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST).save(temporary)
 
 
 def write_metrics(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -62,7 +66,8 @@ def plot_losses(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     for key, label, colour in (("g_loss", "generator", "#0b6e99"), ("d_loss", "discriminator", "#d9730d")):
         axes.plot(epochs, [row[key] for row in rows], label=label, color=colour, marker="o", markersize=3)
     axes.set(title=title, xlabel="epoch", ylabel="mean loss")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, len(epochs) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

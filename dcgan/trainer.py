@@ -162,9 +162,11 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
+        # Early on the decay is lower, so that the average forgets the initial weights: after 100 steps it spans 11 of them.
+        decay = min(self.recipe.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
         pairs = list(zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True))
         floats = [(mean, now) for mean, now in pairs if mean.is_floating_point()]
-        torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], 1.0 - self.recipe.ema_decay)
+        torch._foreach_lerp_([mean for mean, _ in floats], [now for _, now in floats], 1.0 - decay)
         for count, now in (pair for pair in pairs if not pair[0].is_floating_point()):
             count.copy_(now)
 
