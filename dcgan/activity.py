@@ -1,8 +1,8 @@
 """How many hidden units are at work, layer by layer: what the document reasons about when it compares activations.
 
 A unit is a feature of a linear layer or a channel of a convolution. It is active on an input where its value before the
-activation is above 0. That is the part where ReLU and LeakyReLU pass the gradient whole and where ELU and Softplus bend least, so
-the shares of all four can be compared. A unit is dead if it is active on no input of the sampled set, at no position.
+activation is above 0: there ReLU, LeakyReLU and ELU pass the gradient whole and Softplus most of it, so the shares
+of all four can be compared. A unit is dead if it is active on no input of the sampled set, at no position.
 """
 
 from __future__ import annotations

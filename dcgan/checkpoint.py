@@ -1,6 +1,7 @@
 """Checkpoints: safetensors with the spec inside, and `.pt` state dicts of the document's script.
 
-Nothing here unpickles objects: safetensors holds tensors and text only, and `.pt` files are read with `weights_only=True`.
+Nothing here unpickles objects: safetensors holds tensors and text only, and `.pt` files are read with
+`weights_only=True`.
 """
 
 from __future__ import annotations
@@ -81,12 +82,13 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
 def load_generator(path: Path, activation: Activation | None = None) -> GeneratorCheckpoint:
     """Read a generator from a file, whichever kind it is.
 
-    Takes `generator.safetensors`, the `checkpoint.safetensors` of a run (the generator it would publish now), and a `.pt` state dict
-    saved by the document's script. The kind is read from the content, not from the suffix.
+    Takes `generator.safetensors`, the `checkpoint.safetensors` of a run (the generator it would publish now), and a
+    `.pt` state dict saved by the document's script. The kind is read from the content, not from the suffix.
 
     Args:
         path: of the checkpoint.
-        activation: of the hidden layers; a `.pt` file does not say (default ReLU), a safetensors file does, and must agree.
+        activation: of the hidden layers; a `.pt` file does not say (default ReLU), a safetensors file does, and must
+            agree.
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says.
     """
@@ -158,8 +160,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+        with safetensors.safe_open(path, framework="pt") as file:
+            names: list[str] = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is no safetensors file, or a truncated one ({error}); give another checkpoint"
@@ -172,7 +175,7 @@ def _read_pt(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
         first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{path} can't be read as a state dict ({first}); save it again with torch.save(generator.state_dict(), ...)"
+            f"{path} is no state dict that can be read ({first}); save it with torch.save(generator.state_dict(), ...)"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(
@@ -182,7 +185,7 @@ def _read_pt(path: Path) -> dict[str, Tensor]:
 
 
 def _spec_of_shapes(tensors: Mapping[str, Tensor], path: Path, activation: Activation) -> GeneratorSpec:
-    """The spec of a bare state dict, from its tensors' shapes: the document's script saves no sizes beside the weights."""
+    """Sizes of a bare state dict, from its tensors' shapes: the document's script saves nothing beside the weights."""
     try:
         features, latent_dim = tensors["linear1.weight"].shape
         first, second = tensors["decon1.weight"].shape[:2]

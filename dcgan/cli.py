@@ -29,21 +29,17 @@ _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as 
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
-class _ActivationType(click.ParamType):
-    name = "NAME[:NUMBER]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Activation:
-        try:
-            return value if isinstance(value, Activation) else Activation.parse(value)
-        except SpecError as error:
-            self.fail(str(error), param, ctx)
+def _parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:
+    try:
+        return None if text is None else Activation.parse(text)
+    except SpecError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _recipes_help() -> str:
     """Both recipes side by side, a field a line; the columns are as wide as their longest entry."""
-    table = [("", *RECIPES)]
-    for field in dataclasses.fields(Recipe)[1:]:
-        table.append((field.name, *(str(recipe.to_dict()[field.name]) for recipe in RECIPES.values())))
+    fields = [recipe.to_dict() for recipe in RECIPES.values()]
+    table = [("", *RECIPES), *((name, *(str(each[name]) for each in fields)) for name in fields[0] if name != "name")]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rows = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
     return "\b\nRecipes:\n" + "\n".join(f"  {row}" for row in rows)
@@ -106,8 +102,15 @@ _RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
     type=click.Choice(CHOICES["discriminator"]),
     help="The document's, or a deeper one with spectral norm.",
 )
-@click.option("--g-activation", type=_ActivationType(), help=f"Of G's hidden layers: {_ACTIVATION_HELP}.")
-@click.option("--d-activation", type=_ActivationType(), help="Of D's hidden layers, likewise.")
+@click.option(
+    "--g-activation",
+    callback=_parse_activation,
+    metavar="NAME[:NUMBER]",
+    help=f"Of G's hidden layers: {_ACTIVATION_HELP}.",
+)
+@click.option(
+    "--d-activation", callback=_parse_activation, metavar="NAME[:NUMBER]", help="Of D's hidden layers, likewise."
+)
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of D's feature maps dropped.")
 @click.option(
     "--ema-decay",
@@ -127,7 +130,7 @@ def main(
     lr: float | None,
     **given: Any,
 ) -> None:
-    """Train a DCGAN: RUN/generator.safetensors is the result, ready for dcgan-export.
+    r"""Train a DCGAN: RUN/generator.safetensors is the result, ready for dcgan-export.
 
     \b
     Examples:
@@ -252,8 +255,8 @@ class _Console:
     def epoch(self, row: dict[str, Any]) -> None:
         epochs = self._options.recipe.epochs
         line = (
-            f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}   G loss {row['g_loss']:.4f}   D loss {row['d_loss']:.4f}   "
-            f"{row['images_per_second']:,.0f} images/s"
+            f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}   G loss {row['g_loss']:.4f}   "
+            f"D loss {row['d_loss']:.4f}   {row['images_per_second']:,.0f} images/s"
         )
         if self._bar is not None and not self._bar.disable:
             self._bar.write(line, file=sys.stdout)

@@ -1,8 +1,8 @@
 """Training images: 28x28, one channel, held in memory as uint8.
 
-A data set is four IDX files (LeCun's format: big-endian header, then bytes), raw or gzipped, flat in a folder or in torchvision's layout
-(`FOLDER/MNIST/raw/`). What is not there is downloaded by torchvision's classes. `sample` needs neither: it ships inside
-this package.
+A data set is four IDX files (LeCun's format: big-endian header, then bytes), raw or gzipped, flat in a folder or in
+torchvision's layout (`FOLDER/MNIST/raw/`). What is not there is downloaded by torchvision's classes. `sample` needs
+neither: it ships inside this package.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def load_dataset(name: str, data_dir: Path, split: str = "train") -> Dataset:
         raise DatasetError(f"{paths[0]} holds an array of shape {images.shape}, expected images of shape (N, 28, 28)")
     if labels.ndim != 1 or len(labels) != len(images):
         raise DatasetError(
-            f"{paths[1]} holds an array of shape {labels.shape}, expected ({len(images)},), one label an image"
+            f"{paths[1]} holds an array of shape {labels.shape}, expected {len(images)} labels, one an image"
         )
     return Dataset(images, labels)
 
@@ -102,9 +102,11 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     expected = header + int(np.prod(shape, dtype=object))
     if len(content) != expected or not 0 < shape[0] <= _MAX_IMAGES:
         raise DatasetError(
-            f"{path} is truncated or damaged: its header promises {expected} bytes, found {len(content)}; fetch it again"
+            f"{path} is truncated or damaged: its header promises {expected} bytes, found {len(content)}; "
+            "fetch it again"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+    array: npt.NDArray[np.uint8] = np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
+    return array
 
 
 def _find(folders: list[Path], split: str, kind: str) -> Path | None:

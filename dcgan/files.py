@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, target)
+            temporary.replace(target)
         except OSError as error:
             raise OutputError(f"can't write {path}: {_reason(error)}") from None
     finally:

@@ -1,4 +1,4 @@
-"""From a generator's values to grey levels, and from single images to a sheet of them. NumPy only, shared with `infer`."""
+"""From a generator's values to grey levels, and from images to a sheet of them. NumPy only, shared with `infer`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import numpy.typing as npt
 def to_uint8(images: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     """Grey levels of images.
 
-    Rounds to the nearest level (half to even), so black and white are exact and an error of 1e-5 in a value moves a pixel
-    by one level at most.
+    Rounds to the nearest level (half to even), so black and white are exact and an error of 1e-5 in a value moves a
+    pixel by one level at most.
 
     Args:
         images: float, any shape, range [-1, 1]; values outside are clipped.
     Returns:
         uint8, same shape; 0 is black.
     """
-    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    levels: npt.NDArray[np.floating] = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5)
+    return levels.astype(np.uint8)
 
 
 def tile(images: npt.NDArray[np.uint8], rows: int, columns: int, fill: int = 0) -> npt.NDArray[np.uint8]:
@@ -36,4 +37,5 @@ def tile(images: npt.NDArray[np.uint8], rows: int, columns: int, fill: int = 0) 
         raise ValueError(f"{count} images don't fit a grid of {rows}x{columns}")
     cells = np.full((rows * columns, height, width), fill, dtype=np.uint8)
     cells[:count] = images
-    return cells.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    sheet: npt.NDArray[np.uint8] = cells.reshape(rows, columns, height, width).swapaxes(1, 2)
+    return sheet.reshape(rows * height, columns * width)

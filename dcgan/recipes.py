@@ -99,7 +99,7 @@ RECIPES = {
             ema_decay=0.0,
             precision="fp32",
         ),
-        # The same generator against a stronger discriminator, at sixteen times the batch and ten times the learning rate.
+        # The same generator against a stronger discriminator, sixteen times the batch, ten times the learning rate.
         # docs/training.md has the comparison that made it the default.
         Recipe(
             name="fast",

@@ -106,8 +106,8 @@ def train(
     options: RunOptions,
     *,
     resume: bool = False,
-    on_step: Callable[[Trainer], None] = lambda trainer: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_step: Callable[[Trainer], None] = lambda _: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> bool:
     """Train, from the start or from the run's checkpoint, until the last epoch is done.
@@ -175,8 +175,10 @@ def train(
             "seconds": round(seconds, 3),
             "images_per_second": round(trainer.steps_per_epoch * options.recipe.batch_size / seconds, 1),
             "activity": {
-                "generator": [asdict(layer) for layer in measure_activity(trainer.average, latents.split(128))],
-                "discriminator": [asdict(layer) for layer in measure_activity(trainer.discriminator, reals.split(128))],
+                "generator": [asdict(layer) for layer in measure_activity(trainer.average, torch.split(latents, 128))],
+                "discriminator": [
+                    asdict(layer) for layer in measure_activity(trainer.discriminator, torch.split(reals, 128))
+                ],
             },
         }
         rows.append(row)

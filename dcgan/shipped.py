@@ -1,4 +1,4 @@
-"""Where the models that ship with the project lie: `models/`, beside the packages in a checkout and in a wheel alike."""
+"""Where the shipped models lie: `models/`, beside the packages in a checkout and in a wheel alike."""
 
 from __future__ import annotations
 

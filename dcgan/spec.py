@@ -1,8 +1,8 @@
 """What a generator is, apart from its weights.
 
-`GeneratorSpec` is the one place where 100, 28, 256 and [-1, 1] are written. It travels inside every artifact (safetensors
-metadata, TorchScript `_extra_files`, ONNX `metadata_props`) under the key `SPEC_KEY`; whoever reads an artifact
-takes the sizes from there and hard-codes none of them. Standard library only: `infer` shares this module.
+`GeneratorSpec` is the one place where 100, 28, 256 and [-1, 1] are written. It travels inside every artifact
+(safetensors metadata, TorchScript `_extra_files`, ONNX `metadata_props`) under the key `SPEC_KEY`; whoever reads an
+artifact takes the sizes from there and hard-codes none of them. Standard library only: `infer` shares this module.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ from .spec import GeneratorSpec
 class Trainer:
     """Trains a generator against a discriminator.
 
-    Everything random comes from torch's global generator, except the order of the images, which depends on (seed, epoch)
-    alone. With the same thread count, the same seed gives the same bits, interrupted or not.
+    Everything random comes from torch's global generator, except the order of the images, which depends on
+    (seed, epoch) alone. With the same thread count, the same seed gives the same bits, interrupted or not.
 
     Args:
         recipe: with a resolved precision (`fp32` or `bf16`).
@@ -162,7 +162,7 @@ class Trainer:
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        # Early on the decay is lower, so that the average forgets the initial weights: after 100 steps it spans 11 of them.
+        # Early on the decay is lower, so that the average forgets the initial weights.
         decay = min(self.recipe.ema_decay, (1 + self.steps_done) / (10 + self.steps_done))
         pairs = list(zip(self.average.state_dict().values(), self.generator.state_dict().values(), strict=True))
         floats = [(mean, now) for mean, now in pairs if mean.is_floating_point()]

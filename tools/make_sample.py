@@ -1,4 +1,4 @@
-"""Write the first 10,000 MNIST training images and labels as the data set `sample`: python tools/make_sample.py DATA_DIR."""
+"""Write the first 10,000 MNIST training images and labels as `dcgan/sample/`: python tools/make_sample.py DATA_DIR."""
 
 import gzip
 import struct
