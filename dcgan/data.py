@@ -135,6 +135,7 @@ def _download(name: str, data_dir: Path) -> None:
         with contextlib.suppress(OSError):  # torchvision's folders, if still empty
             (data_dir / _TORCHVISION_CLASSES[name] / "raw").rmdir()
             (data_dir / _TORCHVISION_CLASSES[name]).rmdir()
+        reason = str(error).splitlines()[0].rstrip(":")
         raise DatasetError(
-            f"{data_dir} has no {name} images, and downloading them failed ({str(error).splitlines()[0].rstrip(':')}); use {ways}"
+            f"{data_dir} has no {name} images, and downloading them failed ({reason}); use {ways}"
         ) from error

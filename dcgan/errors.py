@@ -20,6 +20,8 @@ only the commands turn them into a line on stderr and exit status 1 (see `dcgan/
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DcganError(Exception):
     """Base of every error this project raises on purpose."""
@@ -50,7 +52,15 @@ class ExportError(DcganError, RuntimeError):
 
 
 class ParityError(ExportError):
-    """An artifact was written and run, and is not equal to its checkpoint."""
+    """An artifact was written and run, and is not equal to its checkpoint.
+
+    Attributes:
+        report: the figures, an `export.parity.ParityReport`.
+    """
+
+    def __init__(self, message: str, report: Any = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class ModelError(DcganError, ValueError):

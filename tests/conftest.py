@@ -1,0 +1,39 @@
+"""Fixtures that several test files share. Imports no torch: the inference tests run where there is none."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Peers that benchmarks and tests both compare with (benchmarks/document.py and others). At the end of the path, so that
+# an installed package is not shadowed.
+sys.path.append(str(ROOT / "benchmarks"))
+
+
+def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:
+    """The content of an IDX file that holds `array`."""
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture(scope="session")
+def sample_images() -> npt.NDArray[np.uint8]:
+    """The first 64 images of the shipped sample: uint8, shape (64, 28, 28)."""
+    content = gzip.decompress((ROOT / "dcgan" / "sample" / "train-images-idx3-ubyte.gz").read_bytes())
+    return np.frombuffer(content, np.uint8, offset=16, count=64 * 784).reshape(64, 28, 28).copy()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path, sample_images: npt.NDArray[np.uint8]) -> Path:
+    """A folder with 64 real images and labels as raw IDX files, so that an epoch takes a fraction of a second."""
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(sample_images))
+    (folder / "train-labels-idx1-ubyte").write_bytes(idx_bytes(np.arange(64, dtype=np.uint8) % 10))
+    return folder
