@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def load_generator(path: Path, activation: Activation | None = None) -> Generato
     with path.open("rb") as file:
         magic = file.read(9)
     recipe = ""
-    if magic[:2] == b"PK" or magic[:1] == b"\x80":
+    # A safetensors file begins with the length of its JSON header, which may look like anything, then the header.
+    if magic[8:] != b"{" and magic[:1] in (b"P", b"\x80"):
         tensors = _read_pt(path)
         spec = _spec_of_shapes(tensors, path, activation or Activation("relu"))
     else:
@@ -152,10 +154,16 @@ def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    content = safetensors.torch.save(
+        {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, metadata
+    )
+    # safetensors writes the entries of its JSON header in an order that changes from process to process. In sorted
+    # order, the same tensors and metadata give the same bytes. The header is padded, so that the tensors stay aligned.
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
     with replacing(path) as temporary:
-        safetensors.torch.save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata
-        )
+        temporary.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -130,7 +130,7 @@ def main(
     lr: float | None,
     **given: Any,
 ) -> None:
-    r"""Train a DCGAN: RUN/generator.safetensors is the result, ready for dcgan-export.
+    """Train a DCGAN: RUN/generator.safetensors is the result, ready for dcgan-export.
 
     \b
     Examples:
@@ -150,13 +150,13 @@ def main(
         if out is not None:
             raise click.UsageError("--resume goes on in the run's own folder; leave --out away")
         stored: RunOptions = run.read_options(resume)
-        options = _merge(stored, RECIPES[recipe] if recipe else stored.recipe, given)
+        options = _merge(stored, given)
         _refuse_contradictions(stored, options, recipe, given)
     else:
         defaults = run.RunOptions(
             recipe=RECIPES[recipe or DEFAULT_RECIPE], dataset="mnist", data_dir="data", seed=0, device="auto", threads=0
         )
-        options = _merge(defaults, defaults.recipe, given).resolved()
+        options = _merge(defaults, given).resolved()
     if dry_run:
         click.echo(json.dumps(options.to_dict(), indent=2))
         return
@@ -176,13 +176,13 @@ def main(
     console.summary(folder / run.GENERATOR, run.read_metrics(folder / run.METRICS))
 
 
-def _merge(options: RunOptions, recipe: Recipe, given: dict[str, Any]) -> RunOptions:
+def _merge(options: RunOptions, given: dict[str, Any]) -> RunOptions:
     """Options with the given ones in their place, those of the recipe inside the recipe."""
     fields = {field.name for field in dataclasses.fields(Recipe)}
     changed = {name: value for name, value in given.items() if name not in fields}
     if "data_dir" in changed:
         changed["data_dir"] = str(changed["data_dir"].absolute())
-    recipe = dataclasses.replace(recipe, **{name: value for name, value in given.items() if name in fields})
+    recipe = dataclasses.replace(options.recipe, **{name: value for name, value in given.items() if name in fields})
     return dataclasses.replace(options, recipe=recipe, **changed)
 
 

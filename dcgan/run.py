@@ -161,7 +161,7 @@ def train(
             if last or trainer.steps_done % _FINITE_CHECK_EVERY == 0:
                 _check_finite(trainer, run)
             on_step(trainer)
-            if interrupted() and not last:
+            if not last and interrupted():
                 epoch_seconds = time.perf_counter() - started
                 save()
                 return False

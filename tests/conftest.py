@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+# Before anything imports torch: small tensors gain nothing from threads, and lose much where the cores are busy.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
 # Peers that benchmarks and tests both compare with (benchmarks/document.py and others). At the end of the path, so that
@@ -26,7 +30,7 @@ def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:
 def sample_images() -> npt.NDArray[np.uint8]:
     """The first 64 images of the shipped sample: uint8, shape (64, 28, 28)."""
     content = gzip.decompress((ROOT / "dcgan" / "sample" / "train-images-idx3-ubyte.gz").read_bytes())
-    return np.frombuffer(content, np.uint8, offset=16, count=64 * 784).reshape(64, 28, 28).copy()
+    return np.array(np.frombuffer(content, np.uint8, offset=16, count=64 * 784).reshape(64, 28, 28))
 
 
 @pytest.fixture

@@ -21,9 +21,14 @@ def test_success_leaves_the_file_alone_in_its_folder(tmp_path: Path) -> None:
 def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     target.write_text("old")
-    with pytest.raises(ZeroDivisionError), replacing(target) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def fail_halfway() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

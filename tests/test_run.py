@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from dcgan.checkpoint import load_generator
+from dcgan.errors import DatasetError, DivergedError, RunError
+from dcgan.recipes import RECIPES, Recipe
+from dcgan.run import RunOptions, new_run_folder, read_options, train
+
+TINY_FAST = dataclasses.replace(RECIPES["fast"], epochs=3, batch_size=16, precision="fp32")
+TINY_BASELINE = dataclasses.replace(RECIPES["baseline"], epochs=2, batch_size=8)
+
+
+def options_for(data_dir: Path, recipe: Recipe) -> RunOptions:
+    return RunOptions(recipe=recipe, dataset="mnist", data_dir=str(data_dir), seed=0, device="cpu", threads=1)
+
+
+class StopAfter:
+    """Says once, after a number of steps, that the run is interrupted."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
+def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    options = options_for(data_dir, TINY_FAST)
+    assert train(run, options)
+    assert {path.name for path in run.iterdir()} == {
+        "options.json", "checkpoint.safetensors", "metrics.jsonl", "samples", "losses.png", "generator.safetensors",
+    }  # fmt: skip
+    assert read_options(run) == options
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all(row["images_per_second"] > 0 and row["d_loss"] > 0 and row["g_loss"] > 0 for row in rows)
+    assert [layer["layer"] for layer in rows[0]["activity"]["generator"]] == ["linear1", "decon1", "decon2"]
+    assert len(list((run / "samples").iterdir())) == 3
+    with Image.open(run / "samples" / "epoch-001.png") as grid:
+        assert (grid.mode, grid.size) == ("L", (448, 448))
+    final, last = (load_generator(run / name) for name in ("generator.safetensors", "checkpoint.safetensors"))
+    assert final.weights_sha256 == last.weights_sha256
+    assert json.loads(final.recipe)["name"] == "fast"
+
+
+@pytest.mark.parametrize("recipe", [TINY_FAST, TINY_BASELINE], ids=lambda recipe: str(recipe.name))
+@pytest.mark.parametrize("stop", [1, 4, 6])  # in the first epoch, at the end of one, in the second
+def test_interrupted_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: Path, recipe: Recipe, stop: int) -> None:
+    options = options_for(data_dir, recipe)
+    assert train(tmp_path / "whole", options)
+    assert not train(tmp_path / "parts", options, interrupted=StopAfter(stop))
+    assert not (tmp_path / "parts" / "generator.safetensors").exists()
+    torch.manual_seed(1234)  # what happens in between must not matter
+    assert train(tmp_path / "parts", options, resume=True)
+    names = ["generator.safetensors", *(f"samples/epoch-{epoch:03d}.png" for epoch in range(1, recipe.epochs + 1))]
+    for name in names:
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_that_comparison_sees_a_lost_random_state(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = options_for(data_dir, TINY_FAST)
+    assert train(tmp_path / "whole", options)
+    assert not train(tmp_path / "parts", options, interrupted=StopAfter(5))
+    monkeypatch.setattr(torch, "set_rng_state", lambda state: None)
+    assert train(tmp_path / "parts", options, resume=True)
+    results = [(tmp_path / run / "generator.safetensors").read_bytes() for run in ("whole", "parts")]
+    assert results[0] != results[1]
+
+
+def start(data_dir: Path, run: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dcgan", "--data-dir", str(data_dir), *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: Path) -> None:
+    choices = ("--recipe", "fast", "--batch-size", "16", "--epochs", "6", "--threads", "1", "--precision", "fp32")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    killed = start(data_dir, parts, "-o", str(parts), *choices)
+    while not (parts / "checkpoint.safetensors").exists() and killed.poll() is None:
+        time.sleep(0.01)
+    killed.kill()  # SIGKILL: no handler runs
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    assert not (parts / "generator.safetensors").exists()
+
+    for process in (start(data_dir, parts, "--resume", str(parts)), start(data_dir, whole, "-o", str(whole), *choices)):
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert (parts / "generator.safetensors").read_bytes() == (whole / "generator.safetensors").read_bytes()
+    epochs = [json.loads(line)["epoch"] for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert epochs == list(range(1, 7))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(data_dir, run, "-o", str(run), "--epochs", "1000", "--batch-size", "16", "--threads", "1")
+    while not (run / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == f"stopped and saved; go on with: dcgan-train --resume {run}"
+    assert (run / "checkpoint.safetensors").exists()
+
+
+def test_a_taken_folder_is_left_alone(data_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for run in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(RunError, match="already exists"):
+            train(run, options_for(data_dir, TINY_FAST))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_resuming_on_other_images_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    options = options_for(data_dir, TINY_FAST)
+    assert not train(tmp_path / "run", options, interrupted=StopAfter(2))
+    images = data_dir / "train-images-idx3-ubyte"
+    content = bytearray(images.read_bytes())
+    content[-1] ^= 1
+    images.write_bytes(content)
+    with pytest.raises(RunError, match="other images"):
+        train(tmp_path / "run", options, resume=True)
+
+
+def test_losses_that_diverge_stop_the_run(data_dir: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(TINY_BASELINE, g_lr=1e30, d_lr=1e30)
+    with pytest.raises(DivergedError, match="lower --g-lr"):
+        train(tmp_path / "run", options_for(data_dir, recipe))
+    assert not (tmp_path / "run" / "generator.safetensors").exists()
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(data_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="2 to 64 images"):
+        train(tmp_path / "run", options_for(data_dir, dataclasses.replace(TINY_FAST, batch_size=65)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_new_run_folders_count_up(tmp_path: Path) -> None:
+    assert new_run_folder(tmp_path, "mnist-fast").name == "000-mnist-fast"
+    (tmp_path / "007-other").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert new_run_folder(tmp_path, "mnist-fast").name == "008-mnist-fast"

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dcgan.checkpoint import load_generator
+from dcgan.cli import main
+from dcgan.spec import Activation
+
+TINY = ["--batch-size", "16", "--epochs", "1", "--threads", "1", "--precision", "fp32"]
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky-relu:0.2", "elu:0.5", "softplus:2"])
+def test_every_activation_trains_in_both_networks(data_dir: Path, tmp_path: Path, activation: str) -> None:
+    out = tmp_path / "run"
+    arguments = ["--data-dir", str(data_dir), "-o", str(out), *TINY, "--g-activation", activation]
+    result = CliRunner().invoke(main, [*arguments, "--d-activation", activation])
+    assert result.exit_code == 0, result.output
+    assert "epoch 1/1" in result.stdout
+    assert "generator.linear1" in result.stdout
+    assert result.stderr == ""  # no progress bar where stderr is no terminal
+    assert load_generator(out / "generator.safetensors").generator.spec.activation == Activation.parse(activation)
+
+
+def test_dry_run_prints_what_would_be_done_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["--recipe", "baseline", "--lr", "0.5", "--d-lr", "0.25", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    options = json.loads(result.stdout)
+    assert options["recipe"]["g_lr"] == 0.5
+    assert options["recipe"]["d_lr"] == 0.25
+    assert options["recipe"]["epochs"] == 20
+    assert options["device"] in ("cpu", "cuda")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_field_of_the_recipe_has_an_option() -> None:
+    options = {parameter.name for parameter in main.params}
+    recipe = json.loads(CliRunner().invoke(main, ["--dry-run"]).stdout)["recipe"]
+    assert recipe.keys() - {"name"} <= options
+
+
+def test_help_shows_both_recipes_and_an_example() -> None:
+    result = CliRunner().invoke(main, ["--help"], terminal_width=100)
+    assert result.exit_code == 0
+    for text in ("dcgan-train --resume", "baseline", "leaky-relu:0.01", "default: mnist"):
+        assert text in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--epochs", "0"], "'--epochs'"),
+        (["--batch-size", "1"], "'--batch-size'"),
+        (["--lr", "-1"], "'--lr'"),
+        (["--dataset", "imagenet"], "'imagenet' is not one of"),
+        (["--recipe", "slow"], "'slow' is not one of"),
+        (["--g-activation", "gelu"], "unknown activation 'gelu'"),
+        (["--d-activation", "elu:-1"], "above 0"),
+        (["--g-activation", "relu:3"], "takes no parameter"),
+        (["--threads", "0"], "'--threads'"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str], says: str) -> None:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_work_that_fails_exits_1_with_one_line(data_dir: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated"
+    truncated.mkdir()
+    for path in data_dir.iterdir():
+        (truncated / path.name).write_bytes(path.read_bytes()[:-1])
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    out = ["-o", str(tmp_path / "run"), *TINY]
+    for arguments, says in (
+        (["--data-dir", str(truncated), *out], "truncated or damaged"),
+        (["--data-dir", str(data_dir), "-o", str(tmp_path / "taken"), *TINY], "already exists"),
+        (["--data-dir", str(data_dir), "-o", "/dev/null/run", *TINY], "can't make the run folder"),
+        (["--data-dir", str(data_dir), *out, "--batch-size", "100"], "2 to 64 images"),
+        (["--resume", str(tmp_path / "nowhere")], "is no run folder"),
+        (["--resume", str(tmp_path / "taken")], "is no run folder"),
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 1, result.output
+        assert says in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert CliRunner().invoke(main, ["--data-dir", str(data_dir), "-o", str(run), *TINY]).exit_code == 0
+    for arguments, says in (
+        (["--epochs", "9"], "started with --epochs 1, not 9"),
+        (["--recipe", "baseline"], "started with recipe fast"),
+        (["--g-activation", "elu"], "started with --g-activation relu, not elu:1"),
+        (["--seed", "5"], "started with --seed 0, not 5"),
+        (["-o", str(tmp_path / "other")], "leave --out away"),
+    ):
+        result = CliRunner().invoke(main, ["--resume", str(run), *arguments])
+        assert result.exit_code == 2, result.output
+        assert says in result.stderr
+    before = (run / "generator.safetensors").read_bytes()
+    agreeing = ["--resume", str(run), "--recipe", "fast", "--epochs", "1", "--data-dir", str(data_dir)]
+    assert CliRunner().invoke(main, agreeing).exit_code == 0
+    assert (run / "generator.safetensors").read_bytes() == before
+
+
+def test_a_damaged_run_is_said(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert CliRunner().invoke(main, ["--data-dir", str(data_dir), "-o", str(run), *TINY]).exit_code == 0
+    checkpoint = run / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    result = CliRunner().invoke(main, ["--resume", str(run)])
+    assert result.exit_code == 1
+    assert "checkpoint.safetensors is no safetensors file, or a truncated one" in result.stderr
+    (run / "options.json").write_text("{")
+    result = CliRunner().invoke(main, ["--resume", str(run)])
+    assert result.exit_code == 1
+    assert "options.json is damaged" in result.stderr

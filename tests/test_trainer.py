@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from document import DocumentLoop
+
+from dcgan.errors import DeviceError
+from dcgan.recipes import RECIPES, Recipe
+from dcgan.trainer import Trainer, resolve_device, resolve_precision
+
+CPU = torch.device("cpu")
+FAST = dataclasses.replace(RECIPES["fast"], batch_size=8, precision="fp32")
+
+
+def trained(recipe: Recipe, images: npt.NDArray[np.uint8], steps: int) -> Trainer:
+    trainer = Trainer(recipe, images, CPU, seed=0)
+    for index in range(steps):
+        trainer.step(trainer.batch(torch.arange(recipe.batch_size) + index))
+    return trainer
+
+
+def test_baseline_equals_the_document_s_loop_bit_for_bit(sample_images: npt.NDArray[np.uint8]) -> None:
+    steps, batch = 5, RECIPES["baseline"].batch_size
+    trainer = trained(RECIPES["baseline"], sample_images, steps)
+
+    torch.manual_seed(0)
+    loop = DocumentLoop()
+    # What ToTensor and Normalize(0.5, 0.5) do to an image of bytes.
+    real = (torch.from_numpy(sample_images).unsqueeze(1).to(torch.float32) / 255 - 0.5) / 0.5
+    d_loss, g_loss = loop.train(real[index : index + batch] for index in range(steps))
+
+    for ours, theirs in ((trainer.generator, loop.generator), (trainer.discriminator, loop.discriminator)):
+        expected = theirs.state_dict()
+        for name, tensor in ours.state_dict().items():
+            assert torch.equal(tensor, expected[name]), name
+    assert (trainer.epoch_losses / steps).tolist() == pytest.approx([d_loss, g_loss], rel=1e-6)
+
+
+@pytest.mark.parametrize("change", [{"g_lr": 1.001e-4}, {"d_lr": 1.001e-5}, {"beta1": 0.91}, {"dropout": 0.4}])
+def test_that_comparison_sees_a_small_change(sample_images: npt.NDArray[np.uint8], change: dict[str, float]) -> None:
+    before = trained(RECIPES["baseline"], sample_images, 2)
+    after = trained(dataclasses.replace(RECIPES["baseline"], **change), sample_images, 2)  # type: ignore[arg-type]
+    assert not all(
+        torch.equal(now, then)
+        for network in ("generator", "discriminator")
+        for now, then in zip(
+            getattr(before, network).state_dict().values(), getattr(after, network).state_dict().values(), strict=True
+        )
+    )
+
+
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_own(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = Trainer(FAST, sample_images, CPU, seed=4)
+    first, second = trainer.order(0), trainer.order(1)
+    assert sorted(first.tolist()) == list(range(64))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, Trainer(FAST, sample_images, CPU, seed=4).order(0))
+    assert not torch.equal(first, Trainer(FAST, sample_images, CPU, seed=5).order(0))
+
+
+def test_learning_rates_fall_linearly_to_the_last_step(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = Trainer(dataclasses.replace(FAST, epochs=1), sample_images, CPU, seed=0)
+    rates = []
+    for index in range(trainer.total_steps):
+        trainer.step(trainer.batch(torch.arange(8) + index))
+        rates.append(trainer.g_optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3 * (1 - index / 8) for index in range(8)])
+
+
+def test_the_average_follows_the_weights_and_the_batchnorm_statistics(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = trained(FAST, sample_images, 3)
+    before = copy.deepcopy(trainer.average.state_dict())
+    trainer.step(trainer.batch(torch.arange(8)))
+    now, average = trainer.generator.state_dict(), trainer.average.state_dict()
+    decay = (1 + 3) / (10 + 3)
+    for name in ("decon1.weight", "bn2.running_mean", "bn2.running_var"):
+        torch.testing.assert_close(average[name], decay * before[name] + (1 - decay) * now[name])
+        assert not torch.equal(average[name], now[name])
+
+
+def test_the_discriminator_gets_no_gradient_from_the_generator_s_step(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = Trainer(dataclasses.replace(FAST, d_lr=1e-30), sample_images, CPU, seed=0)
+    seen: list[bool] = []
+    trainer.g_optimizer.register_step_pre_hook(
+        lambda *_: seen.extend(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+    )
+    trainer.step(trainer.batch(torch.arange(8)))
+    assert seen == [False] * len(seen) != []
+    assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
+
+
+def test_bf16_trains_and_keeps_fp32_weights(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = trained(dataclasses.replace(FAST, precision="bf16"), sample_images, 2)
+    assert torch.isfinite(trainer.epoch_losses).all()
+    assert {parameter.dtype for parameter in trainer.generator.parameters()} == {torch.float32}
+
+
+def test_devices_and_precision_are_resolved() -> None:
+    assert resolve_precision("fp32", CPU) == "fp32"
+    assert resolve_precision("bf16", CPU) == "bf16"
+    assert resolve_precision("auto", CPU) in ("fp32", "bf16")
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") == CPU
+        with pytest.raises(DeviceError, match="--device cpu"):
+            resolve_device("cuda")
