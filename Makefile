@@ -1,0 +1,60 @@
+# Two commands set up everything on a fresh machine with Python 3.10+: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+DEMO := .venv-demo
+DATA ?= data
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# Tests that need neither torch nor onnx; `make test-light` runs them where there is neither.
+LIGHT_TESTS := $(wildcard tests/test_infer_*.py) tests/test_latents.py tests/test_import_rules.py tests/test_spec.py tests/test_files.py
+
+.PHONY: help demo test test-light lint types check models sample clean
+
+help:  ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(DEMO)/installed  ## Install the light inference package and write grid.png
+	$(DEMO)/bin/dcgan-infer --n 16 --scale 4 --out grid.png
+
+test: $(VENV)/installed  ## Install everything and run all tests
+	$(VENV)/bin/pytest
+
+test-light: $(DEMO)/installed  ## Run the inference tests on the installed package, in a venv without torch
+	$(DEMO)/bin/pip install --quiet pytest hypothesis
+	! $(DEMO)/bin/python -c "import torch" 2>/dev/null
+	$(DEMO)/bin/pytest -p no:cacheprovider $(LIGHT_TESTS)
+
+lint: $(VENV)/installed  ## Check style
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/installed  ## Check types
+	$(VENV)/bin/mypy
+
+check: lint types test test-light  ## All of the above
+
+models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
+	$(VENV)/bin/dcgan-export --format onnx --out models/dcgan-mnist.onnx
+	$(VENV)/bin/dcgan-export --format torchscript --out models/dcgan-mnist.pt
+	$(VENV)/bin/dcgan-infer --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
+	cd models && sha256sum *.onnx *.pt *.safetensors > SHA256SUMS
+
+sample: $(VENV)/installed  ## Write dcgan/sample/ again from the whole of MNIST in DATA
+	$(VENV)/bin/python tools/make_sample.py $(DATA)
+
+clean:  ## Remove what the targets above made
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis grid.png
+
+# torch and torchvision have to match, so they are resolved in one command.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --editable ".[cpu,dev]"
+	touch $@
+
+# A plain install, not an editable one: what is missing from the wheel is missing here. Old build folders would leak into it.
+$(DEMO)/installed: pyproject.toml $(shell find dcgan infer export models -type f -not -path '*/__pycache__/*')
+	rm -rf build $(DEMO)
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet ".[cpu]"
+	touch $@
