@@ -1,0 +1,100 @@
+"""`dcgan-export`: options in, one library call, the result out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dcgan import __version__, shipped
+from dcgan.commands import Command, require
+from dcgan.errors import ParityError, SpecError
+from dcgan.spec import Activation
+
+from .formats import FORMATS
+
+if TYPE_CHECKING:
+    from .parity import ParityReport
+
+
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(list(FORMATS)),
+    default="onnx",
+    show_default=True,
+    help="Kind of artifact.",
+)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(path_type=Path),
+    help="File to write.  [default: the checkpoint's name with the format's suffix, in the current folder]",
+)
+@click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators, exactly.  [default: 17]")
+@click.option(
+    "--activation",
+    metavar="NAME[:PARAM]",
+    help="Of a .pt checkpoint, which does not say: relu, leaky-relu, elu or softplus.  [default: relu]",
+)
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write the figures to a file."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.version_option(__version__, prog_name="dcgan-export")
+def main(
+    checkpoint: Path | None,
+    format_name: str,
+    out: Path | None,
+    opset: int | None,
+    activation: str | None,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Export a generator, and prove the artifact equal to it.
+
+    CHECKPOINT is a .safetensors file of dcgan-train, or a .pt state dict of the document's script; the default is the
+    generator that ships with the project. The artifact is loaded back in its own runtime and compared with the
+    checkpoint run in float64. A mismatch prints the figures, leaves no file and exits with status 1.
+
+    \b
+    Examples:
+      dcgan-export
+      dcgan-export runs/fast/generator.safetensors --format onnx -o digits.onnx
+      dcgan-export generator.pt --activation leaky-relu:0.2 --format torchscript
+      dcgan-export --format pt2 --report parity.json
+    """
+    form = FORMATS[format_name]
+    if opset is not None and not form.takes_opset:
+        raise click.UsageError(f"--opset is for ONNX only, not for {form.name}.")
+    try:
+        chosen = None if activation is None else Activation.parse(activation)
+    except SpecError as error:
+        raise click.BadParameter(str(error), param_hint="--activation") from error
+    checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
+    out = out or Path(checkpoint.stem + form.suffix)
+    for package, extra in form.needs:
+        require(package, extra)
+    publish = require("export.publish", "export").publish
+    try:
+        artifact = publish(checkpoint, out, form.name, opset, chosen, report, say=_status)
+    except ParityError as error:
+        _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
+        raise
+    _print(artifact.report, artifact.as_dict() if as_json else None)
+    if not as_json:
+        click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
+
+
+def _print(report: ParityReport, as_json: dict[str, object] | None) -> None:
+    click.echo(report.table() if as_json is None else json.dumps(as_json, indent=2, allow_nan=False))
+
+
+def _status(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"{text} ...", err=True)

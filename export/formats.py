@@ -1,0 +1,105 @@
+"""The formats an artifact can have. Imports neither torch nor onnx, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dcgan.errors import ExportError
+from dcgan.spec import GeneratorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+# Latents, float32 (N, latent_dim), to images, float32 (N, 1, 28, 28), in the format's own runtime on the CPU.
+Runner: TypeAlias = Callable[[FloatArray], FloatArray]
+
+
+class FormatModule(Protocol):
+    """What the module of a format offers."""
+
+    PACKAGES: tuple[str, ...]  # whose versions go into the metadata, because they decide what is written
+
+    def write(
+        self, generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None
+    ) -> None:
+        """Write a generator as one file.
+
+        Args:
+            generator: float32, in eval mode, on the CPU; takes (N, latent_dim), gives (N, 1, 28, 28). Not changed.
+            spec: of the generator.
+            path: to write to.
+            metadata: text to put into the file, by key.
+            opset: version of the operators, for a format that has them; None for the format's default.
+        Raises:
+            ExportError: the generator can't be written as asked.
+        """
+
+    def load(self, path: Path) -> Runner:
+        """Read a file back as a consumer would, with the runtime's default settings.
+
+        Raises:
+            ExportError: the runtime refuses the file, or its inputs and outputs are not as promised.
+        """
+
+    def read_metadata(self, path: Path) -> dict[str, str]:
+        """The text that `write` put into a file."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format by name.
+
+    Attributes:
+        name: as in `--format`.
+        suffix: of its files.
+        module: of this package that writes and loads it.
+        needs: packages to import, each with the extra that brings it.
+        takes_opset: whether `--opset` means anything to it.
+    """
+
+    name: str
+    suffix: str
+    module: str
+    needs: tuple[tuple[str, str], ...]
+    takes_opset: bool = False
+
+    def load_module(self) -> FormatModule:
+        """Import the module of this format, and with it the packages it needs."""
+        return cast(FormatModule, importlib.import_module(f".{self.module}", __package__))
+
+
+_TORCH = (("torch", "export"), ("safetensors", "export"))
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format(
+            "onnx",
+            ".onnx",
+            "onnx_file",
+            (*_TORCH, ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")),
+            takes_opset=True,
+        ),
+        Format("torchscript", ".pt", "torchscript_file", _TORCH),
+        Format("pt2", ".pt2", "pt2_file", _TORCH),
+    )
+}
+
+
+def find(name: str) -> Format:
+    """The format called `name`.
+
+    Raises:
+        ExportError: there is none.
+    """
+    if name not in FORMATS:
+        raise ExportError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    return FORMATS[name]

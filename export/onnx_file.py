@@ -1,0 +1,209 @@
+"""ONNX: one file that any ONNX runtime reads, without torch.
+
+torch's exporter does the translation. What it writes tells of the exporting machine too, so the rest of this module
+makes the file small, portable and the same every time: see `_tidy`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
+from torch import nn
+
+from dcgan import __version__
+from dcgan.errors import ExportError
+from dcgan.spec import GeneratorSpec
+
+from .formats import FloatArray, Runner
+
+PACKAGES = ("torch", "onnx", "onnxscript")
+INPUT, OUTPUT, BATCH = "z", "image", "batch"
+
+# Opset 17 with IR 8 is read by every runtime tried, onnxruntime 1.15 among them; newer opsets gain this graph nothing.
+DEFAULT_OPSET = OLDEST_OPSET = 17
+# torch's dynamo exporter writes this one whatever lower one it is asked for, so we always ask for it and convert.
+_EXPORTED_OPSET = 18
+_GRAPH_NAME = "dcgan_generator"
+# https://onnx.ai/onnx/repo-docs/MetadataProps.html: by number of channels
+_PIXEL_FORMATS = {1: "Gray8", 3: "Rgb8", 4: "Rgba8"}
+
+
+def write(
+    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None = None
+) -> None:
+    """Write a generator as ONNX, in exactly the opset asked for; see `formats.FormatModule.write`."""
+    opset = DEFAULT_OPSET if opset is None else opset
+    newest = newest_opset()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise ExportError(
+            f"opset {opset} can't be written; choose one from {OLDEST_OPSET} to {newest}, "
+            f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know"
+        )
+    model = _convert(_translate(generator, spec), opset)
+    _tidy(model)
+    _label(model, spec, metadata)
+    found = [(entry.domain, entry.version) for entry in model.opset_import]
+    if found != [("", opset)]:
+        raise ExportError(f"asked for ONNX opset {opset}, but the converter made {found}; choose another --opset")
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def load(path: Path) -> Runner:
+    """Load a file into onnxruntime on the CPU; see `formats.FormatModule.load`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would print it as well
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ExportError(f"onnxruntime refuses the ONNX file: {_first_line(error)}") from error
+    found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
+    if found != [(INPUT, [BATCH]), (OUTPUT, [BATCH])]:
+        raise ExportError(
+            f"the ONNX file should take {INPUT!r} and give {OUTPUT!r}, each with a first dimension called {BATCH!r}; "
+            f"found {found}"
+        )
+
+    def run(z: FloatArray) -> FloatArray:
+        (images,) = session.run([OUTPUT], {INPUT: z})
+        return images  # type: ignore[no-any-return]
+
+    return run
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a file, `dcgan.*` and `Image.*`; see `formats.FormatModule.read_metadata`."""
+    model = onnx.load(path, load_external_data=False)
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def newest_opset() -> int:
+    """The newest opset that both the installed onnx and the installed onnxruntime know."""
+    for opset in range(onnx.defs.onnx_opset_version(), OLDEST_OPSET, -1):
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [value])
+        graph.output[0].name = "y"
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_ir_version(opset))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime can't be asked, only tried, and its exceptions share no base class
+            continue
+        return opset
+    return OLDEST_OPSET
+
+
+def _ir_version(opset: int) -> int:
+    # Runtimes look at the IR version first, and refuse a newer one before they look at the operators.
+    return helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
+
+
+def _translate(generator: nn.Module, spec: GeneratorSpec) -> ModelProto:
+    with warnings.catch_warnings():
+        # torch's exporter uses parts of torch and of its own that are on their way out; its user can't change that.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        program = torch.onnx.export(
+            generator,
+            (torch.zeros(2, spec.latent_dim),),  # an example of one would fix the batch at one
+            dynamo=True,
+            opset_version=_EXPORTED_OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _convert(model: ModelProto, opset: int) -> ModelProto:
+    if opset == _EXPORTED_OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, opset)
+    except Exception as error:  # the converter's C++ part raises RuntimeError, its Python part several others
+        raise ExportError(f"the model has no form in ONNX opset {opset}: {_first_line(error)}") from error
+
+
+def _tidy(model: ModelProto) -> None:
+    """Take out what is not the model, in place: source paths, comments, default attributes, incidental names."""
+    graph = model.graph
+    del model.metadata_props[:], graph.metadata_props[:]
+    model.ClearField("doc_string")
+    graph.ClearField("doc_string")
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("doc_string")
+        del part.metadata_props[:]  # each node lists the source lines of the exporting machine
+    opset = model.opset_import[0].version
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        _drop_defaults(node, opset, constants)
+    weights = set(constants)
+    made = [value for value in graph.value_info if value.name not in weights]
+    del graph.value_info[:]
+    graph.value_info.extend(made)
+    _rename(model)
+
+
+def _drop_defaults(node: NodeProto, opset: int, constants: Mapping[str, np.ndarray]) -> None:
+    if node.op_type == "Reshape" and 0 not in constants.get(node.input[1], [0]):
+        # `allowzero` says what a 0 in the shape means; without a 0 it says nothing, and some parsers refuse it.
+        kept = [attribute for attribute in node.attribute if attribute.name != "allowzero"]
+    else:
+        kept = list(node.attribute)
+    defaults = onnx.defs.get_schema(node.op_type, opset, node.domain).attributes
+    kept = [attribute for attribute in kept if attribute != _default(defaults, attribute.name)]
+    del node.attribute[:]
+    node.attribute.extend(sorted(kept, key=lambda attribute: attribute.name))
+
+
+def _default(defaults: Mapping[str, onnx.defs.OpSchema.Attribute], name: str) -> onnx.AttributeProto | None:
+    return defaults[name].default_value if name in defaults else None
+
+
+def _rename(model: ModelProto) -> None:
+    """Name nodes, and the values between them, by operator and order; torch's names change with its version."""
+    graph = model.graph
+    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    names |= {
+        tensor.name: tensor.name for tensor in graph.initializer if "." in tensor.name
+    }  # torch's, such as bn1.weight
+    count: Counter[str] = Counter()
+    for node in graph.node:
+        node.name = f"{node.op_type}_{count[node.op_type]}"
+        count[node.op_type] += 1
+        for index, value in enumerate(node.output):
+            names.setdefault(value, node.name if index == 0 else f"{node.name}.{index}")
+        for index, value in enumerate(node.input):
+            names.setdefault(value, f"{node.name}.input{index}")  # a constant; values made by nodes are named already
+    for node in graph.node:
+        node.input[:] = [names[value] if value else "" for value in node.input]
+        node.output[:] = [names[value] if value else "" for value in node.output]
+    for part in (*graph.value_info, *graph.initializer):
+        part.name = names[part.name]
+
+
+def _label(model: ModelProto, spec: GeneratorSpec, metadata: Mapping[str, str]) -> None:
+    model.ir_version = _ir_version(model.opset_import[0].version)
+    model.producer_name, model.producer_version = "dcgan-toolkit", __version__
+    model.graph.name = _GRAPH_NAME
+    # The `Image.*` keys speak of every value whose type says that it is an image.
+    model.graph.output[0].type.denotation = "IMAGE"
+    image = {"Image.NominalPixelRange": "Normalized_1_1"}
+    if spec.image_shape[0] in _PIXEL_FORMATS:
+        image["Image.BitmapPixelFormat"] = _PIXEL_FORMATS[spec.image_shape[0]]
+    helper.set_model_props(model, dict(sorted((image | dict(metadata)).items())))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

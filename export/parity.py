@@ -1,0 +1,336 @@
+"""The proof that an artifact is equal to its checkpoint.
+
+Two correct float32 programs differ in the last bits, and by how much depends on the weights and on the latents. So a
+fixed tolerance is either blind or wrong. The yardstick here is the exact answer, the checkpoint run in float64, and an
+artifact passes when it is about as near to that as PyTorch's own float32 is, on the same latents (see `Tolerance`).
+
+Every comparison is written so that a NaN fails it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from dcgan.errors import CheckpointError
+from dcgan.images import to_uint8
+from dcgan.spec import GeneratorSpec
+
+from .formats import FloatArray, Runner
+
+ExactArray: TypeAlias = npt.NDArray[np.float64]
+
+SEED = 0
+# One image, a pair, a batch that no vector width divides, and one that is larger than any kernel's block.
+BATCHES = (1, 2, 7, 64)
+TAIL = 6.0  # a normal number is this far out once in 500 million
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far an artifact may be from the exact answer.
+
+    Attributes:
+        factor: times eager float32's own largest error; correct artifacts were at 2 at most.
+        floor: added to that, for generators on which eager happens to be nearly exact.
+        levels: grey levels that a pixel may move by.
+    """
+
+    factor: float = 4.0
+    floor: float = 1e-6
+    levels: int = 1
+
+
+FLOAT32 = Tolerance()
+# onnxruntime's tanh goes past 1 by up to two float32 steps, 2.4e-7 (measured with 1.32): right, for a float32 program.
+OVERSHOOT = 2 * float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Latents, and what the checkpoint makes of them.
+
+    Attributes:
+        name: of the kind of latents.
+        latents: float32, shape (M, latent_dim), M = sum(BATCHES).
+        exact: float64, shape (M, 1, 28, 28), the checkpoint in float64.
+        eager: float32, same shape, the checkpoint in float32, run in `BATCHES`.
+    """
+
+    name: str
+    latents: FloatArray
+    exact: ExactArray
+    eager: FloatArray
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured on one kind of latents. Errors are absolute, in units of the value range [-1, 1].
+
+    Attributes:
+        latents: name of the kind of latents.
+        images: number of images compared.
+        limit: for `max_error` and `max_mates`, `factor` times `eager_max_error` plus `floor`.
+        max_error: largest difference of the artifact to float64.
+        mean_error: mean of the same.
+        eager_max_error: largest difference of eager float32 to float64.
+        eager_mean_error: mean of the same.
+        max_to_eager: largest difference of the artifact to eager float32.
+        mean_to_eager: mean of the same.
+        max_mates: largest difference between the images of a latent in two batches, of other sizes, order and company.
+        pixels: number of pixels compared.
+        pixels_off: how many have another grey level than in float64, or none.
+        max_levels: grey levels that the worst of them is off by.
+        psnr: peak signal-to-noise ratio to float64 in dB, with the value range, 2, as peak; infinite when equal.
+        lowest: smallest value of the artifact.
+        highest: largest value of the artifact.
+    """
+
+    latents: str
+    images: int
+    limit: float
+    max_error: float
+    mean_error: float
+    eager_max_error: float
+    eager_mean_error: float
+    max_to_eager: float
+    mean_to_eager: float
+    max_mates: float
+    pixels: int
+    pixels_off: int
+    max_levels: int
+    psnr: float
+    lowest: float
+    highest: float
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The outcome of a comparison.
+
+    Attributes:
+        tolerance: what was allowed.
+        figures: one entry a kind of latents; fewer, when the artifact could not be run on some.
+        reasons: why the artifact is not equal to its checkpoint; empty when it is.
+        seed: of the latents.
+    """
+
+    tolerance: Tolerance
+    figures: tuple[Figures, ...]
+    reasons: tuple[str, ...]
+    seed: int = SEED
+
+    @property
+    def passed(self) -> bool:
+        """Whether the artifact is equal to its checkpoint."""
+        return not self.reasons
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the attributes, and `passed`. What is no finite number is None."""
+        figures = [
+            {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in row.items()
+            }
+            for row in map(asdict, self.figures)
+        ]
+        return {
+            "passed": self.passed,
+            "reasons": list(self.reasons),
+            "seed": self.seed,
+            "tolerance": asdict(self.tolerance),
+            "figures": figures,
+        }
+
+    def table(self) -> str:
+        """For people: a line a figure, a column a kind of latents, then the reasons; at most 80 columns wide."""
+        tolerance = self.tolerance
+        rows = [
+            ("latents", [row.latents for row in self.figures]),
+            ("images", [f"{row.images}" for row in self.figures]),
+            ("max error to float64", [f"{row.max_error:.2e}" for row in self.figures]),
+            (
+                f"  limit: {tolerance.factor:g} x eager's own + {tolerance.floor:g}",
+                [f"{r.limit:.2e}" for r in self.figures],
+            ),
+            ("  eager float32's own", [f"{row.eager_max_error:.2e}" for row in self.figures]),
+            ("mean error to float64", [f"{row.mean_error:.2e}" for row in self.figures]),
+            ("  eager float32's own", [f"{row.eager_mean_error:.2e}" for row in self.figures]),
+            ("max difference to eager", [f"{row.max_to_eager:.2e}" for row in self.figures]),
+            ("mean difference to eager", [f"{row.mean_to_eager:.2e}" for row in self.figures]),
+            ("max difference between batches", [f"{row.max_mates:.2e}" for row in self.figures]),
+            ("pixels off by a grey level", [f"{row.pixels_off} of {row.pixels}" for row in self.figures]),
+            ("  share", [f"{row.pixels_off / row.pixels:.4%}" for row in self.figures]),
+            (f"  worst, in levels (limit {tolerance.levels})", [f"{row.max_levels}" for row in self.figures]),
+            ("PSNR to float64", [f"{row.psnr:.1f} dB" for row in self.figures]),
+            ("lowest value", [f"{row.lowest:+.6f}" for row in self.figures]),
+            ("highest value", [f"{row.highest:+.6f}" for row in self.figures]),
+        ]
+        lines = [f"{label:<36}" + "".join(f"{cell:>18}" for cell in cells) for label, cells in rows if cells]
+        verdict = ["parity: passed"] if self.passed else ["parity: FAILED", *(f"  {reason}" for reason in self.reasons)]
+        return "\n".join([*lines, *verdict])
+
+
+def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> tuple[Probe, ...]:
+    """Run the yardstick.
+
+    Args:
+        generator: the checkpoint's, float32, on the CPU. It is copied, and the copies run in eval mode.
+        spec: of the generator.
+        seed: of the latents.
+    Returns:
+        Two probes of 74 latents: from N(0, 1), and tails.
+    Raises:
+        CheckpointError: the checkpoint itself gives values that are not finite.
+    """
+    eager = copy.deepcopy(generator).eval()
+    exact = copy.deepcopy(eager).double()
+    random = np.random.default_rng(seed)
+    count = sum(BATCHES)
+    probes = []
+    for name, latents in (
+        ("N(0,1)", random.standard_normal((count, spec.latent_dim)).astype(np.float32)),
+        (f"tails, |z| <= {TAIL:g}", _tails(random, count, spec.latent_dim)),
+    ):
+        with torch.inference_mode():
+            right = exact(torch.from_numpy(latents).double()).numpy()
+            own = np.concatenate([eager(torch.from_numpy(batch)).numpy() for batch in _split(latents)])
+        if not (np.isfinite(right).all() and np.isfinite(own).all()):
+            raise CheckpointError(
+                f"the checkpoint itself gives images that are not finite on latents from {name}; train it again"
+            )
+        probes.append(Probe(name, latents, right, own))
+    return tuple(probes)
+
+
+def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32) -> ParityReport:
+    """Compare an artifact with its checkpoint.
+
+    It passes when all of this holds, on each probe by itself:
+    - every batch of `BATCHES` gives float32 images of the checkpoint's shape;
+    - every value is finite and in [-1, 1], give or take `OVERSHOOT`;
+    - the largest error to float64 is within `factor * eager's own largest error + floor`;
+    - no pixel moves by more than `levels` grey levels;
+    - the image of a latent stays the same, within that limit, in a batch of another size, order and company.
+
+    Args:
+        run: the artifact; may raise whatever its runtime raises.
+        probes: what `make_probes` made of the checkpoint.
+        tolerance: what to allow.
+    Returns:
+        The figures, and the reasons why it did not pass, if so.
+    """
+    figures, reasons = [], []
+    for probe in probes:
+        # The second time back to front, in batches of the same sizes: no latent keeps its place or its mates, and those
+        # that were in the small batches are now in the large one.
+        results = [_images(run, probe, order) for order in (1, -1)]
+        broken = [result for result in results if isinstance(result, str)]
+        first, again = results
+        if isinstance(first, str) or isinstance(again, str):
+            reasons += [f"{probe.name}: {reason}" for reason in dict.fromkeys(broken)]
+            continue
+        row = _measure(probe, first, again, tolerance)
+        figures.append(row)
+        reasons += [f"{probe.name}: {reason}" for reason in _judge(row, tolerance)]
+    return ParityReport(tolerance, tuple(figures), tuple(reasons))
+
+
+def _tails(random: np.random.Generator, count: int, latent_dim: int) -> FloatArray:
+    """Latents that a user meets rarely or never, shape (count, latent_dim), no entry beyond `TAIL`.
+
+    In turn: a draw from N(0, 1) stretched until its largest entry is at `TAIL`; one with a tenth of its entries at plus
+    or minus `TAIL`; and one with all of them there, as far out as the corner of the cube.
+    """
+    z = random.standard_normal((count, latent_dim))
+    far = TAIL * np.where(random.random(z.shape) < 0.5, -1.0, 1.0)
+    some = random.random(z.shape) < 0.1
+    some[:, 0] = True
+    kind = np.arange(count)[:, None] % 3
+    stretched = z * (TAIL / np.abs(z).max(axis=1, keepdims=True))
+    spiked = np.where(some, far, z)
+    latents: FloatArray = (
+        np.select([kind == 0, kind == 1], [stretched, spiked], far).clip(-TAIL, TAIL).astype(np.float32)
+    )
+    return latents
+
+
+def _split(latents: FloatArray) -> list[FloatArray]:
+    return np.split(latents, np.cumsum(BATCHES)[:-1])
+
+
+def _images(run: Runner, probe: Probe, order: int) -> FloatArray | str:
+    """Images of a probe's latents, or why there are none; `order` -1 hands the latents over back to front."""
+    images = []
+    for batch in _split(probe.latents[::order].copy()):
+        try:
+            made = run(batch)
+        except Exception as error:  # runtimes raise what they like; whatever it is, these latents have no images
+            what = (str(error).strip() or type(error).__name__).splitlines()[0]
+            return f"the artifact does not run on a batch of {len(batch)}: {what[:200]}"
+        shape = (len(batch), *probe.exact.shape[1:])
+        if made.shape != shape or made.dtype != np.float32:
+            return (
+                f"a batch of {len(batch)} should give float32 images of shape {shape}, "
+                f"found {made.dtype} of shape {made.shape}"
+            )
+        images.append(made)
+    return np.concatenate(images)[::order]
+
+
+def _measure(probe: Probe, images: FloatArray, again: FloatArray, tolerance: Tolerance) -> Figures:
+    with np.errstate(invalid="ignore"):  # infinity less infinity is a NaN, and judged as one
+        error = np.abs(images - probe.exact)
+        eager_error = np.abs(probe.eager - probe.exact)
+        to_eager = np.abs(images.astype(np.float64) - probe.eager)
+        mates = np.abs(images.astype(np.float64) - again)
+    finite = np.isfinite(images)
+    levels = np.abs(to_uint8(np.where(finite, images, 0.0)).astype(int) - to_uint8(probe.exact))
+    levels[~finite] = 255
+    return Figures(
+        latents=probe.name,
+        images=len(images),
+        limit=tolerance.factor * float(eager_error.max()) + tolerance.floor,
+        max_error=float(error.max()),
+        mean_error=float(error.mean()),
+        eager_max_error=float(eager_error.max()),
+        eager_mean_error=float(eager_error.mean()),
+        max_to_eager=float(to_eager.max()),
+        mean_to_eager=float(to_eager.mean()),
+        max_mates=float(mates.max()),
+        pixels=images.size,
+        pixels_off=int(np.count_nonzero(levels)),
+        max_levels=int(levels.max()),
+        psnr=_psnr(error),
+        lowest=float(images.min()),
+        highest=float(images.max()),
+    )
+
+
+def _psnr(error: ExactArray) -> float:
+    power = float(np.mean(error**2))
+    if power == 0.0:
+        return math.inf
+    return 10.0 * math.log10(4.0 / power) if math.isfinite(power) else math.nan
+
+
+def _judge(row: Figures, tolerance: Tolerance) -> list[str]:
+    reasons = []
+    # `not (a <= b)` where `a > b` would do for numbers: a NaN must not slip through.
+    if not (row.lowest >= -1.0 - OVERSHOOT and row.highest <= 1.0 + OVERSHOOT):
+        reasons.append(f"values go from {row.lowest:.7g} to {row.highest:.7g}, expected -1 to 1")
+    if not (row.max_error <= row.limit):
+        reasons.append(f"off by {row.max_error:.2e} from float64, the limit is {row.limit:.2e}")
+    if not (row.max_levels <= tolerance.levels):
+        reasons.append(f"a pixel is off by {row.max_levels} grey levels, the limit is {tolerance.levels}")
+    if not (row.max_mates <= row.limit):
+        reasons.append(f"images change by {row.max_mates:.2e} with their batch, the limit is {row.limit:.2e}")
+    return reasons

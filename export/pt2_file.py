@@ -1,0 +1,56 @@
+"""pt2 (`torch.export`): the successor of TorchScript, for PyTorch and for compilers that build on it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from dcgan.errors import ExportError
+from dcgan.spec import GeneratorSpec
+
+from .archives import extra_files
+from .formats import FloatArray, Runner
+
+PACKAGES = ("torch",)
+
+
+def write(
+    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None = None
+) -> None:
+    """Write a generator as an exported program, the metadata as extra files; see `formats.FormatModule.write`."""
+    if opset is not None:
+        raise ExportError("pt2 has no opsets; leave --opset out, or export ONNX")
+    program = torch.export.export(
+        generator,
+        (torch.zeros(2, spec.latent_dim),),  # an example of one would fix the batch at one
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+    )
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source paths of the exporting machine
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files=dict(sorted(metadata.items())))
+    path.write_bytes(buffer.getvalue())
+
+
+def load(path: Path) -> Runner:
+    """Load a file with `torch.export.load`; see `formats.FormatModule.load`."""
+    try:
+        module = torch.export.load(path).module()
+    except Exception as error:  # whatever torch's archive reader and deserialiser stumble on
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ExportError(f"torch.export.load refuses the pt2 file: {first}") from error
+
+    def run(z: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return module(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
+
+    return run
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The extra files of a file; see `formats.FormatModule.read_metadata`."""
+    return extra_files(path)

@@ -1,0 +1,137 @@
+"""The straight line from a checkpoint to an artifact: write, load back, compare, and only then give it its name."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcgan import __version__
+from dcgan.checkpoint import GeneratorCheckpoint, load_generator
+from dcgan.errors import ExportError, ParityError
+from dcgan.files import replacing, sha256_of
+from dcgan.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
+
+from . import formats, parity
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file that was published.
+
+    Attributes:
+        path: of the file.
+        format: name of its format.
+        sha256: hexadecimal digest of its bytes.
+        size: in bytes.
+        metadata: that it carries.
+        report: the proof.
+    """
+
+    path: Path
+    format: str
+    sha256: str
+    size: int
+    metadata: dict[str, str]
+    report: parity.ParityReport
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "file": str(self.path),
+            "format": self.format,
+            "sha256": self.sha256,
+            "bytes": self.size,
+            "metadata": self.metadata,
+            "parity": self.report.as_dict(),
+        }
+
+
+def publish(
+    checkpoint: Path,
+    path: Path,
+    format_name: str = "onnx",
+    opset: int | None = None,
+    activation: Activation | None = None,
+    report_path: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Artifact:
+    """Export a checkpoint, and prove the artifact equal to it before anybody can see it.
+
+    Args:
+        checkpoint: to read, see `dcgan.checkpoint.load_generator`.
+        path: to write to; an older file stays as it is unless the new one passes.
+        format_name: one of `formats.FORMATS`.
+        opset: of an ONNX file; None for the default.
+        activation: of a `.pt` checkpoint, which does not say.
+        report_path: to write the figures to as JSON, whether they pass or not.
+        say: told what is being done, in a few words.
+    Raises:
+        CheckpointError: the checkpoint is unreadable.
+        ExportError: the artifact can't be written as asked.
+        ParityError: the artifact is not equal to the checkpoint; its `report` has the figures.
+        OutputError: `path` or `report_path` can't be written.
+    """
+    form = formats.find(format_name)
+    taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
+    if len(taken) == 1:
+        raise ExportError(f"{path} is the checkpoint itself; choose another --out")
+    if report_path is not None and report_path.resolve() in taken:
+        raise ExportError(f"--report {report_path} would overwrite {taken[report_path.resolve()]}; choose another name")
+    with _report(report_path) as figures:
+        # Opened before the slow work, so that a folder that can't be written to is said at once.
+        with replacing(path) as temporary:
+            say(f"reading {checkpoint}")
+            source = load_generator(checkpoint, activation)
+            module = form.load_module()
+            metadata = _metadata(source, module.PACKAGES)
+            spec = source.generator.spec
+            say("running the checkpoint in float64")
+            probes = parity.make_probes(source.generator, spec)
+            say(f"writing {form.name}")
+            module.write(source.generator, spec, temporary, metadata, opset)
+            say("comparing the artifact with the checkpoint")
+            report = parity.compare(module.load(temporary), probes)
+            figures |= {"format": form.name, "metadata": metadata, "parity": report.as_dict()}
+            if not report.passed:
+                more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
+                raise ParityError(
+                    f"the {form.name} artifact is not equal to {checkpoint}, {path} was not written: "
+                    f"{report.reasons[0]}{more}",
+                    report,
+                )
+        artifact = Artifact(path, form.name, sha256_of(path), path.stat().st_size, metadata, report)
+        figures |= artifact.as_dict()
+    return artifact
+
+
+@contextlib.contextmanager
+def _report(path: Path | None) -> Iterator[dict[str, Any]]:
+    """A dict to fill with figures, written as JSON at the end, and after a failed comparison too."""
+    figures: dict[str, Any] = {}
+    if path is None:
+        yield figures
+        return
+    failure = None
+    with replacing(path) as temporary:
+        try:
+            yield figures
+        except ParityError as error:
+            failure = error
+        temporary.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    if failure is not None:
+        raise failure
+
+
+def _metadata(checkpoint: GeneratorCheckpoint, packages: tuple[str, ...]) -> dict[str, str]:
+    versions = [("dcgan-toolkit", __version__), *((name, importlib.metadata.version(name)) for name in packages)]
+    return {
+        SPEC_KEY: checkpoint.generator.spec.to_json(),
+        RECIPE_KEY: checkpoint.recipe,
+        WEIGHTS_SHA256_KEY: checkpoint.weights_sha256,
+        VERSIONS_KEY: ", ".join(f"{name} {version}" for name, version in versions),
+    }

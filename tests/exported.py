@@ -1,0 +1,63 @@
+"""Small generators, exported once a session and shared between tests."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from planted_faults import trained_like
+
+from dcgan.checkpoint import save_generator
+from dcgan.networks import Generator
+from dcgan.spec import Activation, GeneratorSpec
+from export import formats, parity
+
+METADATA = {"dcgan.note": "a test"}
+# The document's four, and those that take a parameter with another one than the default.
+ACTIVATIONS = ("relu", "leaky-relu", "elu", "softplus", "leaky-relu:0.2", "elu:0.5", "softplus:2")
+
+
+@dataclass(frozen=True)
+class Exported:
+    generator: Generator
+    probes: tuple[parity.Probe, ...]
+    content: bytes
+
+
+def small_spec(activation: str = "relu") -> GeneratorSpec:
+    return GeneratorSpec(
+        latent_dim=6, image_shape=(1, 8, 8), channels=(8, 6, 4), activation=Activation.parse(activation)
+    )
+
+
+@functools.cache
+def generator_of(activation: str = "relu", trained: bool = True, full_size: bool = False) -> Generator:
+    spec = GeneratorSpec(activation=Activation.parse(activation)) if full_size else small_spec(activation)
+    if trained:
+        return trained_like(spec)
+    torch.manual_seed(0)
+    return Generator(spec).eval()
+
+
+@functools.cache
+def exported(format_name: str, activation: str = "relu", trained: bool = True, full_size: bool = False) -> Exported:
+    generator = generator_of(activation, trained, full_size)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"model{formats.find(format_name).suffix}"
+        formats.find(format_name).load_module().write(generator, generator.spec, path, METADATA, None)
+        return Exported(generator, parity.make_probes(generator, generator.spec), path.read_bytes())
+
+
+def onnx_model(activation: str = "relu", full_size: bool = False) -> onnx.ModelProto:
+    return onnx.load_from_string(exported("onnx", activation, full_size=full_size).content)
+
+
+def save(path: Path, activation: str = "relu") -> Path:
+    """A checkpoint of a small generator."""
+    generator = generator_of(activation)
+    save_generator(path, generator.state_dict(), generator.spec, '{"recipe":"test"}')
+    return path

@@ -1,0 +1,284 @@
+"""`dcgan-export` and the publishing behind it: what it prints and leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from exported import generator_of, save
+from torch import nn
+
+import export
+from dcgan import __version__, shipped
+from dcgan.errors import ExportError, ParityError
+from dcgan.files import sha256_of
+from dcgan.spec import GeneratorSpec
+from export import torchscript_file
+from export.cli import main
+from export.publish import publish
+
+ROOT = Path(export.__file__).resolve().parent.parent
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def python(code: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *options, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def one_line_and_nothing_left(result: Result, folder: Path, *allowed: str) -> None:
+    """Exit status 1, one line on stderr, and no file in the folder but those that were there before."""
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    assert sorted(path.name for path in folder.iterdir()) == sorted(allowed)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a checkpoint in it."""
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "digits.safetensors")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("format_name", "suffix"), [("onnx", ".onnx"), ("torchscript", ".pt"), ("pt2", ".pt2")])
+def test_the_default_name_is_the_checkpoints_in_the_current_folder(format_name: str, suffix: str, folder: Path) -> None:
+    result = run("digits.safetensors", "--format", format_name)
+    assert result.exit_code == 0, result.output
+    path = folder / f"digits{suffix}"
+    assert f"wrote {path.name} ({path.stat().st_size:,} bytes, sha256 {sha256_of(path)})" in result.stdout
+    assert "max error to float64" in result.stdout
+    assert "parity: passed" in result.stdout
+    assert result.stderr == ""
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted(["digits.safetensors", path.name])
+
+
+def test_without_a_checkpoint_the_shipped_one_is_exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "models").mkdir()
+    save(folder / "models" / f"{shipped.DEFAULT}.safetensors")
+    monkeypatch.setattr(shipped, "FOLDER", folder / "models")
+    assert run("--format", "torchscript").exit_code == 0
+    assert (folder / f"{shipped.DEFAULT}.pt").is_file()
+
+
+def test_the_result_as_json(folder: Path) -> None:
+    result = run("digits.safetensors", "--format", "torchscript", "-o", "a.pt", "--json", "--report", "report.json")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed == json.loads((folder / "report.json").read_text())
+    assert printed["file"] == "a.pt"
+    assert printed["format"] == "torchscript"
+    assert printed["parity"]["passed"] is True
+    assert printed["sha256"] == sha256_of(folder / "a.pt")
+
+
+def test_an_opset_can_be_asked_for(folder: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    assert run("digits.safetensors", "--opset", "18", "--out", "a.onnx").exit_code == 0
+    assert onnx.load(folder / "a.onnx").opset_import[0].version == 18
+
+
+def test_a_pt_checkpoint_takes_its_activation_from_the_option(folder: Path) -> None:
+    torch.save(generator_of("leaky-relu:0.2").state_dict(), folder / "g.pth")
+    result = run("g.pth", "--activation", "leaky-relu:0.2", "--format", "torchscript", "--json")
+    assert result.exit_code == 0, result.output
+    assert GeneratorSpec.from_json(json.loads(result.stdout)["metadata"]["dcgan.spec"]).activation.parameter == 0.2
+
+
+def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
+    done = python(
+        "import sys\nfrom export.cli import main\ntry: main(['--help'])\n"
+        "except SystemExit: print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))",
+        tmp_path,
+    )
+    assert done.stdout.endswith("set()\n"), done.stderr
+    assert "  Examples:\n    dcgan-export\n" in done.stdout
+    assert "[default: onnx]" in done.stdout
+    assert run("-h").exit_code == 0
+    assert run("--version").stdout == f"dcgan-export, version {__version__}\n"
+
+
+def test_nothing_but_the_result_is_printed(folder: Path) -> None:
+    """No progress of torch's exporter, no warning, not even with every warning shown."""
+    done = python("from export.cli import main; main(['digits.safetensors'])", folder, "-W", "error")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.startswith("latents ")
+    assert done.stdout.splitlines()[-1].startswith("wrote digits.onnx (")
+
+
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("onnx", "[export]"), ("onnxscript", "[export]"), ("torch", "[export]"), ("onnxruntime", "[cpu]")],
+)
+def test_a_missing_package_is_one_line_with_the_command_that_mends_it(package: str, command: str, folder: Path) -> None:
+    blocker = f"import sys; sys.modules[{package!r}] = None\nfrom export.cli import main\nmain(['digits.safetensors'])"
+    done = python(blocker, folder)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert package in done.stderr
+    assert f"pip install 'dcgan-toolkit{command}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--format", "tflite"],
+        ["--format", "torchscript", "--opset", "17"],
+        ["--format", "pt2", "--opset", "17"],
+        ["--opset", "new"],
+        ["--activation", "swish"],
+        ["--activation", "leaky-relu:x"],
+        ["--activation", "relu:1"],
+        ["one", "two"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], folder: Path) -> None:
+    result = run("digits.safetensors", *arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
+
+
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (os.mkdir, ("sprung",))
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "truncated", "foreign", "pickle", "shape", "empty", "nan"])
+def test_a_bad_checkpoint_is_one_line(kind: str, folder: Path) -> None:
+    path = folder / "bad"
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "truncated":
+        path.write_bytes((folder / "digits.safetensors").read_bytes()[:-100])
+    elif kind == "foreign":
+        path.write_bytes(b"\x89PNG not a checkpoint at all")
+    elif kind == "pickle":
+        torch.save({"linear1.weight": Trap()}, path)
+    elif kind == "shape":
+        torch.save({"linear1.weight": torch.zeros(4, 4)}, path)
+    elif kind == "empty":
+        path.touch()
+    elif kind == "nan":
+        state = copy.deepcopy(generator_of().state_dict())
+        state["decon2.weight"][0, 0] = torch.nan
+        torch.save(state, path)
+    there = ["digits.safetensors", *(["bad"] if kind != "missing" else [])]
+    one_line_and_nothing_left(run("bad", "--format", "torchscript", "-o", "out.pt"), folder, *there)
+
+
+def test_an_activation_that_contradicts_the_checkpoint_is_one_line(folder: Path) -> None:
+    result = run("digits.safetensors", "--activation", "elu")
+    one_line_and_nothing_left(result, folder, "digits.safetensors")
+    assert "relu" in result.stderr
+
+
+@pytest.mark.parametrize("opset", ["16", "99"])
+def test_an_opset_that_can_not_be_written_is_one_line(opset: str, folder: Path) -> None:
+    result = run("digits.safetensors", "--opset", opset)
+    one_line_and_nothing_left(result, folder, "digits.safetensors")
+    assert "choose one from 17 to" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-o", "missing/a.pt"],
+        ["-o", "taken"],
+        ["-o", "digits.safetensors"],
+        ["-o", "a.pt", "--report", "missing/report.json"],
+        ["-o", "a.pt", "--report", "taken"],
+        ["-o", "a.pt", "--report", "a.pt"],
+        ["-o", "a.pt", "--report", "digits.safetensors"],
+    ],
+)
+def test_a_place_that_can_not_be_written_is_said_before_the_work(
+    arguments: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "taken").mkdir()
+    before = (folder / "digits.safetensors").read_bytes()
+    monkeypatch.setattr("export.publish.load_generator", lambda *_: pytest.fail("started to work"))
+    one_line_and_nothing_left(
+        run("digits.safetensors", "--format", "torchscript", *arguments), folder, "digits.safetensors", "taken"
+    )
+    assert (folder / "digits.safetensors").read_bytes() == before
+
+
+@pytest.fixture
+def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every TorchScript file is written with one layer off by 0.1 %."""
+    write = torchscript_file.write
+
+    def damaged(
+        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None
+    ) -> None:
+        broken = copy.deepcopy(generator)
+        with torch.no_grad():
+            broken.get_submodule("decon2").get_parameter("weight").mul_(1.001)
+        write(broken, spec, path, metadata, opset)
+
+    monkeypatch.setattr(torchscript_file, "write", damaged)
+
+
+@pytest.mark.usefixtures("damaging")
+def test_a_mismatch_prints_the_figures_and_leaves_no_file(folder: Path) -> None:
+    result = run("digits.safetensors", "--format", "torchscript")
+    one_line_and_nothing_left(result, folder, "digits.safetensors")
+    assert "digits.pt was not written" in result.stderr
+    assert "from float64, the limit is" in result.stderr
+    assert "max error to float64" in result.stdout
+    assert "parity: FAILED" in result.stdout
+
+
+@pytest.mark.usefixtures("damaging")
+def test_a_mismatch_leaves_the_older_file_and_writes_the_report(folder: Path) -> None:
+    (folder / "a.pt").write_bytes(b"older")
+    result = run("digits.safetensors", "--format", "torchscript", "-o", "a.pt", "--report", "report.json", "--json")
+    one_line_and_nothing_left(result, folder, "a.pt", "digits.safetensors", "report.json")
+    assert (folder / "a.pt").read_bytes() == b"older"
+    report = json.loads((folder / "report.json").read_text())
+    assert report["parity"]["passed"] is False
+    assert report["parity"]["figures"][0]["max_error"] > report["parity"]["figures"][0]["limit"]
+    assert json.loads(result.stdout)["parity"] == report["parity"]
+    assert "file" not in report
+
+
+@pytest.mark.usefixtures("damaging")
+def test_a_parity_error_carries_the_report(folder: Path) -> None:
+    with pytest.raises(ParityError) as caught:
+        publish(folder / "digits.safetensors", folder / "a.pt", "torchscript")
+    assert caught.value.report.figures[0].max_error > caught.value.report.figures[0].limit
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), ExportError("no")])
+def test_whatever_stops_the_export_leaves_nothing(
+    error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(
+        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None
+    ) -> None:
+        path.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torchscript_file, "write", stop)
+    with pytest.raises(type(error)):
+        publish(folder / "digits.safetensors", folder / "a.pt", "torchscript", report_path=folder / "r.json")
+    assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
