@@ -2,7 +2,7 @@
 
     python benchmarks/parity_faults.py [CHECKPOINT]
 
-Every fault of tests/planted_faults.py is planted in a correct export of the checkpoint, and both judge the same damaged
+Every fault of planted_faults.py is planted in a correct export of the checkpoint, and both judge the same damaged
 model. `torch.onnx.export(..., verify=True)` runs `torch.onnx.verification.verify_onnx_program` on the example input it
 was given, and logs a warning when values differ by 5e-3, or by a tenth of what was expected. It never refuses, and when
 the model can't be run at all it says nothing. Prints Markdown.
@@ -10,7 +10,6 @@ the model can't be run at all it says nothing. Prints Markdown.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -19,17 +18,13 @@ import click
 import onnx
 import onnx_ir
 import torch
+from planted_faults import FAULTS
 from torch.onnx.verification import verify_onnx_program
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from planted_faults import FAULTS  # noqa: E402
-
-from dcgan import shipped  # noqa: E402
-from dcgan.checkpoint import load_generator  # noqa: E402
-from dcgan.errors import ExportError  # noqa: E402
-from export import onnx_file, parity  # noqa: E402
+from dcgan import shipped
+from dcgan.checkpoint import load_generator
+from dcgan.errors import ExportError
+from export import onnx_file, parity
 
 # Where verify=True begins to warn: torch 2.14, torch/onnx/_internal/exporter/_core.py, step 6.
 TORCH_ABSOLUTE, TORCH_RELATIVE = 5e-3, 1e-1

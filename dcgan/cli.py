@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .commands import Command, require
+from .commands import Command, parse_activation, require
 from .data import DATASETS
-from .errors import SpecError
 from .recipes import CHOICES, DEFAULT_RECIPE, RECIPES, Recipe
-from .spec import ACTIVATIONS, Activation
+from .spec import ACTIVATIONS
 
 if TYPE_CHECKING:
     from .run import RunOptions
@@ -27,13 +26,6 @@ if TYPE_CHECKING:
 
 _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as in leaky-relu:0.2"
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
-
-
-def _parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:
-    try:
-        return None if text is None else Activation.parse(text)
-    except SpecError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 def _recipes_help() -> str:
@@ -104,12 +96,12 @@ _RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @click.option(
     "--g-activation",
-    callback=_parse_activation,
+    callback=parse_activation,
     metavar="NAME[:NUMBER]",
     help=f"Of G's hidden layers: {_ACTIVATION_HELP}.",
 )
 @click.option(
-    "--d-activation", callback=_parse_activation, metavar="NAME[:NUMBER]", help="Of D's hidden layers, likewise."
+    "--d-activation", callback=parse_activation, metavar="NAME[:NUMBER]", help="Of D's hidden layers, likewise."
 )
 @click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of D's feature maps dropped.")
 @click.option(

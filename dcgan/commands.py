@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from .errors import DcganError, RuntimeMissingError
+from .errors import DcganError, RuntimeMissingError, SpecError
+from .spec import Activation
 
 
 class Command(click.Command):
@@ -25,6 +26,14 @@ class Command(click.Command):
             raise click.ClickException(str(error)) from error
 
 
+def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:
+    """Read the option `NAME[:NUMBER]`: a Click callback."""
+    try:
+        return None if text is None else Activation.parse(text)
+    except SpecError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 def require(module: str, extra: str) -> ModuleType:
     """Import a module of one of our packages that needs the packages of `extra`.
 
@@ -35,5 +44,6 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise RuntimeMissingError(
-            f"{error.name} is not installed, and this command needs it: pip install 'dcgan-toolkit[{extra}]'"
+            f"{error.name} is not installed, and this command needs it; "
+            f"in the project's folder: pip install '.[{extra}]'"
         ) from error

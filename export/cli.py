@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from dcgan import __version__, shipped
-from dcgan.commands import Command, require
-from dcgan.errors import ParityError, SpecError
-from dcgan.spec import Activation
+from dcgan.commands import Command, parse_activation, require
+from dcgan.errors import ParityError
 
 from .formats import FORMATS
 
 if TYPE_CHECKING:
+    from dcgan.spec import Activation
+
     from .parity import ParityReport
 
 
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 @click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators, exactly.  [default: 17]")
 @click.option(
     "--activation",
-    metavar="NAME[:PARAM]",
+    callback=parse_activation,
+    metavar="NAME[:NUMBER]",
     help="Of a .pt checkpoint, which does not say: relu, leaky-relu, elu or softplus.  [default: relu]",
 )
 @click.option(
@@ -52,7 +54,7 @@ def main(
     format_name: str,
     out: Path | None,
     opset: int | None,
-    activation: str | None,
+    activation: Activation | None,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -72,17 +74,13 @@ def main(
     form = FORMATS[format_name]
     if opset is not None and not form.takes_opset:
         raise click.UsageError(f"--opset is for ONNX only, not for {form.name}.")
-    try:
-        chosen = None if activation is None else Activation.parse(activation)
-    except SpecError as error:
-        raise click.BadParameter(str(error), param_hint="--activation") from error
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
     out = out or Path(checkpoint.stem + form.suffix)
     for package, extra in form.needs:
         require(package, extra)
     publish = require("export.publish", "export").publish
     try:
-        artifact = publish(checkpoint, out, form.name, opset, chosen, report, say=_status)
+        artifact = publish(checkpoint, out, form.name, opset, activation, report, say=_status)
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise

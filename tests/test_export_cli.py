@@ -132,7 +132,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_mends_it(package: s
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert package in done.stderr
-    assert f"pip install 'dcgan-toolkit{command}'" in done.stderr
+    assert f"pip install '.{command}'" in done.stderr
 
 
 @pytest.mark.parametrize(
