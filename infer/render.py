@@ -1,0 +1,114 @@
+"""From a request to a file: what the command dcgan-infer does, as one call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dcgan import __version__
+from dcgan.errors import LatentError
+from dcgan.files import sha256_of
+from dcgan.images import to_uint8
+
+from .latents import load, walk
+from .request import Request
+from .session import DigitGenerator
+from .sinks import Plan, save
+
+_Batches = Iterator[npt.NDArray[Any]]
+
+
+class Rendered(NamedTuple):
+    """What was made.
+
+    Attributes:
+        images: their number.
+        facts: text that the pictures carry.
+        provider: `cpu` or `cuda`, where the model ran.
+        note: why `auto` did not take CUDA although onnxruntime offers it; else empty.
+        threads: of the CPU provider.
+        seconds: from the first latent to the finished file.
+    """
+
+    images: int
+    facts: dict[str, str]
+    provider: str
+    note: str
+    threads: int
+    seconds: float
+
+
+def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda batches: batches) -> Rendered:
+    """Make images and write them.
+
+    Args:
+        request: what and where.
+        progress: wraps the batches on their way to the file, to count them.
+    Raises:
+        ModelError, LatentError, DeviceError, RuntimeMissingError, OutputError
+    """
+    generator = DigitGenerator(request.model, provider=request.provider, threads=request.threads)
+    blocks = _latents(request, generator)
+    if request.steps:
+        blocks = walk(blocks, request.steps)
+    values = generator.run(blocks, request.batch_size)
+    images: _Batches = values if request.dtype == "float" else map(to_uint8, values)
+
+    _, height, width = generator.spec.image_shape
+    rows, columns = request.layout
+    facts = _facts(request, generator)
+
+    def facts_of(i: int) -> dict[str, str]:
+        return {"dcgan.frame": str(i)} if request.steps else {"dcgan.start": str(request.start + i), "dcgan.n": "1"}
+
+    plan = Plan(
+        count=request.count,
+        height=height,
+        width=width,
+        first=0 if request.steps else request.start,
+        rows=rows,
+        columns=columns,
+        scale=request.scale or 1,
+        floats=request.dtype == "float",
+        facts=facts,
+        facts_of=facts_of,
+    )
+    started = time.perf_counter()
+    save(request.target, request.kind, progress(images), plan)
+    seconds = time.perf_counter() - started
+    return Rendered(request.count, facts, generator.provider, generator.note, generator.threads, seconds)
+
+
+def _latents(request: Request, generator: DigitGenerator) -> Iterator[npt.NDArray[np.float32]]:
+    """The requested latents in blocks."""
+    if request.latents_file is None:
+        return generator.latents(request.n, seed=request.seed or 0, start=request.start, batch_size=request.batch_size)
+    array = load(request.latents_file)
+    if request.start + request.n > len(array):
+        raise LatentError(
+            f"{request.latents_file} holds {len(array)} latents, asked for {request.n} from number {request.start}"
+        )
+    return generator.blocks(array[request.start : request.start + request.n], request.batch_size)
+
+
+def _facts(request: Request, generator: DigitGenerator) -> dict[str, str]:
+    """All that it takes to make the picture again; docs/latents.md says how."""
+    facts = {
+        "Software": f"dcgan-infer {__version__}, onnxruntime {generator.runtime_version}",
+        "dcgan.model": generator.name.encode(errors="replace").decode(),
+        "dcgan.model_sha256": generator.sha256,
+        "dcgan.provider": generator.provider,
+    }
+    if request.latents_file is None:
+        facts["dcgan.seed"] = str(request.seed or 0)
+    else:
+        facts["dcgan.latents_sha256"] = sha256_of(request.latents_file)
+    facts["dcgan.start"] = str(request.start)
+    facts["dcgan.n"] = str(request.n)
+    if request.steps:
+        facts["dcgan.interpolate"] = str(request.steps)
+    return facts

@@ -1,0 +1,252 @@
+"""dcgan-infer as a user meets it: outputs by suffix, pictures that can be made again, and bad input in one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from infer import DigitGenerator
+from infer.cli import main
+from infer.latents import latents
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["--provider", "cpu", *arguments])
+
+
+def done(*arguments: str) -> Result:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    return result
+
+
+def names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def opened(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("L"))
+
+
+def test_a_grid_shows_the_digits_row_by_row() -> None:
+    result = done("--n", "6", "--out", "grid.png")
+    assert result.stdout.startswith("grid.png: 6 digits in 2x3, seed 0 from 0, dcgan-mnist on cpu")
+    digits = DigitGenerator(provider="cpu").generate(6)
+    assert np.array_equal(opened("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
+
+
+def test_grid_and_scale() -> None:
+    done("--n", "3", "--grid", "1x4", "--scale", "5", "-o", "wide.png")
+    sheet = opened("wide.png")
+    assert sheet.shape == (140, 560)
+    assert np.array_equal(sheet[::5, : 84 * 5 : 5], np.hstack(list(DigitGenerator(provider="cpu").generate(3))))
+    assert np.array_equal(sheet[:, :5], np.repeat(sheet[:, :1], 5, axis=1))
+    assert not sheet[:, 420:].any()
+
+
+@pytest.mark.parametrize(("suffix", "kind", "off"), [("jpg", "JPEG", 60), ("jpeg", "JPEG", 60), ("webp", "WEBP", 0)])
+def test_other_pictures(suffix: str, kind: str, off: int) -> None:
+    done("-o", f"grid.{suffix}")
+    done("-o", "grid.png")
+    with Image.open(f"grid.{suffix}") as picture:
+        assert picture.format == kind
+    assert np.abs(opened(f"grid.{suffix}").astype(int) - opened("grid.png")).max() <= off
+
+
+def test_arrays_hold_what_the_library_makes() -> None:
+    generator = DigitGenerator(provider="cpu")
+    done("--n", "37", "--seed", "3", "-o", "digits.npy")
+    assert np.array_equal(np.load("digits.npy"), generator.generate(37, seed=3))
+    done("--n", "37", "--seed", "3", "-o", "digits.npz")
+    with np.load("digits.npz") as archive:
+        assert np.array_equal(archive["images"], generator.generate(37, seed=3))
+        assert json.loads(str(archive["facts"]))["dcgan.seed"] == "3"
+    done("--n", "37", "--seed", "3", "--dtype", "float", "-o", "digits.npy")
+    values = np.load("digits.npy")
+    assert values.dtype == np.float32
+    assert np.array_equal(np.rint((values + 1) * 127.5).clip(0, 255), generator.generate(37, seed=3))
+
+
+def test_a_walk_is_an_animation_that_loops() -> None:
+    done("--n", "3", "--interpolate", "4", "-o", "walk.gif")
+    with Image.open("walk.gif") as animation:
+        assert animation.n_frames == 12
+        assert animation.info["loop"] == 0
+        frames = []
+        for index in range(12):
+            animation.seek(index)
+            frames.append(np.asarray(animation.convert("L")))
+    digits = DigitGenerator(provider="cpu").generate(3)
+    assert np.abs(np.stack(frames[::4]).astype(int) - digits).max() <= 1
+    assert not np.array_equal(frames[1], frames[0])
+
+
+def test_a_folder_of_single_pictures() -> None:
+    done("--n", "3", "--start", "9", "--seed", "2", "-o", "digits/")
+    assert names("digits") == ["09.png", "10.png", "11.png"]
+    assert np.array_equal(opened("digits/10.png"), DigitGenerator(provider="cpu").generate(1, seed=2, start=10)[0])
+    result = run("--n", "1", "--start", "11", "-o", "digits")
+    assert result.exit_code == 1
+    assert "already holds 1 of the files" in result.stderr
+    done("--n", "1", "--start", "12", "-o", "digits")
+    assert len(names("digits")) == 4
+
+
+def test_the_text_of_a_png_makes_the_picture_again() -> None:
+    np.save("z.npy", latents(5, 100, 4, 100))
+    for number, arguments in enumerate(
+        (["--seed", "7", "--start", "30"], ["--latents", "z.npy"], ["--interpolate", "3"])
+    ):
+        done("--n", "4", *arguments, "-o", "first.png")
+        with Image.open("first.png") as picture:
+            facts = picture.text
+        assert facts["dcgan.provider"] == "cpu"
+        assert len(facts["dcgan.model_sha256"]) == 64
+        again = ["--model", facts["dcgan.model"], "--n", facts["dcgan.n"], "--start", facts["dcgan.start"]]
+        for option in ("seed", "interpolate"):
+            if f"dcgan.{option}" in facts:
+                again += [f"--{option}", facts[f"dcgan.{option}"]]
+        if number == 1:
+            assert "dcgan.seed" not in facts
+            again += ["--latents", "z.npy"]
+        done(*again, "-o", "again.png")
+        assert Path("again.png").read_bytes() == Path("first.png").read_bytes()
+
+
+def test_pictures_of_a_folder_name_themselves() -> None:
+    done("--n", "2", "--seed", "7", "--start", "5", "-o", "digits/")
+    with Image.open("digits/6.png") as picture:
+        facts = picture.text
+    assert (facts["dcgan.seed"], facts["dcgan.start"], facts["dcgan.n"]) == ("7", "6", "1")
+
+
+def test_stdout_carries_the_picture_and_stderr_the_summary() -> None:
+    result = run("--n", "4", "-o", "-")
+    assert result.exit_code == 0
+    with Image.open(io.BytesIO(result.stdout_bytes)) as picture:
+        assert picture.size == (56, 56)
+    assert result.stderr.startswith("stdout: 4 digits")
+    result = run("--n", "4", "-o", "-", "--format", "npy")
+    assert np.load(io.BytesIO(result.stdout_bytes)).shape == (4, 28, 28)
+
+
+def test_json_tells_all() -> None:
+    facts = json.loads(done("--n", "2", "--seed", "9", "-o", "grid.png", "--json").stdout)
+    assert facts["out"] == "grid.png"
+    assert (facts["n"], facts["seed"], facts["provider"]) == (2, 9, "cpu")
+    assert facts["images_per_second"] > 0
+
+
+def test_lists() -> None:
+    assert "dcgan-mnist  (default)" in done("--list-models").stdout
+    providers = json.loads(done("--list-providers", "--json").stdout)
+    assert providers["cpu"] == {"works": True, "reason": ""}
+    assert providers["cuda"]["works"] or providers["cuda"]["reason"]
+
+
+def test_help_and_version() -> None:
+    text = done("--help").stdout
+    for part in ("dcgan-infer --n 16 --out grid.png", "[default: grid.png]", "--list-providers", "ROWSxCOLS"):
+        assert part in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert done("--version").stdout.startswith("dcgan-infer, version ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--n", "0"], 2, "'--n'"),
+        (["--n", "many"], 2, "'--n'"),
+        (["--seed", "-1"], 2, "'--seed'"),
+        (["--seed", str(1 << 63)], 2, "'--seed'"),
+        (["--threads", "0"], 2, "'--threads'"),
+        (["--batch-size", "0"], 2, "'--batch-size'"),
+        (["--provider", "tpu"], 2, "'tpu' is not one of"),
+        (["--grid", "4by4"], 2, "is no grid"),
+        (["--grid", "2x2"], 2, "has 4 places for 16 images"),
+        (["-o", "grid.bmp"], 2, "must end in"),
+        (["-o", "grid"], 2, "must end in"),
+        (["-o", "x.png", "--format", "npy"], 2, "contradicts"),
+        (["-o", "x.npy", "--grid", "4x4"], 2, "leave --grid out"),
+        (["-o", "x.npy", "--scale", "2"], 2, "leave --scale out"),
+        (["-o", "x.npy", "--interpolate", "3"], 2, "leave --interpolate out"),
+        (["-o", "x.png", "--dtype", "float"], 2, "is for arrays"),
+        (["-o", "x.gif", "--n", "1"], 2, "two latents or more"),
+        (["--start", str((1 << 32) - 1)], 2, "past the last latent"),
+        (["--latents", "z.npy", "--seed", "1"], 2, "exclude each other"),
+        (["--latents", "none.npy"], 1, "can't read latents none.npy"),
+        (["--latents", "narrow.npy"], 1, "must have shape (N, 100)"),
+        (["--latents", "nan.npy"], 1, "latent 1 holds NaN"),
+        (["--latents", "text.npy"], 1, "is no .npy file"),
+        (["--latents", "z.npy", "--n", "9"], 1, "holds 2 latents, asked for 9"),
+        (["--latents", "z.npy", "--start", "2"], 2, "holds the latents 0 to 1"),
+        (["--model", "none.onnx"], 1, "there is no model 'none.onnx'"),
+        (["--model", "text.npy"], 1, "can't use model text.npy"),
+        (["-o", "missing/grid.png"], 1, "no such file or directory"),
+        (["-o", "missing/digits/"], 1, "no such file or directory"),
+        (["-o", "/dev/null/grid.png"], 1, "not a directory"),
+        (["--n", "100000000", "-o", "grid.png"], 1, "too many for one png"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, arguments: list[str], status: int, says: str) -> None:
+    np.save("z.npy", np.zeros((2, 100), np.float32))
+    np.save("narrow.npy", np.zeros((2, 99), np.float32))
+    np.save("nan.npy", np.array([np.zeros(100), np.full(100, np.nan)], np.float32))
+    Path("text.npy").write_text("no latents")
+    before = sorted(folder.rglob("*"))
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    errors = [line for line in result.stderr.splitlines() if not line.startswith(("Usage: ", "Try "))]
+    assert len([line for line in errors if line]) == 1, result.stderr
+    assert says in result.stderr
+    assert result.stdout == ""
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_failure_halfway_keeps_the_older_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save("nan.npy", np.concatenate([np.zeros((200, 100)), np.full((1, 100), np.nan)]).astype(np.float32))
+    for out in ("digits.npy", "digits.npz", "grid.png", "walk.gif"):
+        Path(out).write_text("old")
+        assert run("--latents", "nan.npy", "-o", out).exit_code == 1
+        assert Path(out).read_text() == "old"
+    assert run("--latents", "nan.npy", "-o", "digits/").exit_code == 1
+    assert names(".") == ["digits.npy", "digits.npz", "grid.png", "nan.npy", "walk.gif"]
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([sys.executable, "-m", "infer", *arguments], check=False, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_real_command_is_quiet_and_refuses_cuda_with_status_1() -> None:
+    root = {"cwd": Path.cwd(), "env": os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}}
+    good = command("--n", "4", "--out", "grid.png", capture_output=True, **root)
+    assert (good.returncode, good.stderr) == (0, b"")
+    bad = command("--provider", "cuda", capture_output=True, **root)
+    if bad.returncode:  # a machine with CUDA makes a picture
+        assert bad.returncode == 1
+        assert bad.stderr.startswith(b"Error: CUDA ")
+        assert bad.stderr.count(b"\n") == 1
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    root = {"cwd": Path.cwd(), "env": os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}}
+    line = f"{sys.executable} -m infer --n 2000 -o - --format npy | head -c 10 >/dev/null"
+    finished = subprocess.run(["sh", "-c", line], capture_output=True, check=False, **root)  # type: ignore[call-overload]
+    assert b"Traceback" not in finished.stderr
