@@ -37,7 +37,7 @@ class Console:
             self._bar = tqdm(
                 total=trainer.total_steps * batch,
                 initial=(trainer.steps_done - 1) * batch,
-                unit="images",
+                unit=" images",
                 unit_scale=True,
                 dynamic_ncols=True,
                 disable=not sys.stderr.isatty(),

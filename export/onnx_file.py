@@ -91,12 +91,13 @@ def newest_opset() -> int:
         value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
         graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [value])
         graph.output[0].name = "y"
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=_ir_version(opset))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         try:
+            opsets = [helper.make_opsetid("", opset)]
+            model = helper.make_model(graph, opset_imports=opsets, ir_version=_ir_version(opset))
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception:  # onnxruntime can't be asked, only tried, and its exceptions share no base class
+        except Exception:  # onnxruntime can't be asked, only tried; onnx may lack an IR version for its newest draft
             continue
         return opset
     return OLDEST_OPSET

@@ -56,7 +56,11 @@ Image i of a seed is the same digit whatever --n, --batch-size and --threads are
 how it was made (model, sha256, seed, indices, provider): give these options again, and the picture comes back.""",
 )
 @click.option(
-    "--n", type=_Range(1, INDICES), metavar="NUMBER", help="How many digits.  [default: 16, or all of --latents]"
+    "-n",
+    "--n",
+    type=_Range(1, INDICES),
+    metavar="NUMBER",
+    help="How many digits.  [default: 16, or all of --latents]",
 )
 @click.option(
     "-o",
@@ -178,8 +182,8 @@ def _rows(latents_file: Path, start: int) -> int:
 def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> str:
     rate = rendered.images / rendered.seconds
     if as_json:
-        facts = {key.removeprefix("dcgan."): value for key, value in rendered.facts.items()}
-        counts = {key: int(facts[key]) for key in ("seed", "start", "n", "interpolate") if key in facts}
+        facts = {key.removeprefix("dcgan.").lower(): value for key, value in rendered.facts.items()}
+        counts = {key: int(facts[key]) for key in ("seed", "start", "n", "interpolate", "scale") if key in facts}
         return json.dumps(
             {
                 "out": out,
@@ -194,16 +198,20 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
             }
         )
     rows, columns = request.layout
-    source = f"latents of {request.latents_file}" if request.latents_file else f"seed {request.seed or 0}"
+    made = f"{rendered.images} digit{'s' * (rendered.images > 1)}"
+    if request.steps:
+        made = f"{rendered.images} frames through {request.n} digits"
+    source = str(request.latents_file) if request.latents_file else f"seed {request.seed or 0}"
+    indices = f"{request.start} to {request.start + request.n - 1}" if request.n > 1 else str(request.start)
     where = f"{rendered.provider}, {rendered.threads} thread{'s' * (rendered.threads > 1)}"
     if rendered.provider != "cpu":
         where = rendered.provider
     elif rendered.note:
         where += f" (CUDA does not work here: {rendered.note})"
     return (
-        f"{'stdout' if out == '-' else out}: {rendered.images} digit{'s' * (rendered.images > 1)}"
-        f"{f' in {rows}x{columns}' if request.kind in GRIDS else ''}, {source} from {request.start}, "
-        f"{rendered.facts['dcgan.model']} on {where}; {rendered.seconds:.2f} s, {rate:,.0f} images/s"
+        f"{'stdout' if out == '-' else out}: {made}{f' in {rows}x{columns}' if request.kind in GRIDS else ''} "
+        f"({source}, {indices}) by {rendered.facts['dcgan.model']} on {where}; "
+        f"{rendered.seconds:.2f} s, {rate:,.0f} images/s"
     )
 
 

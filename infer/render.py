@@ -15,7 +15,7 @@ from dcgan.files import sha256_of
 from dcgan.images import to_uint8
 
 from .latents import load, walk
-from .request import Request
+from .request import GRIDS, Request
 from .session import DigitGenerator
 from .sinks import Plan, save
 
@@ -111,4 +111,8 @@ def _facts(request: Request, generator: DigitGenerator) -> dict[str, str]:
     facts["dcgan.n"] = str(request.n)
     if request.steps:
         facts["dcgan.interpolate"] = str(request.steps)
+    if request.kind in GRIDS:
+        facts["dcgan.grid"] = "{}x{}".format(*request.layout)
+    if request.scale:
+        facts["dcgan.scale"] = str(request.scale)
     return facts

@@ -38,7 +38,7 @@ def kind_of(out: str, kind: str | None = None) -> str:
     """
     if out == "-":
         return kind or "png"
-    if out.endswith(("/", os.sep)) or Path(out).is_dir():
+    if out.endswith(("/", os.sep)) or os.path.isdir(out):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be read
         found = FOLDER
     else:
         suffix = Path(out).suffix.lower()

@@ -175,9 +175,13 @@ def find_model(model: str | Path) -> Path:
     if str(model) in names:
         return shipped.path_of(str(model), ".onnx")
     path = Path(model)
-    if path.is_dir():
-        raise ModelError(f"model {path} is a folder, expected an ONNX file")
-    if not path.exists():
+    try:
+        if path.is_dir():
+            raise ModelError(f"model {path} is a folder, expected an ONNX file")
+        exists = path.exists()
+    except OSError as error:  # a folder above may not be read, or the name is too long
+        raise ModelError(f"can't read model {path}: {(error.strerror or str(error)).lower()}") from error
+    if not exists:
         known = ", ".join(names) or "none is installed"
         raise ModelError(f"there is no model {str(model)!r}: neither a file nor a shipped model (these are: {known})")
     return path

@@ -110,7 +110,8 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
     except BrokenPipeError:  # whoever read our stdout has gone; the command ends quietly
         raise
     except OSError as error:
-        raise OutputError(f"can't write {target}: {(error.strerror or str(error)).lower()}") from error
+        name = target if isinstance(target, Path) else "stdout"
+        raise OutputError(f"can't write {name}: {(error.strerror or str(error)).lower()}") from error
 
 
 def _write_png(file: IO[bytes], images: _Images, plan: Plan) -> None:
@@ -177,13 +178,20 @@ _WRITERS: dict[str, Callable[[IO[bytes], _Images, Plan], None]] = {
 def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
     """Single PNGs, named by index. A new folder appears at once; into an existing one the finished files are moved."""
     digits = len(str(plan.first + plan.count - 1))
-    names = [f"{plan.first + i:0{digits}d}.png" for i in range(plan.count)]
+
+    def name(i: int) -> str:
+        return f"{plan.first + i:0{digits}d}.png"
+
     exists = folder.is_dir()
-    if exists and (taken := {path.name for path in folder.iterdir()} & set(names)):
-        raise OutputError(
-            f"folder {folder} already holds {len(taken)} of the files to be written, {min(taken)} first; "
-            "remove them, or choose another folder"
-        )
+    if exists:
+        # Judged from what is there: to list all names to come would need memory for each.
+        found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
+        taken = sorted(stem for stem in found if len(stem) == digits and 0 <= int(stem) - plan.first < plan.count)
+        if taken:
+            raise OutputError(
+                f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "
+                "remove them, or choose another folder"
+            )
     if folder.exists() and not exists:
         raise OutputError(f"can't write folder {folder}: a file has that name; choose another")
     with tempfile.TemporaryDirectory(
@@ -193,12 +201,12 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
         temporary = Path(parent) / "images"
         temporary.mkdir()
         flat = (image for batch in images for image in batch)
-        for i, (name, image) in enumerate(zip(names, flat, strict=True)):
-            with (temporary / name).open("wb") as file:
+        for i, image in enumerate(flat):
+            with (temporary / name(i)).open("wb") as file:
                 _save_png(file, _scaled(image, plan.scale), plan.facts | plan.facts_of(i))
         if exists:
-            for name in names:
-                (temporary / name).rename(folder / name)
+            for i in range(plan.count):
+                (temporary / name(i)).rename(folder / name(i))
         else:
             temporary.rename(folder)
 

@@ -47,7 +47,7 @@ def opened(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 def test_a_grid_shows_the_digits_row_by_row() -> None:
     result = done("--n", "6", "--out", "grid.png")
-    assert result.stdout.startswith("grid.png: 6 digits in 2x3, seed 0 from 0, dcgan-mnist on cpu")
+    assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 0, 0 to 5) by dcgan-mnist on cpu")
     digits = DigitGenerator(provider="cpu").generate(6)
     assert np.array_equal(opened("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
 
@@ -112,7 +112,11 @@ def test_a_folder_of_single_pictures() -> None:
 def test_the_text_of_a_png_makes_the_picture_again() -> None:
     np.save("z.npy", latents(5, 100, 4, 100))
     for number, arguments in enumerate(
-        (["--seed", "7", "--start", "30"], ["--latents", "z.npy"], ["--interpolate", "3"])
+        (
+            ["--seed", "7", "--start", "30", "--grid", "1x5", "--scale", "2"],
+            ["--latents", "z.npy"],
+            ["--interpolate", "3"],
+        )
     ):
         done("--n", "4", *arguments, "-o", "first.png")
         with Image.open("first.png") as picture:
@@ -120,7 +124,7 @@ def test_the_text_of_a_png_makes_the_picture_again() -> None:
         assert facts["dcgan.provider"] == "cpu"
         assert len(facts["dcgan.model_sha256"]) == 64
         again = ["--model", facts["dcgan.model"], "--n", facts["dcgan.n"], "--start", facts["dcgan.start"]]
-        for option in ("seed", "interpolate"):
+        for option in ("seed", "interpolate", "grid", "scale"):
             if f"dcgan.{option}" in facts:
                 again += [f"--{option}", facts[f"dcgan.{option}"]]
         if number == 1:
@@ -202,6 +206,9 @@ def test_help_and_version() -> None:
         (["-o", "missing/grid.png"], 1, "no such file or directory"),
         (["-o", "missing/digits/"], 1, "no such file or directory"),
         (["-o", "/dev/null/grid.png"], 1, "not a directory"),
+        (["-o", "x" * 300 + ".png"], 1, "file name too long"),
+        (["--model", "x" * 300], 1, "file name too long"),
+        (["--latents", "x" * 300], 1, "file name too long"),
         (["--n", "100000000", "-o", "grid.png"], 1, "too many for one png"),
     ],
 )
@@ -243,6 +250,17 @@ def test_the_real_command_is_quiet_and_refuses_cuda_with_status_1() -> None:
         assert bad.returncode == 1
         assert bad.stderr.startswith(b"Error: CUDA ")
         assert bad.stderr.count(b"\n") == 1
+
+
+def test_binary_data_is_kept_off_a_terminal() -> None:
+    pty = pytest.importorskip("pty")
+    keeper, terminal = pty.openpty()
+    root = {"cwd": Path.cwd(), "env": os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}}
+    refused = command("-o", "-", stdout=terminal, stderr=subprocess.PIPE, **root)
+    os.close(terminal)
+    os.close(keeper)
+    assert refused.returncode == 2
+    assert b"redirect it or pipe it on" in refused.stderr
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

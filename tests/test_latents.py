@@ -57,6 +57,23 @@ def test_normals_are_box_muller_s_of_the_math_library() -> None:
     )  # half a float32 step at 5.77, and float64's own rounding
 
 
+def test_float32_is_enough_with_the_angle_reduced_as_the_page_says() -> None:
+    count = 4000
+    i, j = (a.astype(np.uint32).ravel() for a in np.meshgrid(np.arange(count), np.arange(50), indexing="ij"))
+    x0, x1 = threefry2x32(3, i, j)
+    one, two = np.float32(1), np.float32(2)
+    r = np.sqrt(-two * np.log(((x0 >> 8).astype(np.float32) + one) * np.float32(2.0**-24)))
+    q = (x1 >> 8).astype(np.float32) * np.float32(2.0**-22)
+    whole = np.rint(q)
+    t = (q - whole) * np.float32(np.pi / 2)
+    turn = whole.astype(int) % 4
+    cosine = np.choose(turn, [np.cos(t), -np.sin(t), -np.cos(t), np.sin(t)])
+    sine = np.choose(turn, [np.sin(t), np.cos(t), -np.sin(t), -np.cos(t)])
+    assert cosine.dtype == np.float32
+    pairs = np.stack([r * cosine, r * sine], axis=1).reshape(count, 100)
+    assert np.abs(latents(3, 0, count, 100) - pairs).max() < 1e-6
+
+
 def test_the_ends_of_the_uniform_range_give_finite_normals(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = np.array([0, 0xFFFFFFFF], np.uint32)
     for x0 in ends:
