@@ -1,6 +1,7 @@
 """What the console commands share: errors as one line, and exit statuses.
 
-Exit status: 0 done, 1 the work failed (one clear line on stderr, no traceback), 2 wrong usage, 130 interrupted.
+Exit status: 0 done, 1 the work failed (one clear line on stderr, no traceback), 2 wrong usage; 130 from a
+dcgan-train that Ctrl-C interrupted and that saved its state.
 Imports Click and the standard library only.
 """
 

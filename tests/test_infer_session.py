@@ -68,6 +68,16 @@ def test_streaming_latents_and_own_latents_give_the_same(generator: DigitGenerat
     assert np.array_equal(whole, generator.generate_from(latents(5, 0, 40, 100).astype(np.float64)))
 
 
+@pytest.mark.parametrize("batch_size", [1, 16, 48, 200])
+def test_latents_come_without_gap_or_repeat(generator: DigitGenerator, batch_size: int) -> None:
+    blocks = list(generator.latents(300, seed=5, start=7, batch_size=batch_size))
+    assert np.array_equal(np.concatenate(blocks), latents(5, 7, 300, 100))
+    assert all(len(block) % batch_size == 0 for block in blocks[:-1])
+    own = list(generator.blocks(latents(5, 7, 300, 100), batch_size))
+    assert [len(block) for block in own] == [len(block) for block in blocks]
+    assert np.array_equal(np.concatenate(own), np.concatenate(blocks))
+
+
 def test_a_stream_of_a_billion_starts_at_once(generator: DigitGenerator) -> None:
     assert len(next(generator.stream(10**9))) == 16
 
@@ -182,6 +192,7 @@ class Offering:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
     def InferenceSession(self, model: bytes, options: Any, **_arguments: Any) -> Any:  # noqa: N802
+        assert options.log_severity_level == 4  # a GPU build writes its reasons to stderr otherwise
         return self._module.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
