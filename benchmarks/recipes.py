@@ -1,10 +1,10 @@
-"""Frechet distance of checkpoints to held-back training images: python benchmarks/recipes.py DATA_DIR CHECKPOINT ...
+"""Frechet distance of checkpoints to training images: python benchmarks/recipes.py DATA_DIR CHECKPOINT ...
 
 A coarse yardstick for choosing between recipes: Gaussians are fitted to the pixels of 10,000 images, projected on the
 64 principal directions of real digits, and compared by the distance of Frechet (Dowson and Landau 1982; used for
 generators by Heusel et al. 2017, arXiv:1706.08500). It needs no classifier, and sees no more than means and
-covariances of blurred digits. The test set is not touched: the floor is the first 10,000 training images against the
-last 10,000.
+covariances of blurred digits. The reference is the last 10,000 training images, the floor the first 10,000 against
+them; the test set is not touched.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def generated(generator: Generator, seed: int) -> npt.NDArray[np.uint8]:
 def main(data_dir: Path, checkpoints: tuple[Path, ...]) -> None:
     """Print the distance of each CHECKPOINT, and of real images, from three seeds."""
     real = load_dataset("mnist", data_dir).images
-    held_back = real[-COUNT:].reshape(COUNT, -1) / 255.0
-    centre = held_back.mean(0)
-    directions = np.linalg.svd(held_back - centre, full_matrices=False)[2][:DIRECTIONS].T
+    reference = real[-COUNT:].reshape(COUNT, -1) / 255.0
+    centre = reference.mean(0)
+    directions = np.linalg.svd(reference - centre, full_matrices=False)[2][:DIRECTIONS].T
 
     def features(images: npt.NDArray[np.uint8]) -> Floats:
         projected: Floats = (images.reshape(len(images), -1) / 255.0 - centre) @ directions
