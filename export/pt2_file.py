@@ -12,8 +12,8 @@ from torch import nn
 from dcgan.errors import ExportError
 from dcgan.spec import GeneratorSpec
 
-from .archives import extra_files
-from .formats import FloatArray, Runner
+from .formats import Runner
+from .torch_files import extra_files, runner
 
 PACKAGES = ("torch",)
 
@@ -43,12 +43,7 @@ def load(path: Path) -> Runner:
     except Exception as error:  # whatever torch's archive reader and deserialiser stumble on
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExportError(f"torch.export.load refuses the pt2 file: {first}") from error
-
-    def run(z: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            return module(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
-
-    return run
+    return runner(module)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -17,8 +17,8 @@ from torch import nn
 from dcgan.errors import ExportError
 from dcgan.spec import GeneratorSpec
 
-from .archives import extra_files, without
-from .formats import FloatArray, Runner
+from .formats import Runner
+from .torch_files import extra_files, runner, without
 
 PACKAGES = ("torch",)
 # Members that list source paths of the exporting machine, for tracebacks, and a hash over all members.
@@ -48,12 +48,7 @@ def load(path: Path) -> Runner:
             module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"torch.jit.load refuses the TorchScript file: {str(error).splitlines()[0]}") from error
-
-    def run(z: FloatArray) -> FloatArray:
-        with torch.inference_mode():
-            return module(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
-
-    return run
+    return runner(module)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -1,10 +1,15 @@
-"""The zip archives that torch writes: TorchScript and pt2."""
+"""What torch's own two formats, TorchScript and pt2, share: zip archives, and how a loaded module is run."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
+
+import torch
+from torch import nn
+
+from .formats import FloatArray, Runner
 
 _EXTRA = "/extra/"
 
@@ -24,3 +29,13 @@ def without(written: bytes, endings: tuple[str, ...]) -> bytes:
             if not name.endswith(endings):
                 target.writestr(ZipInfo(name), source.read(name))  # ZipInfo's own date is 1980, never today
     return kept.getvalue()
+
+
+def runner(module: nn.Module) -> Runner:
+    """Run a loaded module on arrays."""
+
+    def run(z: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            return module(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
+
+    return run
