@@ -21,7 +21,7 @@ test: $(VENV)/installed  ## Install everything and run all tests
 	$(VENV)/bin/pytest
 
 test-light: $(DEMO)/installed  ## Run the inference tests on the installed package, in a venv without torch
-	$(DEMO)/bin/pip install --quiet pytest hypothesis
+	$(DEMO)/bin/pip install --quiet pytest
 	! $(DEMO)/bin/python -c "import torch" 2>/dev/null
 	$(DEMO)/bin/pytest -p no:cacheprovider $(LIGHT_TESTS)
 
@@ -35,8 +35,8 @@ types: $(VENV)/installed  ## Check types
 check: lint types test test-light  ## All of the above
 
 models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
-	$(VENV)/bin/dcgan-export --format onnx --out models/dcgan-mnist.onnx
-	$(VENV)/bin/dcgan-export --format torchscript --out models/dcgan-mnist.pt
+	$(VENV)/bin/dcgan-export --out models/dcgan-mnist.onnx
+	$(VENV)/bin/dcgan-export --out models/dcgan-mnist.pt
 	$(VENV)/bin/dcgan-infer --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
 	cd models && sha256sum *.onnx *.pt *.safetensors > SHA256SUMS
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, SpecError
+from .errors import CheckpointError, SpecError, first_line
 from .files import replacing
 from .networks import Generator
 from .spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, Activation, GeneratorSpec
@@ -93,12 +94,17 @@ def load_generator(path: Path, activation: Activation | None = None) -> Generato
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says.
     """
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
-        )
-    with path.open("rb") as file:
-        magic = file.read(9)
+    try:
+        if not path.is_file():
+            raise CheckpointError(
+                f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
+            )
+        with path.open("rb") as file:
+            magic = file.read(9)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"can't read checkpoint {path}: {first_line(error).lower()}") from error
     recipe = ""
     # A safetensors file begins with the length of its JSON header, which may look like anything, then the header.
     if magic[8:] != b"{" and magic[:1] in (b"P", b"\x80"):
@@ -121,8 +127,13 @@ def load_generator(path: Path, activation: Activation | None = None) -> Generato
             spec = _spec_of_shapes(tensors, path, activation or Activation("relu"))
         recipe = metadata.get(RECIPE_KEY, "")
     try:
-        generator = Generator(spec)
-        generator.load_state_dict(tensors, strict=True)
+        with torch.device("meta"):  # no memory before the file's tensors are known to have the shapes its spec says
+            generator = Generator(spec)
+        generator.load_state_dict(
+            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
+            strict=True,
+            assign=True,
+        )
     except SpecError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except RuntimeError as error:
@@ -148,9 +159,12 @@ def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: the file is missing, truncated, foreign, or a bare generator.
     """
     tensors, metadata = _read_safetensors(path)
-    if metadata.get(_KIND_KEY) != "training":
-        raise CheckpointError(f"{path} is no training state, so it can't be resumed")
-    return tensors, json.loads(metadata[_STATE_KEY])
+    try:
+        if metadata.get(_KIND_KEY) == "training":
+            return tensors, json.loads(metadata[_STATE_KEY])
+    except (KeyError, ValueError):
+        pass
+    raise CheckpointError(f"{path} is no training state, so it can't be resumed")
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -178,10 +192,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_pt(path: Path) -> dict[str, Tensor]:
+    if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        raise CheckpointError(
+            f"{path} is a TorchScript file, which is an artifact; give the checkpoint it was made from"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
-        first = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        first = first_line(error, limit=120)
         raise CheckpointError(
             f"{path} is no state dict that can be read ({first}); save it with torch.save(generator.state_dict(), ...)"
         ) from error

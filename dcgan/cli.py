@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +19,7 @@ from .spec import ACTIVATIONS
 
 if TYPE_CHECKING:
     from .run import RunOptions
+    from .trainer import Trainer
 
 _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as in leaky-relu:0.2"
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
@@ -140,30 +139,36 @@ def main(
         if out is not None:
             raise click.UsageError("--resume goes on in the run's own folder; leave --out away")
         stored: RunOptions = run.read_options(resume)
-        options = _merge(stored, given)
-        _refuse_contradictions(stored, options, recipe, given)
+        wanted = _merge(stored, given)
+        _refuse_contradictions(stored, wanted, recipe, given)
+        options = dataclasses.replace(stored, data_dir=wanted.data_dir)
     else:
         defaults = run.RunOptions(
-            recipe=RECIPES[recipe or DEFAULT_RECIPE], dataset="mnist", data_dir="data", seed=0, device="auto", threads=0
+            RECIPES[recipe or DEFAULT_RECIPE], "mnist", str(Path("data").absolute()), 0, "auto", 0
         )
         options = _merge(defaults, given).resolved()
     if dry_run:
         click.echo(json.dumps(options.to_dict(), indent=2))
         return
     folder = resume or out or run.new_run_folder(Path("runs"), f"{options.dataset}-{options.recipe.name}")
-    with Console(options) as console, _graceful_interrupt() as interrupts:
-        finished = run.train(
+    with Console(options) as console, _Interrupts() as interrupts:
+
+        def after_step(trainer: Trainer) -> None:
+            interrupts.collect()
+            console.step(trainer)
+
+        rows = run.train(
             folder,
             options,
             resume=resume is not None,
-            on_step=console.step,
+            on_step=after_step,
             on_epoch=console.epoch,
-            interrupted=lambda: bool(interrupts),
+            interrupted=lambda: interrupts.received,
         )
-    if not finished:
+    if rows is None:
         click.echo(f"stopped and saved; go on with: dcgan-train --resume {folder}", err=True)
         click.get_current_context().exit(_INTERRUPTED)
-    console.summary(folder / run.GENERATOR, run.read_metrics(folder / run.METRICS))
+    console.summary(folder / run.GENERATOR, rows)
 
 
 def _merge(options: RunOptions, given: dict[str, Any]) -> RunOptions:
@@ -182,24 +187,35 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
         raise click.UsageError(f"the run was started with recipe {stored.recipe.name}, not {recipe}; leave it away")
     before, now = ({**o.to_dict(), **o.recipe.to_dict()} for o in (stored, options))
     for name in given.keys() - {"data_dir"}:
-        if before[name] != now[name]:
+        if now[name] not in ("auto", before[name]):  # auto was settled when the run started
             option = "--" + name.replace("_", "-")
             raise click.UsageError(f"the run was started with {option} {before[name]}, not {now[name]}; leave it away")
 
 
-@contextlib.contextmanager
-def _graceful_interrupt() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying of it; a second one kills."""
-    received: list[int] = []
+class _Interrupts:
+    """Once there is something to save, takes note of SIGINT and SIGTERM instead of dying of them; a second one kills.
 
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    Attributes:
+        received: whether one came.
+    """
 
-    before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for each, handler in before.items():
+    def __init__(self) -> None:
+        self.received = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        return self
+
+    def collect(self) -> None:
+        """From now on; before, while images are read or downloaded, a Ctrl-C ends the command at once."""
+        if not self._before and not self.received:
+            self._before = {each: signal.signal(each, self._note) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def _note(self, _number: int, _frame: object) -> None:
+        self.received = True
+        self.__exit__()
+
+    def __exit__(self, *_error: object) -> None:
+        for each, handler in self._before.items():
             signal.signal(each, handler)
+        self._before = {}

@@ -13,18 +13,23 @@ from typing import Any
 
 import click
 
-from .errors import DcganError, RuntimeMissingError, SpecError
+from .errors import DcganError, RuntimeMissingError, SpecError, first_line
 from .spec import Activation
 
 
 class Command(click.Command):
-    """A Click command that reports a `DcganError` as one line on stderr with exit status 1."""
+    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DcganError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever read our output has gone; Click ends quietly
+        except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
+            name = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{name}{first_line(error).lower()}") from error
 
 
 def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import struct
 import zlib
@@ -18,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DatasetError
+from .errors import DatasetError, first_line
 
 # Our name -> torchvision's class, which is also the folder in its layout.
 _TORCHVISION_CLASSES = {
@@ -30,6 +31,8 @@ SAMPLE = "sample"
 DATASETS = (*_TORCHVISION_CLASSES, SAMPLE)
 
 _SAMPLE_FOLDER = Path(__file__).parent / "sample"
+# Other data sets have files of the same names, so a flat folder may hold the wrong one.
+_MNIST_TRAIN_SHA256 = "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757"  # of the 60,000 images' bytes
 _PREFIX = {"train": "train", "test": "t10k"}
 _MAX_IMAGES = 1 << 24  # a header that claims more is damaged
 
@@ -57,6 +60,8 @@ def load_dataset(name: str, data_dir: Path, split: str = "train") -> Dataset:
     Raises:
         DatasetError: files are missing and can't be downloaded, or are truncated, foreign or don't belong together.
     """
+    if name not in DATASETS:
+        raise DatasetError(f"unknown data set {name!r}; choose from {', '.join(DATASETS)}")
     if name == SAMPLE:
         folders = [_SAMPLE_FOLDER]
     else:
@@ -69,6 +74,8 @@ def load_dataset(name: str, data_dir: Path, split: str = "train") -> Dataset:
         missing = f"{_PREFIX[split]}-{'images-idx3' if paths[0] is None else 'labels-idx1'}-ubyte"
         raise DatasetError(f"{folders[0]} has no {missing}(.gz); put the four IDX files of the data set there")
     images, labels = (read_idx(path) for path in paths if path is not None)
+    if name != "mnist" and hashlib.sha256(images.tobytes()).hexdigest() == _MNIST_TRAIN_SHA256:
+        raise DatasetError(f"{paths[0]} is MNIST, not {name}; give another --data-dir, or --dataset mnist")
     if images.ndim != 3 or images.shape[1:] != (28, 28):
         raise DatasetError(f"{paths[0]} holds an array of shape {images.shape}, expected images of shape (N, 28, 28)")
     if labels.ndim != 1 or len(labels) != len(images):
@@ -135,7 +142,7 @@ def _download(name: str, data_dir: Path) -> None:
         with contextlib.suppress(OSError):  # torchvision's folders, if still empty
             (data_dir / _TORCHVISION_CLASSES[name] / "raw").rmdir()
             (data_dir / _TORCHVISION_CLASSES[name]).rmdir()
-        reason = str(error).splitlines()[0].rstrip(":")
+        reason = first_line(error).rstrip(":")
         raise DatasetError(
             f"{data_dir} has no {name} images, and downloading them failed ({reason}); use {ways}"
         ) from error

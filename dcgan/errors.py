@@ -23,6 +23,16 @@ from __future__ import annotations
 from typing import Any
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, as one line of at most `limit` characters; the name of its class if it says nothing.
+
+    Of an error of the operating system the reason alone: whoever quotes it names the file.
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    line = (text.strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
 class DcganError(Exception):
     """Base of every error this project raises on purpose."""
 

@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import DcganError, OutputError, first_line
+
+TEMPORARY = ".tmp"  # how the names of temporary folders end; they begin with a dot
 
 
 @contextlib.contextmanager
@@ -23,24 +25,27 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the folder is missing or not writable, or `path` is a folder, a device or a pipe.
     """
-    target = path.resolve()
-    if target.exists() and not target.is_file():
-        raise OutputError(f"can't write {path}: it exists and is not a regular file; choose another name")
     try:
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise OutputError(f"can't write {path}: it exists and is not a regular file; choose another name")
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name[:64]}.", suffix=TEMPORARY, dir=target.parent))
+    except DcganError:
+        raise
     except OSError as error:
         raise OutputError(
-            f"can't write {path}: {_reason(error)}; choose a folder that exists and is writable"
-        ) from None
+            f"can't write {path}: {first_line(error).lower()}; choose a folder that exists and is writable"
+        ) from error
     try:
         temporary = folder / target.name
         yield temporary
-        try:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except OSError as error:
-            raise OutputError(f"can't write {path}: {_reason(error)}") from None
+        _flush(temporary)
+        temporary.replace(target)
+        _flush(target.parent)  # a rename is on the disk when its folder is
+    except (DcganError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise OutputError(f"can't write {path}: {first_line(error).lower()}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -54,5 +59,10 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

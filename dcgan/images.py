@@ -21,21 +21,20 @@ def to_uint8(images: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     return levels.astype(np.uint8)
 
 
-def tile(images: npt.NDArray[np.uint8], rows: int, columns: int, fill: int = 0) -> npt.NDArray[np.uint8]:
+def tile(images: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
     """Lay images out in rows, left to right and top to bottom.
 
     Args:
         images: uint8, shape (N, H, W), N <= rows * columns.
         rows: of the sheet, 1 or more.
         columns: of the sheet, 1 or more.
-        fill: grey level of the cells past the last image.
     Returns:
-        uint8, shape (rows * H, columns * W).
+        uint8, shape (rows * H, columns * W); cells past the last image are black.
     """
     count, height, width = images.shape
     if count > rows * columns:
         raise ValueError(f"{count} images don't fit a grid of {rows}x{columns}")
-    cells = np.full((rows * columns, height, width), fill, dtype=np.uint8)
+    cells = np.zeros((rows * columns, height, width), dtype=np.uint8)
     cells[:count] = images
     sheet: npt.NDArray[np.uint8] = cells.reshape(rows, columns, height, width).swapaxes(1, 2)
     return sheet.reshape(rows * height, columns * width)

@@ -44,11 +44,6 @@ def write_metrics(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read what `write_metrics` wrote; no rows where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def plot_losses(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
     """Draw the mean losses of G and D over the epochs as two curves.
 

@@ -10,12 +10,15 @@ RUN/generator.safetensors    the result, written when the last epoch is done
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import re
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +28,10 @@ from . import __version__
 from .activity import measure_activity
 from .checkpoint import load_training_state, save_generator, save_training_state
 from .data import load_dataset
-from .errors import CheckpointError, DatasetError, DivergedError, OutputError, RunError
-from .files import replacing
+from .errors import CheckpointError, DatasetError, DivergedError, OutputError, RunError, first_line
+from .files import TEMPORARY, replacing
 from .recipes import Recipe
-from .reports import plot_losses, read_metrics, write_metrics, write_sample_grid
+from .reports import plot_losses, write_metrics, write_sample_grid
 from .trainer import Trainer, resolve_device, resolve_precision
 
 OPTIONS = "options.json"
@@ -109,7 +112,7 @@ def train(
     on_step: Callable[[Trainer], None] = lambda _: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
-) -> bool:
+) -> list[dict[str, Any]] | None:
     """Train, from the start or from the run's checkpoint, until the last epoch is done.
 
     Args:
@@ -120,13 +123,14 @@ def train(
         on_epoch: called with the row for `metrics.jsonl` after every epoch.
         interrupted: asked after every step; once it says true, the run is saved and left.
     Returns:
-        True if the run is finished, False if it was interrupted.
+        The rows of `metrics.jsonl` if the run is finished, None if it was interrupted.
     Raises:
-        RunError: the folder is taken, or the data are not those the run was started with.
+        RunError: the folder is taken, in use, or was started with other images.
         DatasetError, DeviceError, CheckpointError, DivergedError, OutputError: as their names say.
     """
-    if not resume and run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise RunError(f"{run} already exists; go on with --resume {run}, or choose another --out")
+    if not resume:
+        _refuse_taken(run)
+    device = resolve_device(options.device)
     torch.set_num_threads(options.threads)
     dataset = load_dataset(options.dataset, Path(options.data_dir))
     if len(dataset.images) < options.recipe.batch_size or options.recipe.batch_size < 2:
@@ -134,37 +138,66 @@ def train(
             f"a batch takes 2 to {len(dataset.images)} images of this data set, not {options.recipe.batch_size}"
         )
     images_sha256 = hashlib.sha256(dataset.images.tobytes()).hexdigest()
-    trainer = Trainer(options.recipe, dataset.images, torch.device(options.device), options.seed)
+    trainer = Trainer(options.recipe, dataset.images, device, options.seed)
+    if not resume:
+        _make_folder(run)
+    with _locked(run):
+        if resume:
+            progress = _restore(run, trainer, images_sha256)
+        else:
+            _refuse_taken(run)  # again: another run may have come first while the images were read
+            progress = _Progress(images_sha256)
+            _start(run, options, images_sha256, len(dataset.images))
+        return _train_epochs(run, options, trainer, progress, on_step, on_epoch, interrupted)
 
-    epoch_seconds = 0.0
-    if resume:
-        epoch_seconds = _restore(run, trainer, images_sha256)
-    else:
-        _start(run, options, images_sha256, len(dataset.images))
-    rows = [row for row in read_metrics(run / METRICS) if row["epoch"] <= trainer.epoch]
 
+@dataclass
+class _Progress:
+    """What a run knows beside its tensors.
+
+    Attributes:
+        images_sha256: of the training images' bytes.
+        epoch_seconds: already spent in an epoch that was interrupted.
+        rows: of `metrics.jsonl`, an entry for each finished epoch.
+    """
+
+    images_sha256: str
+    epoch_seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _train_epochs(
+    run: Path,
+    options: RunOptions,
+    trainer: Trainer,
+    progress: _Progress,
+    on_step: Callable[[Trainer], None],
+    on_epoch: Callable[[dict[str, Any]], None],
+    interrupted: Callable[[], bool],
+) -> list[dict[str, Any]] | None:
     fixed = torch.Generator().manual_seed(options.seed)
     latents = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
-    reals = trainer.batch(torch.arange(min(_ACTIVITY_COUNT, len(dataset.images)), device=trainer.device))
+    reals = trainer.batch(torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.device))
 
     def save() -> None:
-        state = {"steps_done": trainer.steps_done, "epoch_seconds": epoch_seconds, "images_sha256": images_sha256}
+        state = {"steps_done": trainer.steps_done, **asdict(progress)}
         save_training_state(run / CHECKPOINT, trainer.tensors(), state, trainer.spec, options.recipe.to_json())
 
+    batch_size = options.recipe.batch_size
     while trainer.epoch < options.recipe.epochs:
         order = trainer.order(trainer.epoch)
-        started = time.perf_counter() - epoch_seconds
+        started = time.perf_counter() - progress.epoch_seconds
         for index in range(trainer.steps_done % trainer.steps_per_epoch, trainer.steps_per_epoch):
-            chosen = order[index * options.recipe.batch_size : (index + 1) * options.recipe.batch_size]
-            trainer.step(trainer.batch(chosen))
+            trainer.step(trainer.batch(order[index * batch_size : (index + 1) * batch_size]))
             last = index + 1 == trainer.steps_per_epoch
-            if last or trainer.steps_done % _FINITE_CHECK_EVERY == 0:
+            stop = not last and interrupted()
+            if last or stop or trainer.steps_done % _FINITE_CHECK_EVERY == 0:
                 _check_finite(trainer, run)
             on_step(trainer)
-            if not last and interrupted():
-                epoch_seconds = time.perf_counter() - started
+            if stop:
+                progress.epoch_seconds = time.perf_counter() - started
                 save()
-                return False
+                return None
         seconds = time.perf_counter() - started
         d_loss, g_loss = (trainer.epoch_losses / trainer.steps_per_epoch).tolist()
         row = {
@@ -173,28 +206,63 @@ def train(
             "d_loss": d_loss,
             "g_loss": g_loss,
             "seconds": round(seconds, 3),
-            "images_per_second": round(trainer.steps_per_epoch * options.recipe.batch_size / seconds, 1),
+            "images_per_second": round(trainer.steps_per_epoch * batch_size / seconds, 1),
             "activity": {
-                "generator": [asdict(layer) for layer in measure_activity(trainer.average, torch.split(latents, 128))],
-                "discriminator": [
-                    asdict(layer) for layer in measure_activity(trainer.discriminator, torch.split(reals, 128))
-                ],
+                name: [asdict(layer) for layer in measure_activity(network, torch.split(inputs, 128))]
+                for name, network, inputs in (
+                    ("generator", trainer.average, latents),
+                    ("discriminator", trainer.discriminator, reals),
+                )
             },
         }
-        rows.append(row)
+        progress.rows.append(row)
+        progress.epoch_seconds = 0.0
         write_sample_grid(run / SAMPLES / f"epoch-{trainer.epoch:03d}.png", trainer.average, latents[:_SAMPLE_COUNT])
-        write_metrics(run / METRICS, rows)
+        write_metrics(run / METRICS, progress.rows)
         # The checkpoint comes last: a run killed before it repeats the epoch and writes the same files again.
         trainer.epoch_losses.zero_()
-        epoch_seconds = 0.0
         save()
         on_epoch(row)
         if interrupted() and trainer.epoch < options.recipe.epochs:
-            return False
+            return None
 
-    plot_losses(run / LOSSES, rows, f"{options.recipe.name} on {options.dataset}")
+    write_metrics(run / METRICS, progress.rows)
+    plot_losses(run / LOSSES, progress.rows, f"{options.recipe.name} on {options.dataset}")
     save_generator(run / GENERATOR, trainer.average.state_dict(), trainer.spec, options.recipe.to_json())
-    return True
+    return progress.rows
+
+
+def _refuse_taken(run: Path) -> None:
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise RunError(f"{run} already exists; go on with --resume {run}, or choose another --out")
+
+
+def _make_folder(run: Path) -> None:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"can't make the run folder {run}: {first_line(error).lower()}; choose another --out"
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Keep other processes out of a run folder. The system lifts the lock when the process ends, however it ends."""
+    try:
+        import fcntl  # not on Windows, where two runs in one folder are not noticed
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"another dcgan-train is at work in {run}; wait for it, or choose another --out") from error
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _start(run: Path, options: RunOptions, images_sha256: str, count: int) -> None:
@@ -204,33 +272,39 @@ def _start(run: Path, options: RunOptions, images_sha256: str, count: int) -> No
         "images_sha256": images_sha256,
         "versions": {"dcgan-toolkit": __version__, "torch": torch.__version__},
     }
-    try:
-        (run / SAMPLES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't make the run folder {run}: {error.strerror}; choose another --out") from error
+    (run / SAMPLES).mkdir()
     with replacing(run / OPTIONS) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _restore(run: Path, trainer: Trainer, images_sha256: str) -> float:
-    """Put the trainer where the run's checkpoint left it; returns the seconds already spent in the epoch."""
-    if json.loads((run / OPTIONS).read_text())["images_sha256"] != images_sha256:
-        raise RunError(f"{run} was trained on other images than these; give the --data-dir it was started with")
-    if not (run / CHECKPOINT).exists():
-        return 0.0
-    tensors, state = load_training_state(run / CHECKPOINT)
+def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:
+    """Put the trainer where the run's checkpoint left it."""
+    for left in run.rglob(f".*{TEMPORARY}"):  # by a process that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
+    (run / SAMPLES).mkdir(exist_ok=True)
     try:
-        trainer.load_tensors(tensors, state["steps_done"])
-    except (KeyError, RuntimeError, ValueError) as error:
+        if json.loads((run / OPTIONS).read_text())["images_sha256"] != images_sha256:
+            raise RunError(f"{run} was trained on other images than these; give the --data-dir it was started with")
+        if not (run / CHECKPOINT).exists():
+            return _Progress(images_sha256)
+        tensors, state = load_training_state(run / CHECKPOINT)
+        trainer.load_tensors(tensors, state.pop("steps_done"))
+        return _Progress(**state)
+    except (RunError, CheckpointError):
+        raise
+    except (OSError, KeyError, TypeError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{run / CHECKPOINT} doesn't fit the options of its run ({error}); start a new run"
+            f"{run / CHECKPOINT} doesn't fit the options of its run ({first_line(error)}); start a new run"
         ) from error
-    return float(state["epoch_seconds"])
 
 
 def _check_finite(trainer: Trainer, run: Path) -> None:
-    if not torch.isfinite(trainer.epoch_losses).all():
-        raise DivergedError(
-            f"the losses are no longer finite in epoch {trainer.epoch + 1}; the last good state is in {run}; "
-            "train again with lower --g-lr and --d-lr"
-        )
+    """Stop before anything that is not finite is saved or published."""
+    published = [tensor for tensor in trainer.average.state_dict().values() if tensor.is_floating_point()]
+    if all(torch.isfinite(tensor).all() for tensor in (trainer.epoch_losses, *published)):
+        return
+    saved = f"the last good state is in {run}" if (run / CHECKPOINT).exists() else "nothing was saved yet"
+    epoch = (trainer.steps_done - 1) // trainer.steps_per_epoch + 1
+    raise DivergedError(
+        f"losses or weights are no longer finite in epoch {epoch}; {saved}; train again with lower --g-lr and --d-lr"
+    )

@@ -74,7 +74,8 @@ class Activation:
             ) from None
 
     def __str__(self) -> str:
-        return self.name if ACTIVATIONS[self.name] is None else f"{self.name}:{self.parameter:g}"
+        # repr gives a number's shortest digits that read back as the same number.
+        return self.name if ACTIVATIONS[self.name] is None else f"{self.name}:{self.parameter!r}".removesuffix(".0")
 
 
 @dataclass(frozen=True)

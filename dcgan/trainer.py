@@ -22,7 +22,8 @@ class Trainer:
     """Trains a generator against a discriminator.
 
     Everything random comes from torch's global generator, except the order of the images, which depends on
-    (seed, epoch) alone. With the same thread count, the same seed gives the same bits, interrupted or not.
+    (seed, epoch) alone. On the CPU, with the same thread count, the same seed gives the same
+    bits, interrupted or not.
 
     Args:
         recipe: with a resolved precision (`fp32` or `bf16`).

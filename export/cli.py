@@ -11,7 +11,7 @@ import click
 
 from dcgan import __version__, shipped
 from dcgan.commands import Command, parse_activation, require
-from dcgan.errors import ParityError
+from dcgan.errors import OutputError, ParityError
 
 from .formats import FORMATS
 
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     "--format",
     "format_name",
     type=click.Choice(list(FORMATS)),
-    default="onnx",
-    show_default=True,
-    help="Kind of artifact.",
+    help="Kind of artifact.  [default: what --out ends in, or else onnx]",
 )
 @click.option(
     "-o",
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
 @click.version_option(__version__, prog_name="dcgan-export")
 def main(
     checkpoint: Path | None,
-    format_name: str,
+    format_name: str | None,
     out: Path | None,
     opset: int | None,
     activation: Activation | None,
@@ -68,14 +66,20 @@ def main(
     Examples:
       dcgan-export
       dcgan-export runs/fast/generator.safetensors --format onnx -o digits.onnx
-      dcgan-export generator.pt --activation leaky-relu:0.2 --format torchscript
-      dcgan-export --format pt2 --report parity.json
+      dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
+      dcgan-export --out digits.pt2 --report parity.json
     """
-    form = FORMATS[format_name]
+    implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
+    if implied and format_name not in (None, implied):
+        raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
+    form = FORMATS[format_name or implied or "onnx"]
     if opset is not None and not form.takes_opset:
         raise click.UsageError(f"--opset is for ONNX only, not for {form.name}.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
-    out = out or Path(checkpoint.stem + form.suffix)
+    if out is None:
+        out = Path(checkpoint.stem + form.suffix)
+        if out.exists():  # perhaps a checkpoint: the document's script saves .pt files too
+            raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
     for package, extra in form.needs:
         require(package, extra)
     publish = require("export.publish", "export").publish

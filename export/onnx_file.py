@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, versi
 from torch import nn
 
 from dcgan import __version__
-from dcgan.errors import ExportError
+from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
 from .formats import FloatArray, Runner
@@ -64,7 +64,7 @@ def load(path: Path) -> Runner:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ExportError(f"onnxruntime refuses the ONNX file: {_first_line(error)}") from error
+        raise ExportError(f"onnxruntime refuses the ONNX file: {first_line(error)}") from error
     found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
     if found != [(INPUT, [BATCH]), (OUTPUT, [BATCH])]:
         raise ExportError(
@@ -133,7 +133,7 @@ def _convert(model: ModelProto, opset: int) -> ModelProto:
     try:
         return version_converter.convert_version(model, opset)
     except Exception as error:  # the converter's C++ part raises RuntimeError, its Python part several others
-        raise ExportError(f"the model has no form in ONNX opset {opset}: {_first_line(error)}") from error
+        raise ExportError(f"the model has no form in ONNX opset {opset}: {first_line(error)}") from error
 
 
 def _tidy(model: ModelProto) -> None:
@@ -204,7 +204,3 @@ def _label(model: ModelProto, spec: GeneratorSpec, metadata: Mapping[str, str]) 
     if spec.image_shape[0] in _PIXEL_FORMATS:
         image["Image.BitmapPixelFormat"] = _PIXEL_FORMATS[spec.image_shape[0]]
     helper.set_model_props(model, dict(sorted((image | dict(metadata)).items())))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from dcgan.errors import CheckpointError
+from dcgan.errors import CheckpointError, first_line
 from dcgan.images import to_uint8
 from dcgan.spec import GeneratorSpec
 
@@ -274,8 +274,7 @@ def _images(run: Runner, probe: Probe, order: int) -> FloatArray | str:
         try:
             made = run(batch)
         except Exception as error:  # runtimes raise what they like; whatever it is, these latents have no images
-            what = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return f"the artifact does not run on a batch of {len(batch)}: {what[:200]}"
+            return f"the artifact does not run on a batch of {len(batch)}: {first_line(error)}"
         shape = (len(batch), *probe.exact.shape[1:])
         if made.shape != shape or made.dtype != np.float32:
             return (

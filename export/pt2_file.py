@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcgan.errors import ExportError
+from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
 from .formats import Runner
@@ -39,10 +39,9 @@ def write(
 def load(path: Path) -> Runner:
     """Load a file with `torch.export.load`; see `formats.FormatModule.load`."""
     try:
-        module = torch.export.load(path).module()
+        module = torch.export.load(io.BytesIO(path.read_bytes())).module()  # a path must end in .pt2
     except Exception as error:  # whatever torch's archive reader and deserialiser stumble on
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ExportError(f"torch.export.load refuses the pt2 file: {first}") from error
+        raise ExportError(f"torch.export.load refuses the pt2 file: {first_line(error)}") from error
     return runner(module)
 
 

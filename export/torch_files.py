@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
@@ -21,14 +22,30 @@ def extra_files(path: Path) -> dict[str, str]:
         return {name.partition(_EXTRA)[2]: archive.read(name).decode() for name in names}
 
 
-def without(written: bytes, endings: tuple[str, ...]) -> bytes:
-    """The same archive, less the members whose names end in one of `endings`."""
+def canonical(written: bytes, dropped: tuple[str, ...]) -> bytes:
+    """The same archive with the same bytes on every machine: no dates, constants of a class in order of their names.
+
+    Args:
+        written: a zip archive.
+        dropped: endings of the names of members to leave out.
+    """
     kept = io.BytesIO()
     with ZipFile(io.BytesIO(written)) as source, ZipFile(kept, "w") as target:
         for name in source.namelist():
-            if not name.endswith(endings):
-                target.writestr(ZipInfo(name), source.read(name))  # ZipInfo's own date is 1980, never today
+            if not name.endswith(dropped):
+                content = source.read(name)
+                if name.endswith(".py"):
+                    content = _CONSTANTS.sub(_sorted_lines, content)
+                target.writestr(ZipInfo(name), content)  # ZipInfo's own date is 1980, never today
     return kept.getvalue()
+
+
+# torch writes the constants of a scripted class in the order of a set of strings, another one in each process.
+_CONSTANTS = re.compile(rb"(?:^  \w+ : Final\[.*\n)+", re.MULTILINE)
+
+
+def _sorted_lines(found: re.Match[bytes]) -> bytes:
+    return b"".join(sorted(found[0].splitlines(keepends=True)))
 
 
 def runner(module: nn.Module) -> Runner:

@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dcgan.errors import ExportError
+from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
 from .formats import Runner
-from .torch_files import extra_files, runner, without
+from .torch_files import canonical, extra_files, runner
 
 PACKAGES = ("torch",)
 # Members that list source paths of the exporting machine, for tracebacks, and a hash over all members.
@@ -38,7 +38,7 @@ def write(
     buffer = io.BytesIO()  # given a path, torch writes the name of the file into it
     with _without_deprecations():
         torch.jit.save(torch.jit.script(generator), buffer, _extra_files=dict(sorted(metadata.items())))
-    path.write_bytes(without(buffer.getvalue(), _HOST_PATHS))
+    path.write_bytes(canonical(buffer.getvalue(), _HOST_PATHS))
 
 
 def load(path: Path) -> Runner:
@@ -47,7 +47,7 @@ def load(path: Path) -> Runner:
         with _without_deprecations():
             module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
-        raise ExportError(f"torch.jit.load refuses the TorchScript file: {str(error).splitlines()[0]}") from error
+        raise ExportError(f"torch.jit.load refuses the TorchScript file: {first_line(error)}") from error
     return runner(module)
 
 

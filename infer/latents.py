@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dcgan.errors import LatentError
+from dcgan.errors import LatentError, first_line
 
 from .request import INDICES, SEEDS
 
@@ -181,7 +181,7 @@ def load(path: Path) -> npt.NDArray[np.generic]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
-        raise LatentError(f"can't read latents {path}: {(error.strerror or str(error)).lower()}") from error
+        raise LatentError(f"can't read latents {path}: {first_line(error).lower()}") from error
     except Exception as error:  # what NumPy raises depends on where it stumbles: ValueError, EOFError, SyntaxError...
         raise LatentError(f"{path} is no .npy file, or a truncated one; write it with numpy.save") from error
     if not isinstance(array, np.ndarray):

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcgan.errors import DeviceError, ModelError, RuntimeMissingError
+from dcgan.errors import DeviceError, ModelError, RuntimeMissingError, first_line
 
 from .request import PROVIDERS
 
@@ -55,7 +55,7 @@ def onnxruntime() -> Any:
         module.set_default_logger_severity(_FATAL)
     except (ImportError, AttributeError) as error:  # AttributeError: an emptied folder still imports, as a namespace
         raise RuntimeMissingError(
-            f"onnxruntime is installed but broken ({first_line(error)}): "
+            f"onnxruntime is installed but broken ({reason(error)}): "
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
         ) from error
     return module
@@ -97,7 +97,7 @@ def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Open
                     return Opened(session, "cuda", "")
                 note = hints or "onnxruntime fell back to the CPU"
             except Exception as error:  # what it raises depends on what is wrong: driver, libraries, memory, model
-                note = first_line(error)
+                note = reason(error)
         if provider == "cuda":
             if not offered:
                 raise DeviceError(
@@ -111,7 +111,7 @@ def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Open
     try:
         return Opened(_session(ort, model, ["cpu"], threads), "cpu", note)
     except Exception as error:  # its exceptions have no common base below Exception
-        raise ModelError(f"onnxruntime can't read it: {first_line(error)}") from error
+        raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
 
 
 def _session(ort: Any, model: bytes, providers: list[str], threads: int) -> Any:
@@ -184,9 +184,9 @@ def _quota(folder: Path) -> float | None:
     return limit if limit > 0.0 else None  # version 1 writes -1 for no limit
 
 
-def first_line(error: Exception) -> str:
-    """The first line of what an exception says, without onnxruntime's own brackets, cut to a readable length."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+def reason(error: Exception) -> str:
+    """What an exception says, as one line without onnxruntime's own brackets."""
+    text = first_line(error, limit=400)
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return text if len(text) <= 200 else text[:197] + "..."

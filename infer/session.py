@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan import shipped
-from dcgan.errors import LatentError, ModelError, SpecError
+from dcgan.errors import LatentError, ModelError, SpecError, first_line
 from dcgan.images import to_uint8
 from dcgan.spec import SPEC_KEY, GeneratorSpec
 
@@ -59,7 +59,7 @@ class DigitGenerator:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise ModelError(f"can't read model {path}: {(error.strerror or str(error)).lower()}") from None
+            raise ModelError(f"can't read model {path}: {first_line(error).lower()}") from None
         self.name = path.stem
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.threads = runtime.cores() if threads is None else threads
@@ -154,7 +154,7 @@ class DigitGenerator:
                 try:
                     (values,) = self._session.run(self._outputs, {self._input: batch})
                 except Exception as error:  # its exceptions have no common base below Exception
-                    raise ModelError(f"model {self.name} failed while running: {runtime.first_line(error)}") from error
+                    raise ModelError(f"model {self.name} failed while running: {runtime.reason(error)}") from error
                 if values.shape != (len(batch), 1, height, width):
                     raise ModelError(
                         f"model {self.name} returned shape {values.shape} for {len(batch)} latents, "
@@ -180,7 +180,7 @@ def find_model(model: str | Path) -> Path:
             raise ModelError(f"model {path} is a folder, expected an ONNX file")
         exists = path.exists()
     except OSError as error:  # a folder above may not be read, or the name is too long
-        raise ModelError(f"can't read model {path}: {(error.strerror or str(error)).lower()}") from error
+        raise ModelError(f"can't read model {path}: {first_line(error).lower()}") from error
     if not exists:
         known = ", ".join(names) or "none is installed"
         raise ModelError(f"there is no model {str(model)!r}: neither a file nor a shipped model (these are: {known})")

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from dcgan.errors import DcganError, OutputError
+from dcgan.errors import DcganError, OutputError, first_line
 from dcgan.files import replacing
 from dcgan.images import tile
 
@@ -26,7 +26,7 @@ from .request import ARRAYS, FOLDER, GRIDS
 # Longest side that a format can store; PNG could store more, but see MAX_PIXELS.
 _MAX_SIDE = {"webp": 16383, "jpeg": 65535, "gif": 65535}
 # Opening a larger picture, Pillow warns of a "decompression bomb" (Image.MAX_IMAGE_PIXELS).
-MAX_PIXELS = 178_956_970
+MAX_PIXELS = 89_478_485
 _FRAME_MS = 50
 
 _Images = Iterator[npt.NDArray[Any]]
@@ -111,7 +111,7 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
         raise
     except OSError as error:
         name = target if isinstance(target, Path) else "stdout"
-        raise OutputError(f"can't write {name}: {(error.strerror or str(error)).lower()}") from error
+        raise OutputError(f"can't write {name}: {first_line(error).lower()}") from error
 
 
 def _write_png(file: IO[bytes], images: _Images, plan: Plan) -> None:

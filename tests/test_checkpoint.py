@@ -9,6 +9,7 @@ import pytest
 import torch
 from document import DocumentDiscriminator, DocumentGenerator
 
+from dcgan import shipped
 from dcgan.checkpoint import load_generator, load_training_state, save_generator, weights_sha256
 from dcgan.errors import CheckpointError
 from dcgan.networks import Generator
@@ -97,6 +98,30 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.pt", tmp_path):
         with pytest.raises(CheckpointError, match="no checkpoint at"):
             load_generator(path)
+
+
+def test_a_torchscript_artifact_is_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a TorchScript file, which is an artifact"):
+        load_generator(shipped.path_of(shipped.DEFAULT, ".pt"))
+
+
+def test_paths_the_system_refuses_are_checkpoint_errors() -> None:
+    for path in (Path("x" * 300), Path("/proc/self/mem")):
+        with pytest.raises(CheckpointError):
+            load_generator(path)
+
+
+def test_a_spec_far_larger_than_the_file_takes_no_memory(tiny: Path) -> None:
+    rewrite_header(tiny, {"dcgan.spec": GeneratorSpec(latent_dim=65536, channels=(65536,) * 3).to_json()})
+    with pytest.raises(CheckpointError, match="other tensors"):
+        load_generator(tiny)
+
+
+def test_half_precision_weights_load_as_float32(tmp_path: Path) -> None:
+    generator = Generator(TINY).half()
+    save_generator(tmp_path / "half.safetensors", generator.state_dict(), TINY, "")
+    loaded = load_generator(tmp_path / "half.safetensors").generator
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])

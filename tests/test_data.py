@@ -46,9 +46,12 @@ def test_the_sample_is_real_mnist() -> None:
     assert min(np.bincount(sample.labels, minlength=10)) > 800
 
 
-@pytest.mark.skipif(not (ROOT.parent / "shared" / "mnist").is_dir(), reason="the whole of MNIST is not at hand")
-def test_the_sample_is_the_head_of_the_training_set() -> None:
-    whole = load_dataset("mnist", ROOT.parent / "shared" / "mnist")
+@pytest.mark.skipif("MNIST_DIR" not in os.environ, reason="MNIST_DIR does not name a folder with the whole of MNIST")
+def test_the_sample_is_the_head_of_the_training_set(tmp_path: Path) -> None:
+    folder = Path(os.environ["MNIST_DIR"])
+    whole = load_dataset("mnist", folder)
+    with pytest.raises(DatasetError, match="is MNIST, not fashion-mnist"):
+        load_dataset("fashion-mnist", folder)
     assert whole.images.shape == (60_000, 28, 28)
     assert np.array_equal(load_dataset("sample", Path("unused")).images, whole.images[:10_000])
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
     )
     assert done.stdout.endswith("set()\n"), done.stderr
     assert "  Examples:\n    dcgan-export\n" in done.stdout
-    assert "[default: onnx]" in done.stdout
+    assert "or else onnx]" in " ".join(done.stdout.split())
     assert run("-h").exit_code == 0
     assert run("--version").stdout == f"dcgan-export, version {__version__}\n"
 
@@ -282,3 +283,35 @@ def test_whatever_stops_the_export_leaves_nothing(
     with pytest.raises(type(error)):
         publish(folder / "digits.safetensors", folder / "a.pt", "torchscript", report_path=folder / "r.json")
     assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
+
+
+def test_a_default_name_never_replaces_a_file(folder: Path) -> None:
+    theirs = folder / "digits.onnx"
+    theirs.write_text("somebody's")
+    done = run("digits.safetensors")
+    assert done.exit_code == 1
+    assert "digits.onnx already exists; give --out digits.onnx to replace it" in done.stderr
+    assert theirs.read_text() == "somebody's"
+
+
+def test_the_name_chooses_the_format_and_contradictions_are_refused(folder: Path) -> None:
+    assert run("digits.safetensors", "--out", "a.pt").exit_code == 0
+    with zipfile.ZipFile(folder / "a.pt") as archive:
+        assert any("/code/" in name for name in archive.namelist())
+    done = run("digits.safetensors", "--out", "a.pt2", "--format", "onnx")
+    assert done.exit_code == 2
+    assert "contradicts --out a.pt2" in done.stderr
+    assert not (folder / "a.pt2").exists()
+
+
+def test_a_published_proof_has_both_kinds_of_latents(folder: Path) -> None:
+    done = run("digits.safetensors", "--json", "--out", "b.onnx")
+    assert [row["latents"] for row in json.loads(done.stdout)["parity"]["figures"]] == ["N(0,1)", "tails, |z| <= 6"]
+
+
+def test_paths_the_system_refuses_are_one_line(folder: Path) -> None:
+    for arguments in (["x" * 300], ["digits.safetensors", "--out", "x" * 300 + ".onnx"]):
+        done = run(*arguments)
+        assert done.exit_code == 1
+        assert "file name too long" in done.stderr
+        assert done.stderr.count("\n") == 1

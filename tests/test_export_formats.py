@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -261,3 +264,16 @@ def test_onnxruntime_needs_no_custom_settings() -> None:
     session = onnxruntime.InferenceSession(exported("onnx").content, providers=["CPUExecutionProvider"])
     (images,) = session.run(None, {"z": np.zeros((3, 6), np.float32)})
     assert images.shape == (3, 1, 8, 8)
+
+
+def test_torchscript_has_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    """torch orders some lines by string hashes, which another PYTHONHASHSEED changes."""
+    checkpoint = save(tmp_path / "generator.safetensors")
+    contents = []
+    for seed in ("1", "2", "3"):
+        out = tmp_path / f"{seed}.pt"
+        code = f"from export.cli import main; main([{str(checkpoint)!r}, '--out', {str(out)!r}])"
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+        contents.append(out.read_bytes())
+    assert contents[0] == contents[1] == contents[2]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,20 @@ def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_full_disk_is_an_output_error_and_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+
+    def fill_the_disk() -> None:
+        with replacing(target):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OutputError, match=r"can't write .*out\.txt: no space left on device"):
+        fill_the_disk()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     target, link = tmp_path / "real.txt", tmp_path / "link.txt"
     target.write_text("old")
@@ -43,7 +59,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     assert target.read_text() == "new"
 
 
-@pytest.mark.parametrize("target", ["missing/out.txt", ".", "/dev/null"])
+@pytest.mark.parametrize("target", ["missing/out.txt", ".", "/dev/null", "x" * 300])
 def test_impossible_targets_are_said_before_the_work(tmp_path: Path, target: str) -> None:
     with pytest.raises(OutputError, match="can't write"), replacing(tmp_path / target):
         pytest.fail("the block must not run")

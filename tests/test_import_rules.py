@@ -15,7 +15,7 @@ import dcgan
 import infer
 
 PACKAGES = Path(dcgan.__file__).resolve().parent.parent
-TORCH_FREE = ("__init__", "commands", "errors", "files", "images", "recipes", "shipped", "spec")
+TORCH_FREE = ("__init__", "cli", "commands", "console", "errors", "files", "images", "recipes", "shipped", "spec")
 BANNED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 
 # Imports all of infer and what it shares with dcgan, and makes a picture, where the banned packages can't be imported.

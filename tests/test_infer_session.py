@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,8 +222,13 @@ def test_a_missing_or_doubled_onnxruntime_is_said_with_what_mends_it(
         (tmp_path / f"{name}.dist-info").mkdir()
         if name.startswith("onnxruntime-"):
             runtime._refuse_doubled(tmp_path)
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").touch()
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     with pytest.raises(RuntimeMissingError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
-        runtime._refuse_doubled(tmp_path)
+        runtime.onnxruntime()
 
 
 @pytest.mark.parametrize(

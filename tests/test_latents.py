@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 
@@ -157,11 +158,19 @@ def test_latents_of_a_caller_become_contiguous_float32() -> None:
     assert np.array_equal(checked(z, 4), z)
 
 
-def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("import pathlib; pathlib.Path('pwned').touch()",))
+
+
+def test_files_that_hold_no_latents_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     np.save(tmp_path / "flat.npy", np.zeros(4))
     np.save(tmp_path / "empty.npy", np.zeros((0, 4)))
     np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
     np.savez(tmp_path / "several.npz", a=np.zeros((2, 4)))
+    (tmp_path / "pickle.npy").write_bytes(pickle.dumps(Evil()))
+    np.save(tmp_path / "evil.npy", np.array([[Evil()]], object), allow_pickle=True)
     np.save(tmp_path / "good.npy", np.zeros((2, 4)))
     (tmp_path / "cut.npy").write_bytes((tmp_path / "good.npy").read_bytes()[:-1])
     (tmp_path / "foreign.npy").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -170,6 +179,8 @@ def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
         "flat.npy",
         "empty.npy",
         "objects.npy",
+        "pickle.npy",
+        "evil.npy",
         "several.npz",
         "cut.npy",
         "foreign.npy",
@@ -181,6 +192,7 @@ def test_files_that_hold_no_latents_are_refused(tmp_path: Path) -> None:
         with pytest.raises(LatentError):
             load(tmp_path / name)
     assert load(tmp_path / "good.npy").shape == (2, 4)
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_a_walk_starts_at_each_latent_and_keeps_to_the_sphere() -> None:

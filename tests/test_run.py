@@ -17,6 +17,7 @@ from dcgan.checkpoint import load_generator
 from dcgan.errors import DatasetError, DivergedError, RunError
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import RunOptions, new_run_folder, read_options, train
+from dcgan.trainer import Trainer
 
 TINY_FAST = dataclasses.replace(RECIPES["fast"], epochs=3, batch_size=16, precision="fp32")
 TINY_BASELINE = dataclasses.replace(RECIPES["baseline"], epochs=2, batch_size=8)
@@ -57,8 +58,16 @@ def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:
     assert json.loads(final.recipe)["name"] == "fast"
 
 
-@pytest.mark.parametrize("recipe", [TINY_FAST, TINY_BASELINE], ids=lambda recipe: str(recipe.name))
-@pytest.mark.parametrize("stop", [1, 4, 6])  # in the first epoch, at the end of one, in the second
+@pytest.mark.parametrize(
+    ("recipe", "stop"),  # in the first epoch, at the end of one, in the second
+    [
+        (TINY_FAST, 1),
+        (TINY_FAST, 4),
+        (TINY_BASELINE, 10),
+        (dataclasses.replace(TINY_FAST, epochs=2, precision="bf16"), 6),
+    ],
+    ids=["fast-1", "fast-4", "baseline-10", "bf16-6"],
+)
 def test_interrupted_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: Path, recipe: Recipe, stop: int) -> None:
     options = options_for(data_dir, recipe)
     assert train(tmp_path / "whole", options)
@@ -66,6 +75,14 @@ def test_interrupted_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: P
     assert not (tmp_path / "parts" / "generator.safetensors").exists()
     torch.manual_seed(1234)  # what happens in between must not matter
     assert train(tmp_path / "parts", options, resume=True)
+    losses = [
+        [
+            (row["d_loss"], row["g_loss"])
+            for row in map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1]
     names = ["generator.safetensors", *(f"samples/epoch-{epoch:03d}.png" for epoch in range(1, recipe.epochs + 1))]
     for name in names:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
@@ -136,6 +153,43 @@ def test_resuming_on_other_images_is_refused(data_dir: Path, tmp_path: Path) -> 
     images.write_bytes(content)
     with pytest.raises(RunError, match="other images"):
         train(tmp_path / "run", options, resume=True)
+
+
+def test_two_runs_in_one_folder_are_refused(data_dir: Path, tmp_path: Path) -> None:
+    options = options_for(data_dir, TINY_FAST)
+    caught: list[object] = []
+
+    def start_another(_: object) -> None:
+        if not caught:
+            with pytest.raises(RunError, match="another dcgan-train is at work") as error:
+                train(tmp_path / "run", options, resume=True)
+            caught.append(error)
+
+    assert train(tmp_path / "run", options, on_step=start_another)
+    assert caught
+
+
+def test_nothing_that_is_not_finite_is_saved(data_dir: Path, tmp_path: Path) -> None:
+    options = options_for(data_dir, TINY_FAST)
+
+    def poison(trainer: Trainer) -> None:
+        if trainer.steps_done == 5:
+            trainer.average.state_dict()["decon3.bias"].fill_(float("nan"))
+
+    with pytest.raises(DivergedError, match="the last good state is in"):
+        train(tmp_path / "run", options, on_step=poison, interrupted=StopAfter(7))
+    saved = load_generator(tmp_path / "run" / "checkpoint.safetensors").generator
+    assert all(torch.isfinite(tensor).all() for tensor in saved.state_dict().values())
+
+
+def test_what_a_killed_process_left_is_cleared_on_resume(data_dir: Path, tmp_path: Path) -> None:
+    options = options_for(data_dir, TINY_FAST)
+    assert not train(tmp_path / "run", options, interrupted=StopAfter(2))
+    (tmp_path / "run" / ".checkpoint.safetensors.abc.tmp").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text("{half a li")
+    assert train(tmp_path / "run", options, resume=True)
+    assert not list((tmp_path / "run").glob(".*"))
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_losses_that_diverge_stop_the_run(data_dir: Path, tmp_path: Path) -> None:

@@ -28,11 +28,15 @@ def test_json_is_canonical() -> None:
         ("leaky-relu:0.2", Activation("leaky-relu", 0.2)),
         ("elu", Activation("elu", 1.0)),
         ("softplus:2", Activation("softplus", 2.0)),
+        ("leaky-relu:0.123456789", Activation("leaky-relu", 0.123456789)),
+        ("elu:1e-07", Activation("elu", 1e-7)),
     ],
 )
 def test_activation_is_read_and_written(text: str, activation: Activation) -> None:
     assert Activation.parse(text) == activation
     assert Activation.parse(str(activation)) == activation
+    spec = GeneratorSpec(activation=activation)
+    assert GeneratorSpec.from_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize(

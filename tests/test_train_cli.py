@@ -83,7 +83,9 @@ def test_work_that_fails_exits_1_with_one_line(data_dir: Path, tmp_path: Path) -
     for arguments, says in (
         (["--data-dir", str(truncated), *out], "truncated or damaged"),
         (["--data-dir", str(data_dir), "-o", str(tmp_path / "taken"), *TINY], "already exists"),
-        (["--data-dir", str(data_dir), "-o", "/dev/null/run", *TINY], "can't make the run folder"),
+        (["--data-dir", str(data_dir), "-o", "/dev/null/run", *TINY], "/dev/null/run"),
+        (["--data-dir", str(data_dir), "-o", str(tmp_path / ("x" * 300)), *TINY], "file name too long"),
+        (["--data-dir", "x" * 300, *out], "file name too long"),
         (["--data-dir", str(data_dir), *out, "--batch-size", "100"], "2 to 64 images"),
         (["--resume", str(tmp_path / "nowhere")], "is no run folder"),
         (["--resume", str(tmp_path / "taken")], "is no run folder"),
@@ -110,6 +112,7 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
         assert says in result.stderr
     before = (run / "generator.safetensors").read_bytes()
     agreeing = ["--resume", str(run), "--recipe", "fast", "--epochs", "1", "--data-dir", str(data_dir)]
+    agreeing += ["--device", "auto", "--precision", "auto"]
     assert CliRunner().invoke(main, agreeing).exit_code == 0
     assert (run / "generator.safetensors").read_bytes() == before
 

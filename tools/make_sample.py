@@ -2,17 +2,27 @@
 
 import gzip
 import struct
-import sys
 from pathlib import Path
+
+import click
 
 from dcgan.data import load_dataset
 
 COUNT = 10_000
 FOLDER = Path(__file__).resolve().parent.parent / "dcgan" / "sample"
 
-dataset = load_dataset("mnist", Path(sys.argv[1]))
-for name, array in (("train-images-idx3-ubyte", dataset.images), ("train-labels-idx1-ubyte", dataset.labels)):
-    head = array[:COUNT]
-    content = bytes((0, 0, 8, head.ndim)) + struct.pack(f">{head.ndim}I", *head.shape) + head.tobytes()
-    # No time stamp and no name in the header: the same images give the same file.
-    (FOLDER / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=9, mtime=0))
+
+@click.command()
+@click.argument("data_dir", type=click.Path(path_type=Path))
+def main(data_dir: Path) -> None:
+    """Take the sample from the whole of MNIST in DATA_DIR."""
+    dataset = load_dataset("mnist", data_dir)
+    for name, array in (("train-images-idx3-ubyte", dataset.images), ("train-labels-idx1-ubyte", dataset.labels)):
+        head = array[:COUNT]
+        content = bytes((0, 0, 8, head.ndim)) + struct.pack(f">{head.ndim}I", *head.shape) + head.tobytes()
+        # No time stamp and no name in the header: the same images give the same file.
+        (FOLDER / f"{name}.gz").write_bytes(gzip.compress(content, compresslevel=9, mtime=0))
+
+
+if __name__ == "__main__":
+    main()
