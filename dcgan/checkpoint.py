@@ -95,6 +95,8 @@ def load_generator(path: Path, activation: Activation | None = None) -> Generato
         CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says.
     """
     try:
+        if path.is_dir():
+            raise CheckpointError(f"{path} is a folder; give a file in it, such as {path / 'generator.safetensors'}")
         if not path.is_file():
             raise CheckpointError(
                 f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"

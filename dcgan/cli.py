@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shlex
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,16 @@ _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as 
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
+class _Number(click.FloatRange):
+    """A FloatRange without infinity and NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 def _recipes_help() -> str:
     """Both recipes side by side, a field a line; the columns are as wide as their longest entry."""
     fields = [recipe.to_dict() for recipe in RECIPES.values()]
@@ -34,7 +46,7 @@ def _recipes_help() -> str:
     return "\b\nRecipes:\n" + "\n".join(f"  {row}" for row in rows)
 
 
-_RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+_RATE = _Number(0, 1, min_open=True, max_open=True)
 
 
 @click.command(
@@ -74,15 +86,15 @@ _RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of weights, latents, dropout and order.  [default: 0]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
 @click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads; another number gives other bits.  [default: all cores]"
+    "--threads", type=click.IntRange(1, 256), help="CPU threads; another number gives other bits.  [default: all cores]"
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
 @click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Adam's learning rate for both networks.")
-@click.option("--g-lr", type=click.FloatRange(0, min_open=True), help="... for the generator.")
-@click.option("--d-lr", type=click.FloatRange(0, min_open=True), help="... for the discriminator.")
-@click.option("--beta1", type=click.FloatRange(0, 1, max_open=True), help="Adam's first decay.")
-@click.option("--beta2", type=click.FloatRange(0, 1, max_open=True), help="Adam's second decay.")
+@click.option("--lr", type=_Number(0, min_open=True), help="Adam's learning rate for both networks.")
+@click.option("--g-lr", type=_Number(0, min_open=True), help="... for the generator.")
+@click.option("--d-lr", type=_Number(0, min_open=True), help="... for the discriminator.")
+@click.option("--beta1", type=_Number(0, 1, max_open=True), help="Adam's first decay.")
+@click.option("--beta2", type=_Number(0, 1, max_open=True), help="Adam's second decay.")
 @click.option("--fused-adam/--plain-adam", default=None, help="One kernel for Adam's step, or the plain loop.")
 @click.option("--lr-schedule", type=click.Choice(CHOICES["lr_schedule"]), help="linear falls to 0 at the last step.")
 @click.option("--loss", type=click.Choice(CHOICES["loss"]), help="Adversarial loss.")
@@ -100,10 +112,10 @@ _RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.option(
     "--d-activation", callback=parse_activation, metavar="NAME[:NUMBER]", help="Of D's hidden layers, likewise."
 )
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), help="Share of D's feature maps dropped.")
+@click.option("--dropout", type=_Number(0, 1, max_open=True), help="Share of D's feature maps dropped.")
 @click.option(
     "--ema-decay",
-    type=click.FloatRange(0, 1, max_open=True),
+    type=_Number(0, 1, max_open=True),
     help="Of G's moving average, which is what is published; 0: none.",
 )
 @click.option(
@@ -137,7 +149,7 @@ def main(
         given = {"g_lr": lr, "d_lr": lr} | given
     if resume is not None:
         if out is not None:
-            raise click.UsageError("--resume goes on in the run's own folder; leave --out away")
+            raise click.UsageError("--resume goes on in the run's own folder; leave out --out")
         stored: RunOptions = run.read_options(resume)
         wanted = _merge(stored, given)
         _refuse_contradictions(stored, wanted, recipe, given)
@@ -166,7 +178,7 @@ def main(
             interrupted=lambda: interrupts.received,
         )
     if rows is None:
-        click.echo(f"stopped and saved; go on with: dcgan-train --resume {folder}", err=True)
+        click.echo(f"stopped and saved; go on with: dcgan-train --resume {shlex.quote(str(folder))}", err=True)
         click.get_current_context().exit(_INTERRUPTED)
     console.summary(folder / run.GENERATOR, rows)
 
@@ -184,12 +196,12 @@ def _merge(options: RunOptions, given: dict[str, Any]) -> RunOptions:
 def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str | None, given: dict[str, Any]) -> None:
     """A resumed run keeps its options; only its data may have moved."""
     if recipe is not None and recipe != stored.recipe.name:
-        raise click.UsageError(f"the run was started with recipe {stored.recipe.name}, not {recipe}; leave it away")
+        raise click.UsageError(f"the run was started with recipe {stored.recipe.name}, not {recipe}; leave it out")
     before, now = ({**o.to_dict(), **o.recipe.to_dict()} for o in (stored, options))
     for name in given.keys() - {"data_dir"}:
         if now[name] not in ("auto", before[name]):  # auto was settled when the run started
             option = "--" + name.replace("_", "-")
-            raise click.UsageError(f"the run was started with {option} {before[name]}, not {now[name]}; leave it away")
+            raise click.UsageError(f"the run was started with {option} {before[name]}, not {now[name]}; leave it out")
 
 
 class _Interrupts:

@@ -7,7 +7,10 @@ Imports Click and the standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import signal
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +25,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except DcganError as error:
             raise click.ClickException(str(error)) from error
         except BrokenPipeError:
@@ -30,6 +34,22 @@ class Command(click.Command):
         except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
             name = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{name}{first_line(error).lower()}") from error
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the command as an exception, so that temporary files are removed on the way out."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)  # what shells report for a program that a signal ended
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -69,6 +70,5 @@ class Console:
                 name = f"{network}.{layer['layer']}"
                 click.echo(f"{name:<24}{layer['active']:>10.1%}{layer['dead']:>13.1%}")
         minutes = sum(row["seconds"] for row in rows) / 60
-        click.echo(
-            f"\nfinished in {minutes:.1f} min: {generator}\nexport it with: dcgan-export {generator} --format onnx"
-        )
+        click.echo(f"\nfinished in {minutes:.1f} min: {generator}")
+        click.echo(f"export it with: dcgan-export {shlex.quote(str(generator))} --format onnx")

@@ -286,6 +286,8 @@ def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:
         if json.loads((run / OPTIONS).read_text())["images_sha256"] != images_sha256:
             raise RunError(f"{run} was trained on other images than these; give the --data-dir it was started with")
         if not (run / CHECKPOINT).exists():
+            if (run / GENERATOR).exists():
+                raise RunError(f"{run} is finished, and its {CHECKPOINT} is gone; start a new run")
             return _Progress(images_sha256)
         tensors, state = load_training_state(run / CHECKPOINT)
         trainer.load_tensors(tensors, state.pop("steps_done"))

@@ -69,6 +69,8 @@ def main(
       dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
       dcgan-export --out digits.pt2 --report parity.json
     """
+    if "-" in map(str, (out, report)):
+        raise click.UsageError("an artifact and its report are files; give a name instead of -.")
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")

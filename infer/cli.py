@@ -23,11 +23,18 @@ if TYPE_CHECKING:
     from .render import Rendered
 
 
-class _Range(click.IntRange):
-    """An IntRange that does not print its bounds in --help, where 2^63 - 1 has 19 digits."""
+class _Range(click.types.IntParamType):
+    """Whole numbers from `least` to `most`; --help does not print the bounds, where 2^63 - 1 has 19 digits."""
 
-    def _describe_range(self) -> str:
-        return ""
+    def __init__(self, least: int, most: int) -> None:
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value, param, ctx)
+        if not self._least <= number <= self._most:
+            self.fail(f"{number} is not from {self._least} to {self._most}.", param, ctx)
+        return number
 
 
 def _parse_grid(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -154,6 +161,8 @@ def main(
             kind = kind_of(out, kind)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
+        if out == "-" and sys.stdout is None:
+            raise click.UsageError("--out - writes to stdout, which is closed.")
         if out == "-" and sys.stdout.isatty():
             raise click.UsageError("--out - would print binary data on the terminal; redirect it or pipe it on.")
         if n is None:

@@ -38,6 +38,8 @@ def kind_of(out: str, kind: str | None = None) -> str:
     """
     if out == "-":
         return kind or "png"
+    if not out:
+        raise ValueError("--out is empty; give the name of a file or folder.")
     if out.endswith(("/", os.sep)) or os.path.isdir(out):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be read
         found = FOLDER
     else:
@@ -107,6 +109,11 @@ class Request:
     def contradiction(self) -> str | None:
         """Which wishes can't be had together, or None."""
         what = "a folder" if self.kind == FOLDER else f"a {self.kind}"
+        if isinstance(self.target, Path):
+            inputs = {"--latents": self.latents_file, "--model": Path(self.model)}
+            for option, path in inputs.items():
+                if path is not None and path.is_file() and path.resolve() == self.target.resolve():
+                    return f"--out {self.target} would overwrite {option}; choose another name."
         if self.seed is not None and self.latents_file is not None:
             return "--seed and --latents exclude each other: latents come from one of them."
         if self.latents_file is None and self.start + self.n > INDICES:

@@ -17,7 +17,7 @@ from dcgan.spec import SPEC_KEY, GeneratorSpec
 
 from . import runtime
 from .latents import checked, latents
-from .request import BATCH_SIZE
+from .request import BATCH_SIZE, INDICES
 
 # Latents drawn at a time: enough to make the cost of a call vanish, few enough to stay in the cache.
 _BLOCK = 128
@@ -113,6 +113,8 @@ class DigitGenerator:
         """The latents behind `generate`, float32, shape (K, latent_dim), in blocks that batches divide evenly."""
         if n < 1:
             raise LatentError(f"the number of images must be 1 or more, found {n}")
+        if start < 0 or start + n > INDICES:
+            raise LatentError(f"a seed has the latents 0 to 2^32 - 1, asked for {n} from {start}")
         block = max(1, _BLOCK // batch_size) * batch_size
         for first in range(start, start + n, block):
             yield latents(seed, first, min(block, start + n - first), self.spec.latent_dim)

@@ -28,6 +28,7 @@ _MAX_SIDE = {"webp": 16383, "jpeg": 65535, "gif": 65535}
 # Opening a larger picture, Pillow warns of a "decompression bomb" (Image.MAX_IMAGE_PIXELS).
 MAX_PIXELS = 89_478_485
 _FRAME_MS = 50
+_DIGITS = 10  # of every index in a file name, so that folders made from several ranges sort together
 
 _Images = Iterator[npt.NDArray[Any]]
 
@@ -177,16 +178,15 @@ _WRITERS: dict[str, Callable[[IO[bytes], _Images, Plan], None]] = {
 
 def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
     """Single PNGs, named by index. A new folder appears at once; into an existing one the finished files are moved."""
-    digits = len(str(plan.first + plan.count - 1))
 
     def name(i: int) -> str:
-        return f"{plan.first + i:0{digits}d}.png"
+        return f"{plan.first + i:0{_DIGITS}d}.png"
 
     exists = folder.is_dir()
     if exists:
         # Judged from what is there: to list all names to come would need memory for each.
         found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
-        taken = sorted(stem for stem in found if len(stem) == digits and 0 <= int(stem) - plan.first < plan.count)
+        taken = sorted(stem for stem in found if len(stem) == _DIGITS and 0 <= int(stem) - plan.first < plan.count)
         if taken:
             raise OutputError(
                 f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "

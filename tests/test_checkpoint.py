@@ -95,9 +95,10 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.pt", tmp_path):
-        with pytest.raises(CheckpointError, match="no checkpoint at"):
-            load_generator(path)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        load_generator(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=r"is a folder; give a file in it, such as .*generator\.safetensors"):
+        load_generator(tmp_path)
 
 
 def test_a_torchscript_artifact_is_told_apart(tmp_path: Path) -> None:

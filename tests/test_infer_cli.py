@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +104,10 @@ def test_a_walk_is_an_animation_that_loops() -> None:
 
 def test_a_folder_of_single_pictures() -> None:
     done("--n", "3", "--start", "9", "--seed", "2", "-o", "digits/")
-    assert names("digits") == ["09.png", "10.png", "11.png"]
-    assert np.array_equal(opened("digits/10.png"), DigitGenerator(provider="cpu").generate(1, seed=2, start=10)[0])
+    assert names("digits") == ["0000000009.png", "0000000010.png", "0000000011.png"]
+    assert np.array_equal(
+        opened("digits/0000000010.png"), DigitGenerator(provider="cpu").generate(1, seed=2, start=10)[0]
+    )
     result = run("--n", "1", "--start", "11", "-o", "digits")
     assert result.exit_code == 1
     assert "already holds 1 of the files" in result.stderr
@@ -138,7 +142,7 @@ def test_the_text_of_a_png_makes_the_picture_again() -> None:
 
 def test_pictures_of_a_folder_name_themselves() -> None:
     done("--n", "2", "--seed", "7", "--start", "5", "-o", "digits/")
-    with Image.open("digits/6.png") as picture:
+    with Image.open("digits/0000000006.png") as picture:
         facts = picture.text
     assert (facts["dcgan.seed"], facts["dcgan.start"], facts["dcgan.n"]) == ("7", "6", "1")
 
@@ -187,7 +191,10 @@ def test_help_and_version() -> None:
         (["--provider", "tpu"], 2, "'tpu' is not one of"),
         (["--grid", "4by4"], 2, "is no grid"),
         (["--grid", "2x2"], 2, "has 4 places for 16 images"),
+        (["--n", "0"], 2, "0 is not from 1 to 4294967296"),
         (["-o", "grid.bmp"], 2, "must end in"),
+        (["-o", ""], 2, "--out is empty"),
+        (["--latents", "z.npy", "-o", "z.npy"], 2, "would overwrite --latents"),
         (["-o", "grid"], 2, "must end in"),
         (["-o", "x.png", "--format", "npy"], 2, "contradicts"),
         (["-o", "x.npy", "--grid", "4x4"], 2, "leave --grid out"),
@@ -270,3 +277,16 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     line = f"{sys.executable} -m infer --n 2000 -o - --format npy | head -c 10 >/dev/null"
     finished = subprocess.run(["sh", "-c", line], capture_output=True, check=False, **root)  # type: ignore[call-overload]
     assert b"Traceback" not in finished.stderr
+
+
+def test_sigterm_leaves_no_temporary_files(folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}
+    arguments = ["--n", "10000000", "-o", "digits.npy"]
+    process = subprocess.Popen([sys.executable, "-m", "infer", *arguments], env=environment, stderr=subprocess.PIPE)
+    while not list(folder.glob(".digits.npy.*.tmp/*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors == b""
+    assert list(folder.iterdir()) == []

@@ -56,6 +56,9 @@ def test_help_shows_both_recipes_and_an_example() -> None:
         (["--epochs", "0"], "'--epochs'"),
         (["--batch-size", "1"], "'--batch-size'"),
         (["--lr", "-1"], "'--lr'"),
+        (["--lr", "nan"], "nan is not a finite number"),
+        (["--d-lr", "inf"], "inf is not a finite number"),
+        (["--threads", "100000"], "'--threads'"),
         (["--dataset", "imagenet"], "'imagenet' is not one of"),
         (["--recipe", "slow"], "'slow' is not one of"),
         (["--g-activation", "gelu"], "unknown activation 'gelu'"),
@@ -105,7 +108,7 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
         (["--recipe", "baseline"], "started with recipe fast"),
         (["--g-activation", "elu"], "started with --g-activation relu, not elu:1"),
         (["--seed", "5"], "started with --seed 0, not 5"),
-        (["-o", str(tmp_path / "other")], "leave --out away"),
+        (["-o", str(tmp_path / "other")], "leave out --out"),
     ):
         result = CliRunner().invoke(main, ["--resume", str(run), *arguments])
         assert result.exit_code == 2, result.output
