@@ -17,7 +17,11 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "models").glob("*.md")),
 ]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+SNIPPETS = [
+    snippet
+    for page in (ROOT / "README.md", ROOT / "docs" / "inference.md")
+    for snippet in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
