@@ -134,6 +134,7 @@ def _download(name: str, data_dir: Path) -> None:
     )
     if data_dir.exists() and not data_dir.is_dir():
         raise DatasetError(f"{data_dir} is not a folder; use {ways}")
+    existed = data_dir.exists()
     try:
         # torchvision reports each mirror that fails on stdout; ours is one error.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -142,6 +143,8 @@ def _download(name: str, data_dir: Path) -> None:
         with contextlib.suppress(OSError):  # torchvision's folders, if still empty
             (data_dir / _TORCHVISION_CLASSES[name] / "raw").rmdir()
             (data_dir / _TORCHVISION_CLASSES[name]).rmdir()
+            if not existed:
+                data_dir.rmdir()
         reason = first_line(error).rstrip(":")
         raise DatasetError(
             f"{data_dir} has no {name} images, and downloading them failed ({reason}); use {ways}"

@@ -107,4 +107,4 @@ def test_no_network_gives_one_error_that_names_the_ways_out(tmp_path: Path) -> N
     assert "--data-dir" in done.stderr
     assert "--dataset sample" in done.stderr
     assert not (tmp_path / "run").exists()
-    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    assert list(tmp_path.iterdir()) == []

@@ -51,6 +51,7 @@ def test_image_i_is_the_same_whatever_the_batch_and_the_threads(
     generator: DigitGenerator, batch_size: int, threads: int
 ) -> None:
     other = DigitGenerator(provider="cpu", threads=threads)
+    assert other._session.get_session_options().intra_op_num_threads == threads
     assert differ(generator.generate(70, seed=5), other.generate(70, seed=5, batch_size=batch_size)) <= 1
 
 

@@ -205,6 +205,14 @@ def test_a_batch_larger_than_the_data_set_is_refused(data_dir: Path, tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+def test_threads_are_what_the_options_say(data_dir: Path, tmp_path: Path) -> None:
+    seen: list[int] = []
+    options = dataclasses.replace(options_for(data_dir, TINY_FAST), threads=2)
+    train(tmp_path / "run", options, on_step=lambda _: seen.append(torch.get_num_threads()), interrupted=StopAfter(1))
+    torch.set_num_threads(1)
+    assert seen == [2]
+
+
 def test_new_run_folders_count_up(tmp_path: Path) -> None:
     assert new_run_folder(tmp_path, "mnist-fast").name == "000-mnist-fast"
     (tmp_path / "007-other").mkdir()
