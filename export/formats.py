@@ -49,9 +49,6 @@ class FormatModule(Protocol):
             ExportError: the runtime refuses the file, or its inputs and outputs are not as promised.
         """
 
-    def read_metadata(self, path: Path) -> dict[str, str]:
-        """The text that `write` put into a file."""
-
 
 @dataclass(frozen=True)
 class Format:

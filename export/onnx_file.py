@@ -79,12 +79,6 @@ def load(path: Path) -> Runner:
     return run
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a file, `dcgan.*` and `Image.*`; see `formats.FormatModule.read_metadata`."""
-    model = onnx.load(path, load_external_data=False)
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
 def newest_opset() -> int:
     """The newest opset that both the installed onnx and the installed onnxruntime know."""
     for opset in range(onnx.defs.onnx_opset_version(), OLDEST_OPSET, -1):

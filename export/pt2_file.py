@@ -13,7 +13,7 @@ from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
 from .formats import Runner
-from .torch_files import extra_files, runner
+from .torch_files import runner
 
 PACKAGES = ("torch",)
 
@@ -43,8 +43,3 @@ def load(path: Path) -> Runner:
     except Exception as error:  # whatever torch's archive reader and deserialiser stumble on
         raise ExportError(f"torch.export.load refuses the pt2 file: {first_line(error)}") from error
     return runner(module)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The extra files of a file; see `formats.FormatModule.read_metadata`."""
-    return extra_files(path)

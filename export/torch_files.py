@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 from zipfile import ZipFile, ZipInfo
 
 import torch
 from torch import nn
 
 from .formats import FloatArray, Runner
-
-_EXTRA = "/extra/"
-
-
-def extra_files(path: Path) -> dict[str, str]:
-    """The texts that `torch.jit.save` or `torch.export.save` put beside a module, by name."""
-    with ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if _EXTRA in name]
-        return {name.partition(_EXTRA)[2]: archive.read(name).decode() for name in names}
 
 
 def canonical(written: bytes, dropped: tuple[str, ...]) -> bytes:

@@ -18,7 +18,7 @@ from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
 from .formats import Runner
-from .torch_files import canonical, extra_files, runner
+from .torch_files import canonical, runner
 
 PACKAGES = ("torch",)
 # Members that list source paths of the exporting machine, for tracebacks, and a hash over all members.
@@ -49,11 +49,6 @@ def load(path: Path) -> Runner:
     except (RuntimeError, ValueError) as error:
         raise ExportError(f"torch.jit.load refuses the TorchScript file: {first_line(error)}") from error
     return runner(module)
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """The extra files of a file; see `formats.FormatModule.read_metadata`."""
-    return extra_files(path)
 
 
 @contextmanager

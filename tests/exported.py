@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,3 +62,12 @@ def save(path: Path, activation: str = "relu") -> Path:
     generator = generator_of(activation)
     save_generator(path, generator.state_dict(), generator.spec, '{"recipe":"test"}')
     return path
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """The text that an artifact carries, read without our code."""
+    if not zipfile.is_zipfile(path):
+        return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if "/extra/" in name]
+        return {name.partition("/extra/")[2]: archive.read(name).decode() for name in names}

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exported import ACTIVATIONS, METADATA, exported, generator_of, onnx_model, save, small_spec
+from exported import ACTIVATIONS, METADATA, exported, generator_of, metadata_of, onnx_model, save, small_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -109,7 +109,7 @@ def test_the_metadata_tells_where_the_artifact_comes_from(format_name: str, tmp_
     checkpoint = save(tmp_path / "generator.safetensors", "leaky-relu:0.2")
     artifact = publish(checkpoint, tmp_path / "model", format_name)
     source = load_generator(checkpoint)
-    found = formats.find(format_name).load_module().read_metadata(artifact.path)
+    found = metadata_of(artifact.path)
     assert GeneratorSpec.from_json(found[SPEC_KEY]) == source.generator.spec == small_spec("leaky-relu:0.2")
     assert found[RECIPE_KEY] == '{"recipe":"test"}'
     assert found[WEIGHTS_SHA256_KEY] == source.weights_sha256
