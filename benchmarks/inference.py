@@ -22,6 +22,7 @@ import numpy as np
 
 from dcgan import shipped
 from infer import DigitGenerator
+from infer.latents import Block
 
 MODEL = shipped.path_of(shipped.DEFAULT, ".onnx")
 BARE = f"""
@@ -76,7 +77,7 @@ def rows(batch: int, threads: int) -> dict[str, Callable[[int], None]]:
                 eager(tensor)
 
     def run_session(images: int) -> None:
-        for _ in ours.run((z for _ in range(images // batch)), batch):
+        for _ in ours.run((Block(z) for _ in range(images // batch)), batch):
             pass
 
     def run_ours(images: int) -> None:

@@ -9,6 +9,7 @@ only the commands turn them into a line on stderr and exit status 1 (see `dcgan/
     ├── DatasetError          (ValueError)    images that are missing, truncated, foreign or out of reach
     ├── RunError              (ValueError)    a run folder that is taken, incomplete or contradicted
     ├── DivergedError         (ArithmeticError)  training whose losses are no longer finite
+    ├── EvaluationError       (ValueError)    digits that can't be judged, or nothing to judge them by
     ├── ExportError           (RuntimeError)  an artifact that can't be written as asked
     │   └── ParityError                       an artifact that is not equal to its checkpoint
     ├── ModelError            (ValueError)    an ONNX model that is missing, truncated, foreign or unusable
@@ -55,6 +56,10 @@ class RunError(DcganError, ValueError):
 
 class DivergedError(DcganError, ArithmeticError):
     """A loss became NaN or infinite during training."""
+
+
+class EvaluationError(DcganError, ValueError):
+    """Images can't be judged as asked, or the evaluator is missing."""
 
 
 class ExportError(DcganError, RuntimeError):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .errors import SpecError
 from .spec import Activation, GeneratorSpec
 
 
@@ -29,23 +28,21 @@ def activation_module(activation: Activation) -> nn.Module:
 
 
 class Generator(nn.Module):
-    """Latents to images.
+    """Latents, and labels if it has classes, to images.
 
     Args:
-        spec: sizes and activation; the default is the document's generator (1.75 M parameters).
+        spec: sizes and activation; the default is the document's generator (1.75 M parameters). With classes the
+            one-hot class stands beside the latent (Mirza and Osindero 2014, arXiv:1411.1784); all else is the same.
     """
 
     def __init__(self, spec: GeneratorSpec | None = None) -> None:
         super().__init__()
         self.spec = spec = spec or GeneratorSpec()
-        if spec.num_classes:
-            raise SpecError(
-                f"this version builds unconditional generators only, the spec has {spec.num_classes} classes"
-            )
         first, second, third = spec.channels
         side = spec.base_side
         self.activation = activation_module(spec.activation)
-        self.linear1 = nn.Linear(spec.latent_dim, first * side * side)
+        self.num_classes = spec.num_classes
+        self.linear1 = nn.Linear(spec.latent_dim + spec.num_classes, first * side * side)
         self.bn1 = nn.BatchNorm1d(first * side * side)
         self.unflatten = nn.Unflatten(1, (first, side, side))
         self.decon1 = nn.ConvTranspose2d(first, second, kernel_size=3, stride=1, padding=1)
@@ -54,14 +51,26 @@ class Generator(nn.Module):
         self.bn3 = nn.BatchNorm2d(third)
         self.decon3 = nn.ConvTranspose2d(third, spec.image_shape[0], kernel_size=4, stride=2, padding=1)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images of latents.
 
         Args:
             z: float, shape (N, latent_dim), drawn from N(0, 1).
+            label: int64, shape (N,), from 0 to num_classes - 1; None for a generator without classes.
         Returns:
             Same dtype, shape (N, 1, 28, 28), range [-1, 1]; -1 is black.
+        Raises:
+            ValueError: there is a label and no classes, or the reverse.
         """
+        if label is None:
+            if self.num_classes > 0:
+                raise ValueError("this generator is conditional: it needs a label for each latent")
+        else:
+            if self.num_classes == 0:
+                raise ValueError("this generator is unconditional: it takes no labels")
+            classes = torch.arange(self.num_classes, device=label.device)
+            one_hot = torch.eq(label.unsqueeze(1), classes)  # compared, not scattered: every runtime can compare
+            z = torch.cat([z, one_hot.to(z.dtype)], 1)  # (N, latent_dim + num_classes)
         x = self.bn1(self.activation(self.linear1(z)))  # (N, 12544)
         x = self.unflatten(x)  # (N, 256, 7, 7)
         x = self.bn2(self.activation(self.decon1(x)))  # (N, 128, 7, 7)

@@ -17,6 +17,10 @@ from .errors import SpecError
 
 SCHEMA_VERSION = 1
 
+# Of the latent contract, docs/latents.md.
+SEEDS = 1 << 63  # seeds are 0 ... 2^63 - 1, so that an ONNX int64 scalar can carry one
+INDICES = 1 << 32  # latents of one seed: one counter word
+
 # Keys of the metadata that artifacts carry.
 SPEC_KEY = "dcgan.spec"
 RECIPE_KEY = "dcgan.recipe"

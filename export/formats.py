@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
-# Latents, float32 (N, latent_dim), to images, float32 (N, 1, 28, 28), in the format's own runtime on the CPU.
-Runner: TypeAlias = Callable[[FloatArray], FloatArray]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+# Latents, float32 (N, latent_dim), and for a conditional generator labels, int64 (N,), to images, float32
+# (N, 1, 28, 28), in the format's own runtime on the CPU.
+Runner: TypeAlias = Callable[..., FloatArray]
 
 
 class FormatModule(Protocol):
@@ -33,7 +35,8 @@ class FormatModule(Protocol):
         """Write a generator as one file.
 
         Args:
-            generator: float32, in eval mode, on the CPU; takes (N, latent_dim), gives (N, 1, 28, 28). Not changed.
+            generator: float32, in eval mode, on the CPU; takes (N, latent_dim), and (N,) labels if it has classes,
+                gives (N, 1, 28, 28). Not changed.
             spec: of the generator.
             path: to write to.
             metadata: text to put into the file, by key.

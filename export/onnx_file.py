@@ -22,10 +22,11 @@ from dcgan import __version__
 from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
-from .formats import FloatArray, Runner
+from .formats import FloatArray, IntArray, Runner
+from .torch_files import example_inputs
 
 PACKAGES = ("torch", "onnx", "onnxscript")
-INPUT, OUTPUT, BATCH = "z", "image", "batch"
+INPUTS, OUTPUT, BATCH = ("z", "label"), "image", "batch"  # of the inputs the first, if there are no classes
 
 # Opset 17 with IR 8 is read by every runtime tried, onnxruntime 1.15 among them; newer opsets gain this graph nothing.
 DEFAULT_OPSET = OLDEST_OPSET = 17
@@ -65,15 +66,16 @@ def load(path: Path) -> Runner:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ExportError(f"onnxruntime refuses the ONNX file: {first_line(error)}") from error
+    names = [value.name for value in session.get_inputs()]
     found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
-    if found != [(INPUT, [BATCH]), (OUTPUT, [BATCH])]:
+    if tuple(names) not in (INPUTS[:1], INPUTS) or found != [(name, [BATCH]) for name in (*names, OUTPUT)]:
         raise ExportError(
-            f"the ONNX file should take {INPUT!r} and give {OUTPUT!r}, each with a first dimension called {BATCH!r}; "
-            f"found {found}"
+            f"the ONNX file should take {' and perhaps '.join(map(repr, INPUTS))}, and give {OUTPUT!r}, each with a "
+            f"first dimension called {BATCH!r}; found {found}"
         )
 
-    def run(z: FloatArray) -> FloatArray:
-        (images,) = session.run([OUTPUT], {INPUT: z})
+    def run(*inputs: FloatArray | IntArray) -> FloatArray:
+        (images,) = session.run([OUTPUT], dict(zip(names, inputs, strict=True)))
         return images  # type: ignore[no-any-return]
 
     return run
@@ -103,18 +105,20 @@ def _ir_version(opset: int) -> int:
 
 
 def _translate(generator: nn.Module, spec: GeneratorSpec) -> ModelProto:
+    inputs = example_inputs(spec)
     with warnings.catch_warnings():
         # torch's exporter uses parts of torch and of its own that are on their way out; its user can't change that.
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "# The axis name: batch", UserWarning)  # both inputs have it: as they should
         program = torch.onnx.export(
             generator,
-            (torch.zeros(2, spec.latent_dim),),  # an example of one would fix the batch at one
+            inputs,
             dynamo=True,
             opset_version=_EXPORTED_OPSET,
-            input_names=[INPUT],
+            input_names=list(INPUTS[: len(inputs)]),
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
+            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},) * len(inputs),
             verbose=False,
         )
     assert program is not None

@@ -24,7 +24,7 @@ from dcgan.errors import CheckpointError, first_line
 from dcgan.images import to_uint8
 from dcgan.spec import GeneratorSpec
 
-from .formats import FloatArray, Runner
+from .formats import FloatArray, IntArray, Runner
 
 ExactArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -63,12 +63,19 @@ class Probe:
         latents: float32, shape (M, latent_dim), M = sum(BATCHES).
         exact: float64, shape (M, 1, 28, 28), the checkpoint in float64.
         eager: float32, same shape, the checkpoint in float32, run in `BATCHES`.
+        labels: int64, shape (M,), every class in turn; None for an unconditional checkpoint.
     """
 
     name: str
     latents: FloatArray
     exact: ExactArray
     eager: FloatArray
+    labels: IntArray | None = None
+
+    @property
+    def inputs(self) -> tuple[FloatArray | IntArray, ...]:
+        """What the artifact is given."""
+        return (self.latents,) if self.labels is None else (self.latents, self.labels)
 
 
 @dataclass(frozen=True)
@@ -200,14 +207,19 @@ def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> 
         ("N(0,1)", random.standard_normal((count, spec.latent_dim)).astype(np.float32)),
         (f"tails, |z| <= {TAIL:g}", _tails(random, count, spec.latent_dim)),
     ):
+        labels = np.arange(count, dtype=np.int64) % spec.num_classes if spec.num_classes else None
+        asked = () if labels is None else (torch.from_numpy(labels),)
         with torch.inference_mode():
-            right = exact(torch.from_numpy(latents).double()).numpy()
-            own = np.concatenate([eager(torch.from_numpy(batch)).numpy() for batch in _split(latents)])
+            right = exact(torch.from_numpy(latents).double(), *asked).numpy()
+            batches = zip(
+                *(torch.split(each, list(BATCHES)) for each in (torch.from_numpy(latents), *asked)), strict=True
+            )
+            own = np.concatenate([eager(*batch).numpy() for batch in batches])
         if not (np.isfinite(right).all() and np.isfinite(own).all()):
             raise CheckpointError(
                 f"the checkpoint itself gives images that are not finite on latents from {name}; train it again"
             )
-        probes.append(Probe(name, latents, right, own))
+        probes.append(Probe(name, latents, right, own, labels))
     return tuple(probes)
 
 
@@ -263,22 +275,19 @@ def _tails(random: np.random.Generator, count: int, latent_dim: int) -> FloatArr
     return latents
 
 
-def _split(latents: FloatArray) -> list[FloatArray]:
-    return np.split(latents, np.cumsum(BATCHES)[:-1])
-
-
 def _images(run: Runner, probe: Probe, order: int) -> FloatArray | str:
     """Images of a probe's latents, or why there are none; `order` -1 hands the latents over back to front."""
     images = []
-    for batch in _split(probe.latents[::order].copy()):
+    columns = (np.split(each[::order].copy(), np.cumsum(BATCHES)[:-1]) for each in probe.inputs)
+    for size, batch in zip(BATCHES, zip(*columns, strict=True), strict=True):
         try:
-            made = run(batch)
+            made = run(*batch)
         except Exception as error:  # runtimes raise what they like; whatever it is, these latents have no images
-            return f"the artifact does not run on a batch of {len(batch)}: {first_line(error)}"
-        shape = (len(batch), *probe.exact.shape[1:])
+            return f"the artifact does not run on a batch of {size}: {first_line(error)}"
+        shape = (size, *probe.exact.shape[1:])
         if made.shape != shape or made.dtype != np.float32:
             return (
-                f"a batch of {len(batch)} should give float32 images of shape {shape}, "
+                f"a batch of {size} should give float32 images of shape {shape}, "
                 f"found {made.dtype} of shape {made.shape}"
             )
         images.append(made)

@@ -13,7 +13,7 @@ from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
 from .formats import Runner
-from .torch_files import runner
+from .torch_files import example_inputs, runner
 
 PACKAGES = ("torch",)
 
@@ -24,10 +24,11 @@ def write(
     """Write a generator as an exported program, the metadata as extra files; see `formats.FormatModule.write`."""
     if opset is not None:
         raise ExportError("pt2 has no opsets; leave --opset out, or export ONNX")
+    inputs = example_inputs(spec)
     program = torch.export.export(
         generator,
-        (torch.zeros(2, spec.latent_dim),),  # an example of one would fix the batch at one
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        inputs,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1)},) * len(inputs),
     )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source paths of the exporting machine

@@ -7,9 +7,11 @@ import re
 from zipfile import ZipFile, ZipInfo
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .formats import FloatArray, Runner
+from dcgan.spec import GeneratorSpec
+
+from .formats import FloatArray, IntArray, Runner
 
 
 def canonical(written: bytes, dropped: tuple[str, ...]) -> bytes:
@@ -38,11 +40,17 @@ def _sorted_lines(found: re.Match[bytes]) -> bytes:
     return b"".join(sorted(found[0].splitlines(keepends=True)))
 
 
+def example_inputs(spec: GeneratorSpec) -> tuple[Tensor, ...]:
+    """What a generator takes, two of each: an example of one would fix the batch at one."""
+    z = torch.zeros(2, spec.latent_dim)
+    return (z, torch.zeros(2, dtype=torch.int64)) if spec.num_classes else (z,)
+
+
 def runner(module: nn.Module) -> Runner:
     """Run a loaded module on arrays."""
 
-    def run(z: FloatArray) -> FloatArray:
+    def run(*inputs: FloatArray | IntArray) -> FloatArray:
         with torch.inference_mode():
-            return module(torch.from_numpy(z)).numpy()  # type: ignore[no-any-return]
+            return module(*map(torch.from_numpy, inputs)).numpy()  # type: ignore[no-any-return]
 
     return run

@@ -16,8 +16,10 @@ import click
 from dcgan import __version__, shipped
 from dcgan.commands import Command
 from dcgan.errors import DeviceError
+from dcgan.runtime import PROVIDERS
+from dcgan.spec import INDICES, SEEDS
 
-from .request import BATCH_SIZE, FILES, GRIDS, INDICES, PROVIDERS, SEEDS, WALK_STEPS, Request, kind_of
+from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
 
 if TYPE_CHECKING:
     from .render import Rendered
@@ -46,6 +48,25 @@ def _parse_grid(_ctx: click.Context, _param: click.Parameter, text: str | None) 
     return int(found[1]), int(found[2])
 
 
+def _parse_digits(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    words = re.split(r"[\s,]+", text.strip(" ,")) if re.search(r"[\s,]", text.strip(" ,")) else list(text.strip(" ,"))
+    if not words or not all(word.isdecimal() and word.isascii() and len(word) <= 5 for word in words):
+        raise click.BadParameter(f"{text!r} is no list of digits; write them like 0123456789 or 3,1,4.")
+    return tuple(map(int, words))
+
+
+class _Factor(click.types.FloatParamType):
+    """A number from 0 to 2."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not 0.0 <= number <= 2.0:
+            self.fail(f"{value} is not from 0 to 2.", param, ctx)
+        return number
+
+
 @click.command(
     "dcgan-infer",
     cls=Command,
@@ -55,6 +76,8 @@ Examples:
   dcgan-infer --n 16 --out grid.png
   dcgan-infer --n 64 --grid 4x16 --scale 3 --seed 7 -o wide.png
   dcgan-infer --n 8 --interpolate 24 -o walk.gif
+  dcgan-infer --n 100 --digits 0123456789 -o table.png
+  dcgan-infer --n 16 --digit 7 --truncation 0.7 -o sevens.png
   dcgan-infer --n 100000 --dtype float -o digits.npy
   dcgan-infer --n 500 -o digits/
   dcgan-infer --latents z.npy -o - --format npy > digits.npy
@@ -67,7 +90,7 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     "--n",
     type=_Range(1, INDICES),
     metavar="NUMBER",
-    help="How many digits.  [default: 16, or all of --latents]",
+    help="How many digits.  [default: 16, or all of --latents, --labels or --digits]",
 )
 @click.option(
     "-o",
@@ -103,6 +126,31 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     type=click.Path(path_type=Path),
     metavar="FILE.npy",
     help="Take the latents from a file instead, float of shape (N, latent size).",
+)
+@click.option(
+    "--digit",
+    type=_Range(0, 65535),
+    metavar="DIGIT",
+    help="Make this digit only; for a conditional model.",
+)
+@click.option(
+    "--digits",
+    callback=_parse_digits,
+    metavar="DIGITS",
+    help="Make these in turn, like 0123456789; in a grid a column each.  [default: drawn by the seed]",
+)
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Make the digits that a file lists, numbers in text or integers in .npy.",
+)
+@click.option(
+    "--truncation",
+    type=_Factor(),
+    metavar="PSI",
+    help="Scale the latents, 0 to 2; below 1 the digits are more regular and less varied.  [default: 1]",
 )
 @click.option("--grid", callback=_parse_grid, metavar="ROWSxCOLS", help="Layout of a grid.  [default: nearly square]")
 @click.option(
@@ -146,6 +194,9 @@ def main(
     out: str,
     kind: str | None,
     latents_file: Path | None,
+    digit: int | None,
+    digits: tuple[int, ...],
+    labels_file: Path | None,
     as_json: bool,
     list_providers: bool,
     list_models: bool,
@@ -165,10 +216,22 @@ def main(
             raise click.UsageError("--out - writes to stdout, which is closed.")
         if out == "-" and sys.stdout.isatty():
             raise click.UsageError("--out - would print binary data on the terminal; redirect it or pipe it on.")
+        if digit is not None and digits:
+            raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
+        if digit is not None:
+            digits = (digit,)
         if n is None:
-            n = 16 if latents_file is None else _rows(latents_file, options["start"])
+            n = _default_count(latents_file, labels_file, digits, options["start"])
         target = sys.stdout.buffer if out == "-" else Path(out)
-        request = Request(target=target, kind=kind, n=n, latents_file=latents_file, **options)
+        request = Request(
+            target=target,
+            kind=kind,
+            n=n,
+            latents_file=latents_file,
+            digits=digits,
+            labels_file=labels_file,
+            **options,
+        )
         contradiction = request.contradiction()
         if contradiction:
             raise click.UsageError(contradiction)
@@ -179,13 +242,17 @@ def main(
         click.echo(_report(out, request, rendered, as_json), err=out == "-")
 
 
-def _rows(latents_file: Path, start: int) -> int:
-    from .latents import load
+def _default_count(latents_file: Path | None, labels_file: Path | None, digits: tuple[int, ...], start: int) -> int:
+    """As many as the files hold from `start` on, or as digits are named."""
+    if latents_file is None and labels_file is None:
+        return len(digits) if len(digits) > 1 else 16
+    from .latents import load, load_labels
 
-    rows = len(load(latents_file))
-    if start >= rows:
-        raise click.UsageError(f"--start {start}: {latents_file} holds the latents 0 to {rows - 1}.")
-    return rows - start
+    rows = {path: len(read(path)) for path, read in ((latents_file, load), (labels_file, load_labels)) if path}
+    for path, count in rows.items():
+        if start >= count:
+            raise click.UsageError(f"--start {start}: {path} has the rows 0 to {count - 1}.")
+    return min(rows.values()) - start
 
 
 def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> str:

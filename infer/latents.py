@@ -1,151 +1,40 @@
-"""Latents by contract: latent i of a seed has the same bits for any count, batch size, machine and release.
-
-The contract, with test vectors for other languages, is docs/latents.md. In short: Threefry-2x32 with 20 rounds
-(Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns (seed, i, j) into two
-random words, and Box-Muller turns those into the normals 2j and 2j + 1 of latent i.
-
-Only operations that IEEE 754 rounds correctly touch the float64 values (+ - * / sqrt, one rounding each);
-the logarithm, sine and cosine are the short series below. The math library's own differ in the last bit between
-processors and releases, and that bit would sometimes reach the float32 result.
-"""
+"""Latents and labels that a caller brings along, and walks between them. Those of a seed: `dcgan/latents.py`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcgan.errors import LatentError, first_line
 
-from .request import INDICES, SEEDS
-
-PAIRS = 1 << 16  # of normals in a latent; counters whose second word is larger are reserved for later streams
-
-_U32 = npt.NDArray[np.uint32]
-_F64 = npt.NDArray[np.float64]
 _F32 = npt.NDArray[np.float32]
-
-_MASK = 0xFFFFFFFF
-_PARITY = 0x1BD11BDA  # C240 of Threefish, its 32-bit half as Random123 takes it
-_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
-_ROUNDS = 20
-
-# 2 atanh(s) / s and sin(t) / t, cos(t) by powers of s^2 and t^2, lowest first; the first term left out is under 1e-16.
-_ATANH = tuple(2.0 / (2 * k + 1) for k in range(11))
-_SIN = tuple((-1.0) ** k / math.factorial(2 * k + 1) for k in range(8))
-_COS = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(9))
-_LN2 = float.fromhex("0x1.62e42fefa39efp-1")
-_SQRT_HALF = float.fromhex("0x1.6a09e667f3bcdp-1")
-_HALF_PI = float.fromhex("0x1.921fb54442d18p+0")
-
-_BLOCK = 8192  # pairs at a time: 0.5 MB of buffers, inside a second-level cache (fastest of 2^9 ... 2^16, measured)
+_I64 = npt.NDArray[np.int64]
 
 
-def latents(seed: int, start: int, count: int, latent_dim: int) -> _F32:
-    """Latents `start` to `start + count - 1` of a seed.
+@dataclass(frozen=True)
+class Block:
+    """What a model is fed with.
 
-    Args:
-        seed: 0 to 2^63 - 1.
-        start: index of the first latent, 0 to 2^32 - 1.
-        count: number of latents, 0 or more; start + count is 2^32 at most.
-        latent_dim: length of a latent, 1 to 2^17.
-    Returns:
-        float32, shape (count, latent_dim), standard normal.
-    Raises:
-        LatentError: an argument is out of its range.
+    Attributes:
+        z: latents, float32, shape (K, latent_dim).
+        labels: int64, shape (K,); None for an unconditional model.
     """
-    if not 0 <= seed < SEEDS:
-        raise LatentError(f"a seed is an integer from 0 to 2^63 - 1, found {seed}")
-    if start < 0 or count < 0 or start + count > INDICES:
-        raise LatentError(
-            f"a seed has the latents 0 to 2^32 - 1, asked for {count} from {start}; take another seed for more"
-        )
-    if not 1 <= latent_dim <= 2 * PAIRS:
-        raise LatentError(f"a latent has 1 to {2 * PAIRS} values, asked for {latent_dim}")
-    pairs = (latent_dim + 1) // 2
-    result = np.empty((count, latent_dim), dtype=np.float32)
-    rows = max(1, _BLOCK // pairs)
-    for first in range(0, count, rows):
-        block = result[first : first + rows]
-        i = np.arange(start + first, start + first + len(block), dtype=np.uint32)
-        j = np.arange(pairs, dtype=np.uint32)
-        words = threefry2x32(seed, np.repeat(i, pairs), np.tile(j, len(block)))
-        even, odd = _box_muller(*words)
-        block[:, 0::2] = even.reshape(len(block), pairs)
-        block[:, 1::2] = odd.reshape(len(block), pairs)[:, : latent_dim // 2]
-    return result
 
+    z: _F32
+    labels: _I64 | None = None
 
-def threefry2x32(key: int, c0: _U32, c1: _U32) -> tuple[_U32, _U32]:
-    """Threefry-2x32 with 20 rounds.
+    def __len__(self) -> int:
+        return len(self.z)
 
-    Args:
-        key: 64 bits, the low word first.
-        c0: first counter words, uint32, shape (K,).
-        c1: second counter words, uint32, shape (K,).
-    Returns:
-        Two random words for each counter, uint32, shape (K,) each.
-    """
-    k0, k1 = key & _MASK, key >> 32
-    keys = (k0, k1, _PARITY ^ k0 ^ k1)
-    x0 = c0 + np.uint32(k0)
-    x1 = c1 + np.uint32(k1)
-    low = np.empty_like(x1)
-    for number in range(_ROUNDS):
-        x0 += x1
-        distance = _ROTATIONS[number % 8]
-        np.left_shift(x1, np.uint32(distance), out=low)
-        np.right_shift(x1, np.uint32(32 - distance), out=x1)
-        x1 |= low
-        x1 ^= x0
-        if number % 4 == 3:
-            step = number // 4 + 1
-            x0 += np.uint32(keys[step % 3])
-            x1 += np.uint32((keys[(step + 1) % 3] + step) & _MASK)
-    return x0, x1
-
-
-def _box_muller(x0: _U32, x1: _U32) -> tuple[_F64, _F64]:
-    """Two independent standard normals from each pair of words, by their upper 24 bits.
-
-    With u1 = ((x0 >> 8) + 1) / 2^24 in (0, 1] and u2 = (x1 >> 8) / 2^24 in [0, 1): r = sqrt(-2 ln u1), and the
-    normals are r cos(2 pi u2) and r sin(2 pi u2). Both u are exact in float32 too.
-    """
-    # ln u1 = exponent ln 2 + ln f with f in [sqrt(1/2), sqrt 2) and ln f = 2 atanh((f - 1) / (f + 1)).
-    f, exponent = np.frexp(((x0 >> np.uint32(8)) + np.uint32(1)).astype(np.float64) * 2.0**-24)
-    small = f < _SQRT_HALF
-    f += f * small
-    s = (f - 1.0) / (f + 1.0)
-    log = (exponent - small) * _LN2 + s * _series(_ATANH, s * s)
-    radius = np.sqrt(0.0 - 2.0 * log)
-
-    # 2 pi u2 is a whole number of quarter turns, and a rest t of at most an eighth of a turn on either side.
-    quarters = (x1 >> np.uint32(8)).astype(np.float64) * 2.0**-22
-    whole = np.rint(quarters)
-    t = (quarters - whole) * _HALF_PI
-    square = t * t
-    sine, cosine = t * _series(_SIN, square), _series(_COS, square)
-    turn = whole.astype(np.uint32)
-    swapped = (turn & np.uint32(1)).astype(bool)
-    even = np.where(swapped, sine, cosine)
-    odd = np.where(swapped, cosine, sine)
-    even *= 1.0 - ((turn + np.uint32(1)) & np.uint32(2))  # the cosine is negative in the quarters around 1/4 and 1/2
-    odd *= 1.0 - (turn & np.uint32(2))
-    even *= radius
-    odd *= radius
-    return even, odd
-
-
-def _series(coefficients: tuple[float, ...], x: _F64) -> _F64:
-    """Horner's rule, a multiplication and an addition at a time, each rounded."""
-    total = np.full_like(x, coefficients[-1])
-    for coefficient in reversed(coefficients[:-1]):
-        total *= x
-        total += coefficient
-    return total
+    def part(self, first: int, last: int) -> Block:
+        """Rows `first` to `last - 1`."""
+        return Block(self.z[first:last], None if self.labels is None else self.labels[first:last])
 
 
 def checked(z: npt.NDArray[np.generic], latent_dim: int, first: int = 0) -> _F32:
@@ -192,26 +81,74 @@ def load(path: Path) -> npt.NDArray[np.generic]:
     return array
 
 
-def walk(keys: Iterable[_F32], steps: int) -> Iterator[_F32]:
+def checked_labels(labels: npt.NDArray[Any], num_classes: int, first: int = 0) -> _I64:
+    """Labels of a caller, as the model takes them.
+
+    Args:
+        labels: integers, shape (N,), from 0 to num_classes - 1.
+        num_classes: of the model.
+        first: index of `labels[0]`, for the message.
+    Returns:
+        int64, same shape and values, C-contiguous.
+    Raises:
+        LatentError: another shape or type, or a label that is none of the model's.
+    """
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise LatentError(f"labels must be integers of shape (N,), found {labels.dtype} of shape {labels.shape}")
+    known = (labels >= 0) & (labels < num_classes)
+    if not known.all():
+        bad = int(np.argmin(known))
+        raise LatentError(f"label {first + bad} is {labels[bad]}, this model's are 0 to {num_classes - 1}")
+    return np.ascontiguousarray(labels, dtype=np.int64)
+
+
+def load_labels(path: Path) -> npt.NDArray[np.generic]:
+    """Labels of a .npy file, or of a text file with numbers between white space or commas.
+
+    Raises:
+        LatentError: the file is missing, truncated or foreign, or holds no list of labels.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            labels: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)
+        else:
+            labels = np.array([int(word) for word in path.read_text().replace(",", " ").split()], dtype=np.int64)
+    except OSError as error:
+        raise LatentError(f"can't read labels {path}: {first_line(error).lower()}") from error
+    except Exception as error:  # ValueError, OverflowError, UnicodeDecodeError, and what NumPy stumbles on
+        raise LatentError(f"{path} holds no labels: give numbers in a text file, or integers in a .npy file") from error
+    if labels.ndim != 1 or len(labels) == 0:
+        raise LatentError(f"{path}: labels must have shape (N,) with N >= 1, found {labels.shape}")
+    return labels
+
+
+def walk(keys: Iterable[Block], steps: int) -> Iterator[Block]:
     """The round trip along all latents and back to the first, by spherical interpolation.
 
     White, "Sampling generative networks" (arXiv:1609.04468): latents of a normal prior lie near a sphere, and the
-    straight line between two of them leaves it.
+    straight line between two of them leaves it. A label can't be divided: it changes half-way.
 
     Args:
-        keys: blocks of latents, float32, shape (K, latent_dim), one after the other.
+        keys: blocks, one after the other.
         steps: frames from each latent to the next; the first of them is the latent itself.
     Returns:
-        For each latent its frames, float32, shape (steps, latent_dim).
+        For each latent its frames, a block of `steps`.
     """
-    singles = (z for block in keys for z in block)
+    singles = (block.part(i, i + 1) for block in keys for i in range(len(block)))
     first = here = next(singles, None)
     if first is None or here is None:
         return
     for there in singles:
-        yield _slerp(here, there, steps)
+        yield _between(here, there, steps)
         here = there
-    yield _slerp(here, first, steps)
+    yield _between(here, first, steps)
+
+
+def _between(a: Block, b: Block, steps: int) -> Block:
+    z = _slerp(a.z[0], b.z[0], steps)
+    if a.labels is None or b.labels is None:
+        return Block(z, None)
+    return Block(z, np.where(2 * np.arange(steps) < steps, a.labels[0], b.labels[0]))
 
 
 def _slerp(a: _F32, b: _F32, steps: int) -> _F32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,12 +15,13 @@ from dcgan.errors import LatentError
 from dcgan.files import sha256_of
 from dcgan.images import to_uint8
 
-from .latents import load, walk
+from .latents import load, load_labels, walk
 from .request import GRIDS, Request
 from .session import DigitGenerator
 from .sinks import Plan, save
 
-_Batches = Iterator[npt.NDArray[Any]]
+_Array = npt.NDArray[Any]
+_Batches = Iterator[_Array]
 
 
 class Rendered(NamedTuple):
@@ -52,7 +54,18 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
         ModelError, LatentError, DeviceError, RuntimeMissingError, OutputError
     """
     generator = DigitGenerator(request.model, provider=request.provider, threads=request.threads)
-    blocks = _latents(request, generator)
+    z = _wanted(request.latents_file, load, request, "latents")
+    labels = _wanted(request.labels_file, load_labels, request, "labels")
+    blocks = generator.blocks(
+        request.n,
+        seed=request.seed or 0,
+        start=request.start,
+        z=z,
+        digits=request.digits or None,
+        labels=labels,
+        truncation=1.0 if request.truncation is None else request.truncation,
+        batch_size=request.batch_size,
+    )
     if request.steps:
         blocks = walk(blocks, request.steps)
     values = generator.run(blocks, request.batch_size)
@@ -76,6 +89,7 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
         floats=request.dtype == "float",
         facts=facts,
         facts_of=facts_of,
+        labels=_labels(request, generator, labels),
     )
     started = time.perf_counter()
     save(request.target, request.kind, progress(images), plan)
@@ -83,16 +97,24 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
     return Rendered(request.count, facts, generator.provider, generator.note, generator.threads, seconds)
 
 
-def _latents(request: Request, generator: DigitGenerator) -> Iterator[npt.NDArray[np.float32]]:
-    """The requested latents in blocks."""
-    if request.latents_file is None:
-        return generator.latents(request.n, seed=request.seed or 0, start=request.start, batch_size=request.batch_size)
-    array = load(request.latents_file)
-    if request.start + request.n > len(array):
-        raise LatentError(
-            f"{request.latents_file} holds {len(array)} latents, asked for {request.n} from number {request.start}"
-        )
-    return generator.blocks(array[request.start : request.start + request.n], request.batch_size)
+def _wanted(path: Path | None, load: Callable[[Path], _Array], request: Request, what: str) -> _Array | None:
+    """Rows `start` to `start + n - 1` of a file, or None without one."""
+    if path is None:
+        return None
+    rows = load(path)
+    if request.start + request.n > len(rows):
+        raise LatentError(f"{path} holds {len(rows)} {what}, asked for {request.n} from number {request.start}")
+    return rows[request.start : request.start + request.n]
+
+
+def _labels(request: Request, generator: DigitGenerator, given: _Array | None) -> _Array | None:
+    """Labels of the images of an .npz, uint8 as in MNIST's own files, or None where there are none to be written."""
+    if request.kind != "npz" or not 0 < generator.spec.num_classes <= 256:
+        return None
+    if given is None:
+        seed, digits = request.seed or 0, request.digits or None
+        given = generator.labels(request.n, seed=seed, start=request.start, digits=digits)
+    return given.astype(np.uint8)
 
 
 def _facts(request: Request, generator: DigitGenerator) -> dict[str, str]:
@@ -109,6 +131,12 @@ def _facts(request: Request, generator: DigitGenerator) -> dict[str, str]:
         facts["dcgan.latents_sha256"] = sha256_of(request.latents_file)
     facts["dcgan.start"] = str(request.start)
     facts["dcgan.n"] = str(request.n)
+    if request.labels_file is not None:
+        facts["dcgan.labels_sha256"] = sha256_of(request.labels_file)
+    elif request.digits:
+        facts["dcgan.digits"] = " ".join(map(str, request.digits))
+    if request.truncation is not None:
+        facts["dcgan.truncation"] = repr(request.truncation)
     if request.steps:
         facts["dcgan.interpolate"] = str(request.steps)
     if request.kind in GRIDS:

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import IO
 
 from dcgan import shipped
+from dcgan.spec import INDICES
 
-SEEDS = 1 << 63  # seeds are 0 ... 2^63 - 1, so that an ONNX int64 scalar can carry one
-INDICES = 1 << 32  # latents of one seed: one counter word
 # Past 16 the feature maps fall out of the cache, and larger batches are slower (measured on two CPU cores).
 BATCH_SIZE = 16
 WALK_STEPS = 16  # of a .gif that doesn't say
 
-PROVIDERS = ("auto", "cpu", "cuda")
 GRIDS = ("png", "jpeg", "webp")
 ARRAYS = ("npy", "npz")
 FILES = (*GRIDS, "gif", *ARRAYS)
@@ -65,6 +63,9 @@ class Request:
         start: index of the first latent.
         seed: of the latents; 0 if there is neither a seed nor a file.
         latents_file: a .npy file to take latents `start` to `start + n - 1` from instead.
+        digits: of a conditional model, which to make in turn; empty draws them by the seed.
+        labels_file: a file with labels `start` to `start + n - 1` instead.
+        truncation: factor on the latents, below 1 for more regular digits; None is 1.
         interpolate: frames from each latent to the next on a round trip; None makes just the latents' own images.
         grid: rows and columns; None makes it as square as can be, or a row a latent for a round trip.
         scale: each pixel of a picture becomes a square of this side.
@@ -79,6 +80,9 @@ class Request:
     start: int = 0
     seed: int | None = None
     latents_file: Path | None = None
+    digits: tuple[int, ...] = ()
+    labels_file: Path | None = None
+    truncation: float | None = None
     interpolate: int | None = None
     grid: tuple[int, int] | None = None
     scale: int | None = None
@@ -104,18 +108,22 @@ class Request:
         if self.grid:
             return self.grid
         columns = self.steps or math.isqrt(self.n - 1) + 1
+        if len(self.digits) > 1 and self.n >= len(self.digits) and not self.steps:
+            columns = len(self.digits)  # one column each
         return -(-self.count // columns), columns
 
     def contradiction(self) -> str | None:
         """Which wishes can't be had together, or None."""
         what = "a folder" if self.kind == FOLDER else f"a {self.kind}"
         if isinstance(self.target, Path):
-            inputs = {"--latents": self.latents_file, "--model": Path(self.model)}
+            inputs = {"--latents": self.latents_file, "--labels": self.labels_file, "--model": Path(self.model)}
             for option, path in inputs.items():
                 if path is not None and path.is_file() and path.resolve() == self.target.resolve():
                     return f"--out {self.target} would overwrite {option}; choose another name."
         if self.seed is not None and self.latents_file is not None:
             return "--seed and --latents exclude each other: latents come from one of them."
+        if self.digits and self.labels_file is not None:
+            return "--digits and --labels exclude each other: labels come from one of them."
         if self.latents_file is None and self.start + self.n > INDICES:
             return f"--start {self.start} with --n {self.n} goes past the last latent of a seed, 2^32 - 1."
         if self.grid and self.kind not in GRIDS:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from dcgan import shipped
+from dcgan import runtime, shipped
 from dcgan.errors import LatentError, ModelError, SpecError, first_line
 from dcgan.images import to_uint8
-from dcgan.spec import SPEC_KEY, GeneratorSpec
+from dcgan.latents import labels as drawn_labels
+from dcgan.latents import latents
+from dcgan.spec import INDICES, SPEC_KEY, GeneratorSpec
 
-from . import runtime
-from .latents import checked, latents
-from .request import BATCH_SIZE, INDICES
+from .latents import Block, checked, checked_labels
+from .request import BATCH_SIZE
 
 # Latents drawn at a time: enough to make the cost of a call vanish, few enough to stay in the cache.
 _BLOCK = 128
@@ -71,74 +72,176 @@ class DigitGenerator:
         except ModelError as error:
             raise ModelError(f"can't use model {path}: {error}") from error
         self.runtime_version: str = runtime.onnxruntime().__version__
-        self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]
 
-    def generate(self, n: int, *, seed: int = 0, start: int = 0, batch_size: int = BATCH_SIZE) -> _Images:
+    def generate(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        digits: int | Sequence[int] | None = None,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> _Images:
         """Make `n` images.
 
         Args:
             n: number of images, 1 or more.
             seed: 0 to 2^63 - 1; image i of a seed is the same whatever else is asked for.
             start: index of the first image.
+            digits: of a conditional model, which to make: one, or several in turn, image i the one at i modulo their
+                number; None draws them by the seed, as docs/latents.md says.
+            truncation: factor on the latents; below 1 the digits are more regular and less varied.
             batch_size: images at a time.
         Returns:
             uint8, shape (n, height, width); 0 is black.
         Raises:
-            LatentError: `n`, `seed` or an index is out of range.
-            ModelError: the model fails, or returns NaN or infinity.
+            LatentError: `n`, `seed`, an index or a digit is out of range.
+            ModelError: the model fails or returns NaN or infinity, or is asked for digits and has no classes.
         """
-        return np.concatenate(list(self.stream(n, seed=seed, start=start, batch_size=batch_size)))
+        parts = self.stream(n, seed=seed, start=start, digits=digits, truncation=truncation, batch_size=batch_size)
+        return np.concatenate(list(parts))
 
-    def stream(self, n: int, *, seed: int = 0, start: int = 0, batch_size: int = BATCH_SIZE) -> Iterator[_Images]:
+    def stream(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        digits: int | Sequence[int] | None = None,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[_Images]:
         """Like `generate`, in parts of up to `batch_size` images: any `n` in constant memory."""
-        for values in self.run(self.latents(n, seed=seed, start=start, batch_size=batch_size), batch_size):
+        blocks = self.blocks(n, seed=seed, start=start, digits=digits, truncation=truncation, batch_size=batch_size)
+        for values in self.run(blocks, batch_size):
             yield to_uint8(values)
 
-    def generate_from(self, z: npt.NDArray[np.floating], *, batch_size: int = BATCH_SIZE) -> _Images:
+    def generate_from(
+        self,
+        z: npt.NDArray[np.floating],
+        labels: npt.NDArray[np.integer] | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+    ) -> _Images:
         """Make an image from each latent of your own.
 
         Args:
             z: float32, shape (N, latent_dim), drawn from N(0, 1), N >= 1.
+            labels: integers, shape (N,); needed by a conditional model, None for another.
             batch_size: images at a time.
         Returns:
             uint8, shape (N, height, width); 0 is black.
         Raises:
-            LatentError: `z` is empty, of another shape or type, or not finite.
-            ModelError: the model fails, or returns NaN or infinity.
+            LatentError: `z` is empty, of another shape or type, or not finite, or `labels` do not fit.
+            ModelError: the model fails, returns NaN or infinity, or is given labels and has no classes.
         """
-        return np.concatenate([to_uint8(values) for values in self.run(self.blocks(z, batch_size), batch_size)])
+        if labels is None and self.spec.num_classes:
+            raise LatentError(f"model {self.name} is conditional: give a label for each latent")
+        if labels is not None and len(labels) != len(z):
+            raise LatentError(f"there are {len(labels)} labels for {len(z)} latents")
+        if len(z) == 0:
+            raise LatentError("there are no latents: the first axis is empty")
+        blocks = self.blocks(len(z), z=z, labels=labels, batch_size=batch_size)
+        return np.concatenate([to_uint8(values) for values in self.run(blocks, batch_size)])
 
-    def latents(self, n: int, *, seed: int = 0, start: int = 0, batch_size: int = BATCH_SIZE) -> Iterator[_Floats]:
-        """The latents behind `generate`, float32, shape (K, latent_dim), in blocks that batches divide evenly."""
+    def blocks(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        z: npt.NDArray[np.generic] | None = None,
+        digits: int | Sequence[int] | None = None,
+        labels: npt.NDArray[np.generic] | None = None,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Iterator[Block]:
+        """What `run` is fed with to make `n` images, in blocks that batches divide evenly.
+
+        Args:
+            n: number of images, 1 or more.
+            seed: of latents and labels.
+            start: index of the first image.
+            z: a caller's latents instead of the seed's, floating, shape (n, latent_dim); may be a mapped file.
+            digits: as `generate` takes them.
+            labels: of the images one by one, integers, shape (n,), instead of `digits`.
+            truncation: factor on the latents.
+            batch_size: that `run` will be given.
+        Raises:
+            LatentError: `n`, `seed` or an index is out of range, or `z`, `digits` or `labels` do not fit the model.
+            ModelError: digits or labels are given, and the model has no classes.
+        """
         if n < 1:
             raise LatentError(f"the number of images must be 1 or more, found {n}")
         if start < 0 or start + n > INDICES:
             raise LatentError(f"a seed has the latents 0 to 2^32 - 1, asked for {n} from {start}")
-        block = max(1, _BLOCK // batch_size) * batch_size
-        for first in range(start, start + n, block):
-            yield latents(seed, first, min(block, start + n - first), self.spec.latent_dim)
+        label_part = self._labels(seed, start, n, digits, labels)
+        size = max(1, _BLOCK // batch_size) * batch_size
+        for first in range(0, n, size):
+            count = min(size, n - first)
+            if z is None:
+                part = latents(seed, start + first, count, self.spec.latent_dim)
+            else:
+                part = checked(z[first : first + count], self.spec.latent_dim, first)
+            # A latent's mean is 0, so going a part of the way from the mean (Karras et al., arXiv:1812.04948, appendix
+            # B) is scaling.
+            scaled = part if truncation == 1.0 else part * np.float32(truncation)
+            yield Block(scaled, label_part(first, count))
 
-    def blocks(self, z: npt.NDArray[np.generic], batch_size: int = BATCH_SIZE) -> Iterator[_Floats]:
-        """Latents of a caller, checked, in such blocks.
+    def labels(
+        self, n: int, *, seed: int = 0, start: int = 0, digits: int | Sequence[int] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """The labels of the images that `generate` makes of the same arguments: int64, shape (n,).
 
-        Args:
-            z: float32 or another floating type, shape (N, latent_dim), drawn from N(0, 1); may be a mapped file.
-            batch_size: that `run` will be given.
         Raises:
-            LatentError: `z` is empty, of another shape or type, or not finite.
+            ModelError: the model has no classes.
         """
-        if len(z) == 0:
-            raise LatentError("there are no latents: the first axis is empty")
-        block = max(1, _BLOCK // batch_size) * batch_size
-        for first in range(0, len(z), block):
-            yield checked(z[first : first + block], self.spec.latent_dim, first)
+        if not self.spec.num_classes:
+            raise self._unconditional()
+        found = self._labels(seed, start, n, digits, None)(0, n)
+        assert found is not None
+        return found
 
-    def run(self, blocks: Iterable[_Floats], batch_size: int = BATCH_SIZE) -> Iterator[_Floats]:
+    def _labels(
+        self,
+        seed: int,
+        start: int,
+        n: int,
+        digits: int | Sequence[int] | None,
+        labels: npt.NDArray[np.generic] | None,
+    ) -> Callable[[int, int], npt.NDArray[np.int64] | None]:
+        """From (first, count) to the labels of images `start + first` and those after it."""
+        classes = self.spec.num_classes
+        if not classes:
+            if digits is not None or labels is not None:
+                raise self._unconditional()
+            return lambda _first, _count: None
+        if labels is not None:
+            if len(labels) != n:
+                raise LatentError(f"there are {len(labels)} labels for {n} images")
+            fitting = checked_labels(labels, classes)
+            return lambda first, count: fitting[first : first + count]
+        if digits is None:
+            return lambda first, count: drawn_labels(seed, start + first, count, classes)
+        cycle = checked_labels(np.atleast_1d(np.asarray(digits)), classes)
+        if len(cycle) == 0:
+            raise LatentError("no digits are asked for; give one or more, or leave them out")
+        return lambda first, count: cycle[np.arange(start + first, start + first + count) % len(cycle)]
+
+    def _unconditional(self) -> ModelError:
+        known = [name for name in shipped.names(".onnx") if name.endswith("-conditional")]
+        return ModelError(
+            f"model {self.name} is unconditional: it can't be asked for a digit; take a conditional one"
+            f"{' such as --model ' + known[0] if known else ', trained with dcgan-train --conditional'}"
+        )
+
+    def run(self, blocks: Iterable[Block], batch_size: int = BATCH_SIZE) -> Iterator[_Floats]:
         """Run the generator.
 
         Args:
-            blocks: latents, float32, shape (K, latent_dim) each.
+            blocks: latents and labels.
             batch_size: images at a time; a block's rest makes a smaller batch.
         Returns:
             For each batch float32, shape (N, height, width), range [-1, 1]; -1 is black.
@@ -150,11 +253,12 @@ class DigitGenerator:
             raise ValueError(f"batch_size must be 1 or more, found {batch_size}")
         _, height, width = self.spec.image_shape
         for block in blocks:
-            z = checked(block, self.spec.latent_dim)
-            for first in range(0, len(z), batch_size):
-                batch = z[first : first + batch_size]
+            whole = Block(checked(block.z, self.spec.latent_dim), block.labels)
+            for first in range(0, len(whole), batch_size):
+                batch = whole.part(first, first + batch_size)
+                inputs = {"z": batch.z} if batch.labels is None else {"z": batch.z, "label": batch.labels}
                 try:
-                    (values,) = self._session.run(self._outputs, {self._input: batch})
+                    (values,) = self._session.run(self._outputs, inputs)
                 except Exception as error:  # its exceptions have no common base below Exception
                     raise ModelError(f"model {self.name} failed while running: {runtime.reason(error)}") from error
                 if values.shape != (len(batch), 1, height, width):
@@ -201,17 +305,16 @@ def _spec_of(session: Any) -> GeneratorSpec:
         spec = GeneratorSpec.from_json(text)
     except SpecError as error:
         raise ModelError(str(error)) from error
-    if spec.num_classes or spec.image_shape[0] != 1:
-        raise ModelError(
-            f"it has {spec.num_classes} classes and {spec.image_shape[0]} channels; "
-            "this version makes unconditional grey images only"
-        )
+    if spec.image_shape[0] != 1:
+        raise ModelError(f"it makes images of {spec.image_shape[0]} channels; this version makes grey ones only")
     found = [
         f"{node.name}: {node.type} of ({', '.join(str(size) if isinstance(size, int) else 'N' for size in node.shape)})"
         for node in (*session.get_inputs(), *session.get_outputs())
     ]
     sizes = ", ".join(map(str, spec.image_shape))
     expected = [f"z: tensor(float) of (N, {spec.latent_dim})", f"image: tensor(float) of (N, {sizes})"]
+    if spec.num_classes:
+        expected.insert(1, "label: tensor(int64) of (N)")
     if found != expected:
         raise ModelError(f"its inputs and outputs are not what its spec says; expected {expected}, found {found}")
     return spec

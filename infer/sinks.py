@@ -48,6 +48,7 @@ class Plan:
         floats: for arrays: float32 as the model gives it, instead of uint8 grey levels.
         facts: text that pictures carry, enough to make them again.
         facts_of: the same for image i of a folder.
+        labels: of the images of an .npz, shape (count,), if they have any.
     """
 
     count: int
@@ -60,6 +61,7 @@ class Plan:
     floats: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     facts_of: Callable[[int], dict[str, str]] = lambda _: {}
+    labels: npt.NDArray[Any] | None = None
 
     def problem(self, kind: str) -> str | None:
         """Why this can't be written as `kind`, or None. Looked at before any work is done."""
@@ -156,14 +158,17 @@ def _write_npz(file: IO[bytes], images: _Images, plan: Plan) -> None:
 
     # A ZipInfo made by hand bears the year 1980 and not the hour of writing: the same images give the same bytes.
     with ZipFile(file, "w") as archive:
-        for name in ("images.npy", "facts.npy"):
+        others = {"facts.npy": np.array(json.dumps(plan.facts))}
+        if plan.labels is not None:
+            others["labels.npy"] = plan.labels
+        for name in ("images.npy", *others):
             info = ZipInfo(name)
             info.compress_type = ZIP_DEFLATED
             with archive.open(info, "w", force_zip64=True) as member:
                 if name == "images.npy":
                     _write_npy(member, images, plan)
                 else:
-                    np.lib.format.write_array(member, np.array(json.dumps(plan.facts)), allow_pickle=False)
+                    np.lib.format.write_array(member, others[name], allow_pickle=False)
 
 
 _WRITERS: dict[str, Callable[[IO[bytes], _Images, Plan], None]] = {

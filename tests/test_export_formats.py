@@ -218,7 +218,7 @@ def test_an_onnx_file_must_promise_what_consumers_rely_on(change: str, end: str,
         ends[end][0] = value.name = "other"
     path = tmp_path / "model.onnx"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(ExportError, match="should take 'z' and give 'image'"):
+    with pytest.raises(ExportError, match="should take 'z' and perhaps 'label', and give 'image'"):
         onnx_file.load(path)
 
 

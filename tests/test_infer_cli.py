@@ -18,9 +18,9 @@ from PIL import Image
 
 from dcgan import shipped
 from dcgan.files import sha256_of
+from dcgan.latents import latents
 from infer import DigitGenerator
 from infer.cli import main
-from infer.latents import latents
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,8 @@ import pytest
 from conftest import ROOT
 
 from dcgan.errors import LatentError
-from infer.latents import checked, latents, load, threefry2x32, walk
+from dcgan.latents import latents, threefry2x32
+from infer.latents import Block, checked, load, walk
 
 DOC = (ROOT / "docs" / "latents.md").read_text()
 KNOWN = re.findall(r"^\| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \|$", DOC, re.MULTILINE)
@@ -79,7 +80,7 @@ def test_the_ends_of_the_uniform_range_give_finite_normals(monkeypatch: pytest.M
     ends = np.array([0, 0xFFFFFFFF], np.uint32)
     for x0 in ends:
         for x1 in ends:
-            monkeypatch.setattr("infer.latents.threefry2x32", lambda *_, a=x0, b=x1: (a[None], b[None]))
+            monkeypatch.setattr("dcgan.latents.threefry2x32", lambda *_, a=x0, b=x1: (a[None], b[None]))
             z = latents(0, 0, 1, 2)
             assert np.isfinite(z).all()
             assert np.abs(z).max() <= 5.7682
@@ -197,7 +198,7 @@ def test_files_that_hold_no_latents_are_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_a_walk_starts_at_each_latent_and_keeps_to_the_sphere() -> None:
     z = latents(0, 0, 3, 100)
-    frames = np.concatenate(list(walk([z[:2], z[2:]], 8)))
+    frames = np.concatenate([block.z for block in walk([Block(z[:2]), Block(z[2:])], 8)])
     assert frames.shape == (24, 100)
     assert np.array_equal(frames[::8], z)
     lengths = np.linalg.norm(frames, axis=1)
@@ -208,4 +209,4 @@ def test_a_walk_starts_at_each_latent_and_keeps_to_the_sphere() -> None:
 
 def test_a_walk_between_opposite_latents_stays_finite() -> None:
     z = np.array([[1, 0], [-1, 0], [0, 0]], np.float32)
-    assert np.isfinite(np.concatenate(list(walk([z], 4)))).all()
+    assert all(np.isfinite(block.z).all() for block in walk([Block(z)], 4))

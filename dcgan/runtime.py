@@ -15,10 +15,9 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcgan.errors import DeviceError, ModelError, RuntimeMissingError, first_line
+from .errors import DeviceError, ModelError, RuntimeMissingError, first_line
 
-from .request import PROVIDERS
-
+PROVIDERS = ("auto", "cpu", "cuda")
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}

@@ -1,0 +1,163 @@
+"""Where the digits to be judged come from: a checkpoint, an ONNX model, or a file of images.
+
+Latents and labels are those of docs/latents.md, so that the digits judged are the ones `dcgan-infer` makes of the same
+model, seed and indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import shipped
+from .errors import EvaluationError, ModelError, SpecError, first_line
+from .images import to_uint8
+from .latents import labels, latents
+from .runtime import cores, open_session, reason
+from .spec import SPEC_KEY, GeneratorSpec
+
+if TYPE_CHECKING:
+    from .networks import Generator
+
+_BATCH = 250
+_SIDES = (28, 28)
+
+# float32 latents (N, latent_dim) and int64 labels (N,) or None, to float32 images (N, 1, H, W) from -1 to 1.
+Run = Callable[[npt.NDArray[np.float32], "npt.NDArray[np.int64] | None"], npt.NDArray[np.float32]]
+
+
+class Digits:
+    """Makes digits for the evaluation.
+
+    Attributes:
+        name: of the file, or of the shipped model.
+        labelled: whether the digits come with labels.
+        seeded: whether another seed gives other digits.
+    """
+
+    def __init__(self, name: str, spec: GeneratorSpec, run: Run) -> None:
+        self.name = name
+        self.labelled = spec.num_classes > 0
+        self.seeded = True
+        self._spec = spec
+        self._run = run
+
+    def __call__(self, count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer] | None]:
+        """Digits 0 to count - 1 of a seed: uint8, shape (count, 28, 28), and their labels, int64, shape (count,)."""
+        wanted = labels(seed, 0, count, self._spec.num_classes) if self.labelled else None
+        parts = []
+        for first in range(0, count, _BATCH):
+            z = latents(seed, first, min(_BATCH, count - first), self._spec.latent_dim)
+            parts.append(to_uint8(self._run(z, None if wanted is None else wanted[first : first + len(z)])[:, 0]))
+        return np.concatenate(parts), wanted
+
+
+class _FileDigits(Digits):
+    """Images that are there already."""
+
+    def __init__(self, name: str, images: npt.NDArray[np.uint8], wanted: npt.NDArray[np.integer] | None) -> None:
+        self.name = name
+        self.labelled = wanted is not None
+        self.seeded = False
+        self._images = images
+        self._labels = wanted
+
+    def __call__(self, count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer] | None]:  # noqa: ARG002
+        if count > len(self._images):
+            raise EvaluationError(f"{self.name} holds {len(self._images)} digits, and {count} are needed; make more")
+        return self._images[:count], None if self._labels is None else self._labels[:count]
+
+
+def open_digits(source: str, threads: int | None = None) -> Digits:
+    """Open what makes the digits; what it is follows from the suffix.
+
+    Args:
+        source: name of a shipped model, or path of an ONNX model (.onnx), of images (.npy, or .npz with `images` and
+            perhaps `labels`), or of a checkpoint (anything else).
+        threads: of the CPU; None takes the cores this process may use.
+    Raises:
+        ModelError, CheckpointError, EvaluationError: the file is missing, unreadable or foreign.
+        RuntimeMissingError: a checkpoint is given and torch is not installed.
+    """
+    path = shipped.path_of(source, ".onnx") if source in shipped.names(".onnx") else Path(source)
+    suffix = path.suffix.lower()
+    if suffix in (".npy", ".npz"):
+        return _open_images(path)
+    if suffix == ".onnx":
+        return _open_onnx(path, threads or cores())
+    return _open_checkpoint(path, threads or cores())
+
+
+def generator_run(generator: Generator) -> Run:
+    """How a torch generator, in eval mode on the CPU, is run."""
+    import torch
+
+    def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            images = generator(torch.from_numpy(z), None if wanted is None else torch.from_numpy(wanted))
+        array: npt.NDArray[np.float32] = images.float().cpu().numpy()
+        return array
+
+    return run
+
+
+def _open_checkpoint(path: Path, threads: int) -> Digits:
+    from .commands import require
+
+    checkpoint = require("dcgan.checkpoint", "train").load_generator(path)
+    require("torch", "train").set_num_threads(threads)
+    _refuse_foreign(path, checkpoint.generator.spec)
+    return Digits(str(path), checkpoint.generator.spec, generator_run(checkpoint.generator))
+
+
+def _open_onnx(path: Path, threads: int) -> Digits:
+    try:
+        session = open_session(path.read_bytes(), "cpu", threads).session
+        spec = GeneratorSpec.from_json(session.get_modelmeta().custom_metadata_map[SPEC_KEY])
+    except KeyError as error:
+        raise ModelError(f"model {path} carries no generator spec; write it with dcgan-export") from error
+    except (OSError, ModelError, SpecError, UnicodeDecodeError) as error:
+        raise ModelError(f"can't use model {path}: {first_line(error)}") from error
+    _refuse_foreign(path, spec)
+
+    def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
+        inputs: dict[str, Any] = {"z": z} if wanted is None else {"z": z, "label": wanted}
+        try:
+            images: npt.NDArray[np.float32] = session.run(["image"], inputs)[0]
+        except Exception as error:  # onnxruntime's exceptions have no common base below Exception
+            raise ModelError(f"model {path} failed while running: {reason(error)}") from error
+        return images
+
+    return Digits(str(path), spec, run)
+
+
+def _refuse_foreign(path: Path, spec: GeneratorSpec) -> None:
+    if spec.image_shape != (1, *_SIDES):
+        raise EvaluationError(f"{path} makes images of shape {spec.image_shape}; the evaluator reads (1, 28, 28)")
+
+
+def _open_images(path: Path) -> Digits:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        images, wanted = arrays["images"], arrays.get("labels")
+    except KeyError as error:
+        raise EvaluationError(f"{path} holds no array called images") from error
+    except OSError as error:
+        raise EvaluationError(f"can't read images {path}: {first_line(error).lower()}") from error
+    except Exception as error:  # what NumPy raises depends on where it stumbles: ValueError, EOFError, BadZipFile...
+        raise EvaluationError(f"{path} is no .npy or .npz file, or a truncated one") from error
+    if images.dtype.kind == "f":
+        images = to_uint8(images)
+    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != _SIDES:
+        raise EvaluationError(
+            f"{path}: images must be uint8 or float from -1 to 1, of shape (N, 28, 28); "
+            f"found {images.dtype} of shape {images.shape}"
+        )
+    if wanted is not None and (wanted.dtype.kind not in "iu" or wanted.shape != (len(images),)):
+        raise EvaluationError(f"{path}: labels must be integers, one an image; found {wanted.dtype} {wanted.shape}")
+    return _FileDigits(str(path), images, wanted)
