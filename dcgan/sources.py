@@ -143,7 +143,11 @@ def _refuse_foreign(path: Path, spec: GeneratorSpec) -> None:
 def _open_images(path: Path) -> Digits:
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {"images": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
+        if isinstance(loaded, np.ndarray):
+            arrays = {"images": loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
         images, wanted = arrays["images"], arrays.get("labels")
     except KeyError as error:
         raise EvaluationError(f"{path} holds no array called images") from error
