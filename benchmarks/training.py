@@ -57,13 +57,13 @@ def document_burst() -> Callable[[int], int]:
 def recipe_burst(name: str) -> Callable[[int], int]:
     device = torch.device("cpu")
     recipe = dataclasses.replace(RECIPES[name], precision=resolve_precision(RECIPES[name].precision, device))
-    trainer = Trainer(recipe, load_dataset("sample", Path("unused")).images, device, seed=0)
+    trainer = Trainer(recipe, load_dataset("sample", Path("unused")), device, seed=0)
     order = trainer.order(0)
 
     def burst(images: int) -> int:
         steps = images // recipe.batch_size
         for index in range(steps):
-            trainer.step(trainer.batch(order[index * recipe.batch_size : (index + 1) * recipe.batch_size]))
+            trainer.step(*trainer.batch(order[index * recipe.batch_size : (index + 1) * recipe.batch_size]))
         trainer.epoch_losses.tolist()  # waits for the device
         return steps * recipe.batch_size
 

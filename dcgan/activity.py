@@ -30,12 +30,12 @@ class LayerActivity:
 
 
 @torch.no_grad()
-def measure_activity(network: nn.Module, batches: Sequence[Tensor]) -> list[LayerActivity]:
+def measure_activity(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> list[LayerActivity]:
     """Measure the units of a network's hidden layers in eval mode; the network's mode is put back.
 
     Args:
         network: a generator or discriminator; its hidden layers are its Linear and convolution children but the last.
-        batches: inputs of the network.
+        batches: inputs of the network, a tuple of its arguments for each call.
     Returns:
         One entry a hidden layer, in the order of the layers.
     """
@@ -62,7 +62,7 @@ def measure_activity(network: nn.Module, batches: Sequence[Tensor]) -> list[Laye
     network.eval()
     try:
         for batch in batches:
-            network(batch)
+            network(*batch)
     finally:
         network.train(training)
         for handle in handles:

@@ -171,7 +171,7 @@ def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     content = safetensors.torch.save(
-        {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, metadata
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata
     )
     # safetensors writes the entries of its JSON header in an order that changes from process to process. In sorted
     # order, the same tensors and metadata give the same bytes. The header is padded, so that the tensors stay aligned.

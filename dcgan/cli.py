@@ -88,6 +88,14 @@ _RATE = _Number(0, 1, min_open=True, max_open=True)
 @click.option(
     "--threads", type=click.IntRange(1, 256), help="CPU threads; another number gives other bits.  [default: all cores]"
 )
+@click.option(
+    "--eval-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Measure the Frechet distance every N epochs, and keep the best generator in RUN/best.safetensors.",
+)
+@click.option("--holdout/--no-holdout", default=None, help="Keep the last 10,000 images out of training, to choose by.")
+@click.option("--conditional/--unconditional", default=None, help="Whether the generator can be asked for a digit.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
 @click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
 @click.option("--lr", type=_Number(0, min_open=True), help="Adam's learning rate for both networks.")
@@ -121,6 +129,9 @@ _RATE = _Number(0, 1, min_open=True, max_open=True)
 @click.option(
     "--precision", type=click.Choice(CHOICES["precision"]), help="auto: bf16 where the processor computes in it."
 )
+@click.option(
+    "--channels-last/--channels-first", default=None, help="Memory order of weights and maps: NHWC is faster here."
+)
 @click.option("--dry-run", is_flag=True, help="Print the resolved options as JSON and stop.")
 @click.version_option(__version__, package_name="dcgan-toolkit")
 def main(
@@ -139,6 +150,8 @@ def main(
       dcgan-train --data-dir ~/mnist                on IDX files that are there already
       dcgan-train --dataset sample --epochs 5       10,000 images, no files, no network
       dcgan-train --recipe baseline                 the document's recipe, to the letter
+      dcgan-train --conditional                     a generator that can be asked for a digit
+      dcgan-train --eval-every 5 --holdout          Frechet distance to images that it never saw
       dcgan-train --resume runs/000-mnist-fast      after Ctrl-C, a crash or a power cut
 
     Each of the recipe's choices has an option of its own.

@@ -57,6 +57,7 @@ class Console:
         line = (
             f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}   G loss {row['g_loss']:.4f}   "
             f"D loss {row['d_loss']:.4f}   {row['images_per_second']:,.0f} images/s"
+            f"{'   Frechet distance ' + format(row['frechet_distance'], '.2f') if 'frechet_distance' in row else ''}"
         )
         if self._bar is not None and not self._bar.disable:
             self._bar.write(line, file=sys.stdout)

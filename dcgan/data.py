@@ -28,6 +28,7 @@ _TORCHVISION_CLASSES = {
     "kmnist": "KMNIST",
 }
 SAMPLE = "sample"
+CLASSES = 10  # of every one of them
 DATASETS = (*_TORCHVISION_CLASSES, SAMPLE)
 
 _SAMPLE_FOLDER = Path(__file__).parent / "sample"

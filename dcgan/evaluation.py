@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .data import SAMPLE, Dataset, load_dataset
+from .data import CLASSES, SAMPLE, Dataset, load_dataset
 from .errors import EvaluationError
 from .metrics.density_coverage import density_coverage
-from .metrics.evaluator import CLASSES, Evaluator, Judged
+from .metrics.evaluator import Evaluator, Judged
 from .metrics.frechet import frechet_distance
 from .metrics.kernel import kernel_distance
 from .metrics.labels import class_imbalance, clear_share, label_agreement
@@ -27,6 +27,8 @@ from .metrics.precision_recall import precision_recall
 
 # Training images that choose between recipes and settings, so that the test images need not.
 VALIDATION = 10_000
+EVALUATED = ("mnist", SAMPLE)  # data sets whose digits the evaluator reads
+FID_COUNT = 10_000
 SPLITS = ("validation", "test")
 NEIGHBOURS = 50_000  # images for the 1-NN error, as in the DCGAN paper
 CAS_IMAGES = 60_000  # images for the classification accuracy score: as many as MNIST has
@@ -94,17 +96,19 @@ def load_reference(name: str, data_dir: Path, split: str) -> Reference:
     """
     if split not in SPLITS:
         raise EvaluationError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    if name not in ("mnist", SAMPLE):
+    if name not in EVALUATED:
         raise EvaluationError(f"the evaluator reads MNIST's digits only, not {name}; leave --dataset out")
     if split == "test":
         if name == SAMPLE:
             raise EvaluationError("the sample has no test images; take --split validation, or --dataset mnist")
         return Reference(split, load_dataset(name, data_dir), load_dataset(name, data_dir, "test"))
-    whole = load_dataset(name, data_dir)
-    cut = len(whole.images) - min(VALIDATION, len(whole.images) // 2)
-    return Reference(
-        split, Dataset(whole.images[:cut], whole.labels[:cut]), Dataset(whole.images[cut:], whole.labels[cut:])
-    )
+    return Reference(split, *split_validation(load_dataset(name, data_dir)))
+
+
+def split_validation(train: Dataset) -> tuple[Dataset, Dataset]:
+    """Training images apart from the last 10,000, or the last half of fewer than 20,000, and those."""
+    cut = len(train.images) - min(VALIDATION, len(train.images) // 2)
+    return Dataset(train.images[:cut], train.labels[:cut]), Dataset(train.images[cut:], train.labels[cut:])
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def evaluate(
     reference: Reference,
     evaluator: Evaluator,
     *,
-    count: int = 10_000,
+    count: int = FID_COUNT,
     seeds: Sequence[int] = (0,),
     nearest_neighbour: bool = False,
     cas: bool = False,

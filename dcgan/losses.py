@@ -39,7 +39,16 @@ def _non_saturating_g(fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean()
 
 
+def _hinge_d(real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+
+
+def _hinge_g(fake: Tensor) -> Tensor:
+    return -fake.mean()
+
+
 LOSSES = {
     "least-squares": Loss(_least_squares_d, _least_squares_g),  # Mao et al. 2016, arXiv:1611.04076; the document's
     "non-saturating": Loss(_non_saturating_d, _non_saturating_g),  # Goodfellow et al. 2014, arXiv:1406.2661, section 3
+    "hinge": Loss(_hinge_d, _hinge_g),  # Lim and Ye 2017, arXiv:1705.02894
 }

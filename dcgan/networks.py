@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from .errors import SpecError
 from .spec import Activation, GeneratorSpec
 
 
@@ -84,10 +85,19 @@ class Discriminator(nn.Module):
     Args:
         activation: after both convolutions.
         dropout: share of feature maps that `Dropout2d` drops.
+        num_classes: 0: it judges no labels.
+    Raises:
+        SpecError: it is to judge labels.
     """
 
-    def __init__(self, activation: Activation = Activation("leaky-relu", 0.01), dropout: float = 0.5) -> None:
+    normalises_batch = True  # an image's score depends on the others in its batch
+
+    def __init__(
+        self, activation: Activation = Activation("leaky-relu", 0.01), dropout: float = 0.5, num_classes: int = 0
+    ) -> None:
         super().__init__()
+        if num_classes:
+            raise SpecError("the document's discriminator judges no labels; take --discriminator spectral")
         self.activation = activation_module(activation)
         self.dropout = nn.Dropout2d(dropout)
         self.conv1 = nn.Conv2d(1, 64, kernel_size=3, stride=2)
@@ -95,11 +105,12 @@ class Discriminator(nn.Module):
         self.bn = nn.BatchNorm2d(128)
         self.fc = nn.Linear(128 * 6 * 6, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG002  as its peer below takes
         """Scores of images.
 
         Args:
             x: float, shape (N, 1, 28, 28), range [-1, 1].
+            label: None.
         Returns:
             Shape (N, 1): high for what looks real.
         """
@@ -115,9 +126,15 @@ class SpectralDiscriminator(nn.Module):
     Args:
         activation: after the three convolutions.
         dropout: share of feature maps that `Dropout2d` drops.
+        num_classes: of the labels it judges images by, projected on the features (Miyato and Koyama 2018,
+            arXiv:1802.05637); 0 for none.
     """
 
-    def __init__(self, activation: Activation = Activation("leaky-relu", 0.2), dropout: float = 0.1) -> None:
+    normalises_batch = False
+
+    def __init__(
+        self, activation: Activation = Activation("leaky-relu", 0.2), dropout: float = 0.1, num_classes: int = 0
+    ) -> None:
         super().__init__()
         self.activation = activation_module(activation)
         self.dropout = nn.Dropout2d(dropout)
@@ -125,19 +142,25 @@ class SpectralDiscriminator(nn.Module):
         self.conv2 = spectral_norm(nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1))
         self.conv3 = spectral_norm(nn.Conv2d(128, 128, kernel_size=3, stride=2, padding=1))
         self.fc = spectral_norm(nn.Linear(128 * 4 * 4, 1))
+        self.embedding = spectral_norm(nn.Embedding(num_classes, 128 * 4 * 4)) if num_classes else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Scores of images.
 
         Args:
             x: float, shape (N, 1, 28, 28), range [-1, 1].
+            label: int64, shape (N,); None if it judges no labels.
         Returns:
-            Shape (N, 1): high for what looks real.
+            Shape (N, 1): high for what looks real, and like its label.
         """
         x = self.dropout(self.activation(self.conv1(x)))  # (N, 64, 14, 14)
         x = self.dropout(self.activation(self.conv2(x)))  # (N, 128, 7, 7)
         x = self.dropout(self.activation(self.conv3(x)))  # (N, 128, 4, 4)
-        return self.fc(x.flatten(1))  # type: ignore[no-any-return]  # (N, 1)
+        features = x.flatten(1)  # (N, 2048)
+        scores: Tensor = self.fc(features)  # (N, 1)
+        if self.embedding is not None:
+            scores = scores + (self.embedding(label) * features).sum(1, keepdim=True)
+        return scores
 
 
 DISCRIMINATORS: dict[str, type[Discriminator] | type[SpectralDiscriminator]] = {

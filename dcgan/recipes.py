@@ -11,7 +11,7 @@ from .spec import Activation
 
 # The names that fields of a recipe take; losses.py and networks.py hold what stands behind them.
 CHOICES = {
-    "loss": ("least-squares", "non-saturating"),
+    "loss": ("least-squares", "non-saturating", "hinge"),
     "lr_schedule": ("constant", "linear"),
     "discriminator": ("document", "spectral"),
     "precision": ("auto", "fp32", "bf16"),
@@ -24,6 +24,7 @@ class Recipe:
 
     Attributes:
         name: of the recipe the choices started from.
+        conditional: whether the generator takes labels, and the discriminator judges by them.
         epochs: passes over the training images.
         batch_size: images in one step, of each kind.
         loss: one of `CHOICES`.
@@ -39,10 +40,12 @@ class Recipe:
         dropout: share of feature maps dropped in the discriminator.
         ema_decay: of the moving average of G's weights and BatchNorm statistics that is published, lower over
             the first steps; 0 publishes G itself.
+        channels_last: keep weights and feature maps in NHWC order; faster, and last bits differ.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the processor computes in it.
     """
 
     name: str
+    conditional: bool
     epochs: int
     batch_size: int
     loss: str
@@ -57,6 +60,7 @@ class Recipe:
     d_activation: Activation
     dropout: float
     ema_decay: float
+    channels_last: bool
     precision: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +87,7 @@ RECIPES = {
         # The document's recipe, to the letter.
         Recipe(
             name="baseline",
+            conditional=False,
             epochs=20,
             batch_size=4,
             loss="least-squares",
@@ -97,12 +102,14 @@ RECIPES = {
             d_activation=Activation("leaky-relu", 0.01),
             dropout=0.5,
             ema_decay=0.0,
+            channels_last=False,
             precision="fp32",
         ),
         # The same generator against a stronger discriminator, sixteen times the batch, ten times the learning rate.
         # docs/training.md has the comparison that made it the default.
         Recipe(
             name="fast",
+            conditional=False,
             epochs=20,
             batch_size=64,
             loss="non-saturating",
@@ -117,6 +124,7 @@ RECIPES = {
             d_activation=Activation("leaky-relu", 0.2),
             dropout=0.1,
             ema_decay=0.999,
+            channels_last=True,
             precision="auto",
         ),
     )

@@ -19,17 +19,18 @@ _SCALE = 4  # screen pixels a pixel: 28 pixels are a postage stamp on today's sc
 
 
 @torch.no_grad()
-def write_sample_grid(path: Path, generator: Generator, z: Tensor) -> None:
+def write_sample_grid(path: Path, generator: Generator, z: Tensor, label: Tensor | None = None) -> None:
     """Write a square grid of grey images.
 
     Args:
         path: a .png to write.
         generator: run in eval mode; its mode is put back.
         z: float32, shape (side * side, latent_dim).
+        label: int64, shape (side * side,), for a conditional generator.
     """
     training = generator.training
     generator.eval()
-    images = to_uint8(generator(z).float().cpu().numpy())[:, 0]  # (side * side, 28, 28)
+    images = to_uint8(generator(z, label).float().cpu().numpy())[:, 0]  # (side * side, 28, 28)
     generator.train(training)
     side = round(len(images) ** 0.5)
     sheet = tile(images, side, side)

@@ -5,6 +5,7 @@ RUN/checkpoint.safetensors   everything to go on from, after each epoch and on i
 RUN/metrics.jsonl            one JSON object an epoch
 RUN/samples/epoch-001.png    the same 16 latents after each epoch
 RUN/losses.png               mean loss of G and D over the epochs
+RUN/best.safetensors         with `eval_every`: the generator with the least Frechet distance so far
 RUN/generator.safetensors    the result, written when the last epoch is done
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -23,15 +25,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import __version__
 from .activity import measure_activity
 from .checkpoint import load_training_state, save_generator, save_training_state
-from .data import load_dataset
-from .errors import CheckpointError, DatasetError, DivergedError, OutputError, RunError, first_line
+from .data import CLASSES, Dataset, load_dataset
+from .errors import CheckpointError, DatasetError, DivergedError, EvaluationError, OutputError, RunError, first_line
+from .evaluation import EVALUATED, FID_COUNT, split_validation
 from .files import TEMPORARY, replacing
+from .metrics.evaluator import Evaluator
+from .metrics.frechet import frechet_distance
+from .networks import Generator
 from .recipes import Recipe
 from .reports import plot_losses, write_metrics, write_sample_grid
+from .sources import Digits, generator_run
 from .trainer import Trainer, resolve_device, resolve_precision
 
 OPTIONS = "options.json"
@@ -39,6 +47,7 @@ CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 GENERATOR = "generator.safetensors"
 LOSSES = "losses.png"
+BEST = "best.safetensors"
 SAMPLES = "samples"
 
 _SAMPLE_COUNT = 16  # the document's 4x4 grid
@@ -57,6 +66,8 @@ class RunOptions:
         seed: of everything random.
         device: `auto`, `cpu` or `cuda`.
         threads: of torch on the CPU; 0 leaves torch's own choice. Another number gives other bits.
+        eval_every: epochs between two measurements of the Frechet distance; 0 for none.
+        holdout: whether the last 10,000 images (of a smaller set the last half) are kept out of training.
     """
 
     recipe: Recipe
@@ -65,6 +76,8 @@ class RunOptions:
     seed: int
     device: str
     threads: int
+    eval_every: int = 0
+    holdout: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-able values."""
@@ -133,12 +146,16 @@ def train(
     device = resolve_device(options.device)
     torch.set_num_threads(options.threads)
     dataset = load_dataset(options.dataset, Path(options.data_dir))
-    if len(dataset.images) < options.recipe.batch_size or options.recipe.batch_size < 2:
+    seen, held = split_validation(dataset)
+    if not options.holdout:
+        seen = dataset
+    if len(seen.images) < options.recipe.batch_size or options.recipe.batch_size < 2:
         raise DatasetError(
-            f"a batch takes 2 to {len(dataset.images)} images of this data set, not {options.recipe.batch_size}"
+            f"a batch takes 2 to {len(seen.images)} images of this data set, not {options.recipe.batch_size}"
         )
     images_sha256 = hashlib.sha256(dataset.images.tobytes()).hexdigest()
-    trainer = Trainer(options.recipe, dataset.images, device, options.seed)
+    trainer = Trainer(options.recipe, seen, device, options.seed)
+    judge = _Judge(options, held) if options.eval_every else None
     if not resume:
         _make_folder(run)
     with _locked(run):
@@ -148,7 +165,7 @@ def train(
             _refuse_taken(run)  # again: another run may have come first while the images were read
             progress = _Progress(images_sha256)
             _start(run, options, images_sha256, len(dataset.images))
-        return _train_epochs(run, options, trainer, progress, on_step, on_epoch, interrupted)
+        return _train_epochs(run, options, trainer, judge, progress, on_step, on_epoch, interrupted)
 
 
 @dataclass
@@ -170,14 +187,17 @@ def _train_epochs(
     run: Path,
     options: RunOptions,
     trainer: Trainer,
+    judge: _Judge | None,
     progress: _Progress,
     on_step: Callable[[Trainer], None],
     on_epoch: Callable[[dict[str, Any]], None],
     interrupted: Callable[[], bool],
 ) -> list[dict[str, Any]] | None:
     fixed = torch.Generator().manual_seed(options.seed)
-    latents = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
-    reals = trainer.batch(torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.device))
+    z = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
+    real, real_label = trainer.batch(torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.device))
+    label = None if real_label is None else torch.arange(_ACTIVITY_COUNT, device=trainer.device) % CLASSES
+    samples = _SAMPLE_COUNT if label is None else CLASSES * CLASSES  # a column a class
 
     def save() -> None:
         state = {"steps_done": trainer.steps_done, **asdict(progress)}
@@ -188,7 +208,7 @@ def _train_epochs(
         order = trainer.order(trainer.epoch)
         started = time.perf_counter() - progress.epoch_seconds
         for index in range(trainer.steps_done % trainer.steps_per_epoch, trainer.steps_per_epoch):
-            trainer.step(trainer.batch(order[index * batch_size : (index + 1) * batch_size]))
+            trainer.step(*trainer.batch(order[index * batch_size : (index + 1) * batch_size]))
             last = index + 1 == trainer.steps_per_epoch
             stop = not last and interrupted()
             if last or stop or trainer.steps_done % _FINITE_CHECK_EVERY == 0:
@@ -208,16 +228,24 @@ def _train_epochs(
             "seconds": round(seconds, 3),
             "images_per_second": round(trainer.steps_per_epoch * batch_size / seconds, 1),
             "activity": {
-                name: [asdict(layer) for layer in measure_activity(network, torch.split(inputs, 128))]
+                name: [asdict(layer) for layer in measure_activity(network, _batches(*inputs))]
                 for name, network, inputs in (
-                    ("generator", trainer.average, latents),
-                    ("discriminator", trainer.discriminator, reals),
+                    ("generator", trainer.average, (z, label)),
+                    ("discriminator", trainer.discriminator, (real, real_label)),
                 )
             },
         }
+        if judge is not None and (trainer.epoch % options.eval_every == 0 or trainer.epoch == options.recipe.epochs):
+            row["frechet_distance"] = judge.frechet_distance(trainer.average)
+            if row["frechet_distance"] < min(
+                (before["frechet_distance"] for before in progress.rows if "frechet_distance" in before),
+                default=math.inf,
+            ):
+                save_generator(run / BEST, trainer.average.state_dict(), trainer.spec, options.recipe.to_json())
         progress.rows.append(row)
         progress.epoch_seconds = 0.0
-        write_sample_grid(run / SAMPLES / f"epoch-{trainer.epoch:03d}.png", trainer.average, latents[:_SAMPLE_COUNT])
+        picture = run / SAMPLES / f"epoch-{trainer.epoch:03d}.png"
+        write_sample_grid(picture, trainer.average, z[:samples], None if label is None else label[:samples])
         write_metrics(run / METRICS, progress.rows)
         # The checkpoint comes last: a run killed before it repeats the epoch and writes the same files again.
         trainer.epoch_losses.zero_()
@@ -230,6 +258,31 @@ def _train_epochs(
     plot_losses(run / LOSSES, progress.rows, f"{options.recipe.name} on {options.dataset}")
     save_generator(run / GENERATOR, trainer.average.state_dict(), trainer.spec, options.recipe.to_json())
     return progress.rows
+
+
+def _batches(*inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
+    """The inputs that there are, 128 rows at a time."""
+    return list(zip(*(torch.split(each, 128) for each in inputs if each is not None), strict=True))
+
+
+class _Judge:
+    """Measures how far a generator's digits are from real ones."""
+
+    def __init__(self, options: RunOptions, held: Dataset) -> None:
+        if options.dataset not in EVALUATED:
+            raise EvaluationError(
+                f"--eval-every reads MNIST's digits only, not {options.dataset}; leave it out for this data set"
+            )
+        self._evaluator = Evaluator(threads=options.threads)
+        self._held = self._evaluator.judge(held.images).features
+
+    def frechet_distance(self, generator: Generator) -> float:
+        """Of `FID_COUNT` digits, in eval mode, to the held images; the generator's mode is put back."""
+        training = generator.training
+        digits = Digits("", generator.spec, generator_run(generator.eval()))
+        images, _ = digits(FID_COUNT, 0)
+        generator.train(training)
+        return round(frechet_distance(self._evaluator.judge(images).features, self._held), 4)
 
 
 def _refuse_taken(run: Path) -> None:

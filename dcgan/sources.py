@@ -93,12 +93,15 @@ def open_digits(source: str, threads: int | None = None) -> Digits:
 
 
 def generator_run(generator: Generator) -> Run:
-    """How a torch generator, in eval mode on the CPU, is run."""
+    """How a torch generator in eval mode is run."""
     import torch
+
+    device = generator.linear1.weight.device
 
     def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
-            images = generator(torch.from_numpy(z), None if wanted is None else torch.from_numpy(wanted))
+            label = None if wanted is None else torch.from_numpy(wanted).to(device)
+            images = generator(torch.from_numpy(z).to(device), label)
         array: npt.NDArray[np.float32] = images.float().cpu().numpy()
         return array
 

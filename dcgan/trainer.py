@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from .checkpoint import PUBLISHED
+from .data import CLASSES, Dataset
 from .errors import DeviceError
 from .losses import LOSSES
 from .networks import DISCRIMINATORS, Generator
 from .recipes import Recipe
 from .spec import GeneratorSpec
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 class Trainer:
@@ -27,26 +28,28 @@ class Trainer:
 
     Args:
         recipe: with a resolved precision (`fp32` or `bf16`).
-        images: uint8, shape (N, 28, 28), N at least one batch; kept on `device` as uint8.
+        dataset: at least one batch of images; kept on `device` as uint8.
         device: `cpu` or `cuda`.
         seed: of the initial weights, latents, dropout and the order of images.
     """
 
-    def __init__(self, recipe: Recipe, images: npt.NDArray[np.uint8], device: torch.device, seed: int) -> None:
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device, seed: int) -> None:
         self.recipe = recipe
         self.device = device
         self.seed = seed
-        self.images = torch.from_numpy(images).unsqueeze(1).to(device)  # (N, 1, 28, 28)
-        self.steps_per_epoch = (
-            len(images) // recipe.batch_size
-        )  # a last, smaller batch is left out: BatchNorm would see it
+        self.images = torch.from_numpy(dataset.images).unsqueeze(1).to(device)  # (N, 1, 28, 28)
+        self.labels = torch.from_numpy(dataset.labels).long().to(device) if recipe.conditional else None  # (N,)
+        # A last, smaller batch is left out: BatchNorm would see it.
+        self.steps_per_epoch = len(dataset.images) // recipe.batch_size
         self.steps_done = 0
         self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
 
         torch.manual_seed(seed)
-        self.spec = GeneratorSpec(activation=recipe.g_activation)
-        self.generator = Generator(self.spec).to(device)
-        self.discriminator = DISCRIMINATORS[recipe.discriminator](recipe.d_activation, recipe.dropout).to(device)
+        num_classes = CLASSES if recipe.conditional else 0
+        self.spec = GeneratorSpec(activation=recipe.g_activation, num_classes=num_classes)
+        self.generator = self._placed(Generator(self.spec))
+        discriminator = DISCRIMINATORS[recipe.discriminator]
+        self.discriminator = self._placed(discriminator(recipe.d_activation, recipe.dropout, num_classes))
         self.average = copy.deepcopy(self.generator) if recipe.ema_decay else self.generator
         self.average_is_separate = self.average is not self.generator
         self.g_optimizer = self._adam(self.generator, recipe.g_lr)
@@ -68,29 +71,32 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.images), generator=generator).to(self.device)
 
-    def batch(self, indices: Tensor) -> Tensor:
-        """Real images.
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Real images and their labels.
 
         Args:
             indices: int64, shape (B,).
         Returns:
-            float32, shape (B, 1, 28, 28), range [-1, 1]: to the bit what ToTensor and Normalize(0.5, 0.5) give.
+            float32, shape (B, 1, 28, 28), range [-1, 1]: to the bit what ToTensor and Normalize(0.5, 0.5) give; and
+            int64, shape (B,), or None for an unconditional recipe.
         """
-        return self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
+        real = self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
+        return real, None if self.labels is None else self.labels[indices]
 
-    def step(self, real: Tensor) -> None:
+    def step(self, real: Tensor, label: Tensor | None = None) -> None:
         """One update of D on real images and fakes, then one of G through D on the same fakes.
 
         Args:
             real: float32, shape (B, 1, 28, 28), range [-1, 1].
+            label: int64, shape (B,), of a conditional recipe: of the real images, and asked of the fakes.
         """
         self._set_learning_rates()
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
         z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
 
         with autocast:
-            fake = self.generator(z)
-            real_scores, fake_scores = self.discriminator(real), self.discriminator(fake.detach())
+            fake = self.generator(z, label)
+            real_scores, fake_scores = self._scores(real, fake.detach(), label)
         d_loss = self.loss.discriminator(real_scores.float(), fake_scores.float())
         self.d_optimizer.zero_grad()
         d_loss.backward()  # type: ignore[no-untyped-call]
@@ -99,7 +105,7 @@ class Trainer:
         # D only passes gradients on to G here; its own would be computed for nothing.
         self.discriminator.requires_grad_(False)
         with autocast:
-            fake_scores = self.discriminator(fake)
+            fake_scores = self.discriminator(fake, label)
         g_loss = self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
@@ -144,13 +150,29 @@ class Trainer:
             self.generator.load_state_dict(below("generator."))
         for prefix, optimizer in (("g_optimizer.", self.g_optimizer), ("d_optimizer.", self.d_optimizer)):
             state: dict[int, dict[str, Tensor]] = {}
+            parameters = optimizer.param_groups[0]["params"]
             for name, tensor in below(prefix).items():
                 index, key = name.split(".")
+                if tensor.ndim:  # a moment: in its parameter's memory order, which fused Adam takes for granted
+                    tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
                 state.setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+
+    def _placed(self, network: _Network) -> _Network:
+        """The network on the device, in the recipe's memory order."""
+        order = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        return network.to(self.device, memory_format=order)  # type: ignore[call-overload, no-any-return]
+
+    def _scores(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """D's scores of both, shape (B, 1) each."""
+        if self.discriminator.normalises_batch:  # it must not see both in one batch
+            return self.discriminator(real, label), self.discriminator(fake, label)
+        labels = None if label is None else torch.cat([label, label])
+        scores = self.discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
+        return scores[: len(real)], scores[len(real) :]
 
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         options: dict[str, Any] = {"fused": True} if self.recipe.fused_adam else {}

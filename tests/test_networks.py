@@ -7,7 +7,7 @@ from document import DocumentDiscriminator, DocumentGenerator
 from dcgan.activity import measure_activity
 from dcgan.errors import SpecError
 from dcgan.losses import LOSSES
-from dcgan.networks import DISCRIMINATORS, Discriminator, Generator
+from dcgan.networks import DISCRIMINATORS, Discriminator, Generator, SpectralDiscriminator
 from dcgan.recipes import CHOICES, RECIPES, Recipe
 from dcgan.spec import Activation, GeneratorSpec
 
@@ -38,9 +38,29 @@ def test_shapes_and_range_for_every_activation(activation: str) -> None:
         assert discriminator(Activation.parse(activation))(images).shape == (5, 1)
 
 
-def test_a_conditional_spec_is_refused() -> None:
-    with pytest.raises(SpecError, match="unconditional"):
-        Generator(GeneratorSpec(num_classes=10))
+def test_a_class_is_one_hot_beside_the_latent() -> None:
+    generator = Generator(GeneratorSpec(num_classes=10)).eval()
+    assert generator.linear1.in_features == 110
+    z, label = torch.randn(5, 100), torch.tensor([0, 3, 9, 3, 7])
+    plain = Generator(GeneratorSpec(latent_dim=110)).eval()
+    plain.load_state_dict(generator.state_dict())
+    assert torch.equal(generator(z, label), plain(torch.cat([z, torch.eye(10)[label]], 1)))
+
+
+def test_labels_are_for_conditional_generators_only() -> None:
+    with pytest.raises(ValueError, match="is conditional"):
+        Generator(GeneratorSpec(num_classes=10))(torch.randn(2, 100))
+    with pytest.raises(ValueError, match="is unconditional"):
+        Generator()(torch.randn(2, 100), torch.tensor([1, 2]))
+
+
+def test_a_discriminator_projects_its_labels() -> None:
+    spectral = SpectralDiscriminator(num_classes=10).eval()
+    images = torch.randn(4, 1, 28, 28)
+    scores = [spectral(images, torch.full((4,), label)) for label in range(10)]
+    assert len({float(score[0].detach()) for score in scores}) == 10
+    with pytest.raises(SpecError, match="judges no labels"):
+        Discriminator(num_classes=10)
 
 
 def test_every_choice_of_a_recipe_exists() -> None:
@@ -58,7 +78,7 @@ def test_activity_counts_active_and_dead_units() -> None:
         generator.state_dict()["decon1.bias"].copy_(
             torch.tensor([1.0, 1.0, 1.0, -1.0])
         )  # ... three always fire and one never does
-    layers = {layer.layer: layer for layer in measure_activity(generator, [torch.randn(8, 4)] * 2)}
+    layers = {layer.layer: layer for layer in measure_activity(generator, [(torch.randn(8, 4),)] * 2)}
     assert list(layers) == ["linear1", "decon1", "decon2"]
     assert layers["decon1"].active == pytest.approx(0.75)
     assert layers["decon1"].dead == pytest.approx(0.25)
@@ -71,6 +91,6 @@ def test_a_unit_that_fires_in_one_batch_only_is_not_dead() -> None:
     with torch.no_grad():
         generator.linear1.weight.fill_(1.0)
         generator.linear1.bias.zero_()
-    batches = [torch.full((2, 1), value) for value in (-1.0, 1.0)]
+    batches = [(torch.full((2, 1), value),) for value in (-1.0, 1.0)]
     assert measure_activity(generator, batches)[0].dead == 0.0
     assert measure_activity(generator, batches[:1])[0].dead == 1.0

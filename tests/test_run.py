@@ -14,7 +14,7 @@ from conftest import ROOT
 from PIL import Image
 
 from dcgan.checkpoint import load_generator
-from dcgan.errors import DatasetError, DivergedError, RunError
+from dcgan.errors import DatasetError, DivergedError, EvaluationError, RunError
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import RunOptions, new_run_folder, read_options, train
 from dcgan.trainer import Trainer
@@ -65,8 +65,9 @@ def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:
         (TINY_FAST, 4),
         (TINY_BASELINE, 10),
         (dataclasses.replace(TINY_FAST, epochs=2, precision="bf16"), 6),
+        (dataclasses.replace(TINY_FAST, epochs=2, conditional=True), 5),
     ],
-    ids=["fast-1", "fast-4", "baseline-10", "bf16-6"],
+    ids=["fast-1", "fast-4", "baseline-10", "bf16-6", "conditional-5"],
 )
 def test_interrupted_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: Path, recipe: Recipe, stop: int) -> None:
     options = options_for(data_dir, recipe)
@@ -86,6 +87,54 @@ def test_interrupted_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: P
     names = ["generator.safetensors", *(f"samples/epoch-{epoch:03d}.png" for epoch in range(1, recipe.epochs + 1))]
     for name in names:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_conditional_run_shows_a_column_a_digit(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = options_for(data_dir, dataclasses.replace(TINY_FAST, epochs=1, conditional=True))
+    assert train(run, options)
+    with Image.open(run / "samples" / "epoch-001.png") as grid:
+        assert grid.size == (1120, 1120)
+    checkpoint = load_generator(run / "generator.safetensors")
+    assert checkpoint.generator.spec.num_classes == 10
+    assert json.loads(checkpoint.recipe)["conditional"] is True
+
+
+def test_eval_every_measures_and_keeps_the_best(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dcgan.run.FID_COUNT", 100)
+    options = dataclasses.replace(
+        options_for(data_dir, dataclasses.replace(TINY_FAST, epochs=5, g_lr=0.05)), eval_every=2, holdout=True
+    )
+    seen: list[Trainer] = []
+    rows = train(tmp_path / "whole", options, on_step=seen.append)
+    assert rows
+    assert len(seen[0].images) == 32  # the other half of the 64 images is held out
+    measured = {row["epoch"]: row["frechet_distance"] for row in rows if "frechet_distance" in row}
+    assert list(measured) == [2, 4, 5]  # every second epoch, and the last
+    best = min(measured, key=lambda epoch: measured[epoch])
+    assert best != 5, measured
+    kept, last = (load_generator(tmp_path / "whole" / f"{name}.safetensors") for name in ("best", "generator"))
+    assert kept.weights_sha256 != last.weights_sha256
+
+    # Measuring changes nothing, and a run that was interrupted keeps the same best.
+    assert train(tmp_path / "unmeasured", dataclasses.replace(options, eval_every=0))
+    assert load_generator(tmp_path / "unmeasured" / "generator.safetensors").weights_sha256 == last.weights_sha256
+    assert not train(tmp_path / "parts", options, interrupted=StopAfter(7))
+    again = train(tmp_path / "parts", options, resume=True)
+    assert again
+    assert [row.get("frechet_distance") for row in again] == [row.get("frechet_distance") for row in rows]
+    assert (tmp_path / "parts" / "best.safetensors").read_bytes() == (
+        tmp_path / "whole" / "best.safetensors"
+    ).read_bytes()
+
+
+def test_eval_every_is_for_mnist(tmp_path: Path, data_dir: Path) -> None:
+    options = dataclasses.replace(options_for(data_dir, TINY_FAST), dataset="kmnist", eval_every=1)
+    with pytest.raises(EvaluationError, match="leave it out"):
+        train(tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_that_comparison_sees_a_lost_random_state(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from document import DocumentLoop
 
+from dcgan.data import Dataset
 from dcgan.errors import DeviceError
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.trainer import Trainer, resolve_device, resolve_precision
@@ -17,10 +18,14 @@ CPU = torch.device("cpu")
 FAST = dataclasses.replace(RECIPES["fast"], batch_size=8, precision="fp32")
 
 
+def dataset_of(images: npt.NDArray[np.uint8]) -> Dataset:
+    return Dataset(images, np.arange(len(images), dtype=np.uint8) % 10)
+
+
 def trained(recipe: Recipe, images: npt.NDArray[np.uint8], steps: int) -> Trainer:
-    trainer = Trainer(recipe, images, CPU, seed=0)
+    trainer = Trainer(recipe, dataset_of(images), CPU, seed=0)
     for index in range(steps):
-        trainer.step(trainer.batch(torch.arange(recipe.batch_size) + index))
+        trainer.step(*trainer.batch(torch.arange(recipe.batch_size) + index))
     return trainer
 
 
@@ -55,19 +60,19 @@ def test_that_comparison_sees_a_small_change(sample_images: npt.NDArray[np.uint8
 
 
 def test_an_epoch_visits_every_image_once_in_an_order_of_its_own(sample_images: npt.NDArray[np.uint8]) -> None:
-    trainer = Trainer(FAST, sample_images, CPU, seed=4)
+    trainer = Trainer(FAST, dataset_of(sample_images), CPU, seed=4)
     first, second = trainer.order(0), trainer.order(1)
     assert sorted(first.tolist()) == list(range(64))
     assert not torch.equal(first, second)
-    assert torch.equal(first, Trainer(FAST, sample_images, CPU, seed=4).order(0))
-    assert not torch.equal(first, Trainer(FAST, sample_images, CPU, seed=5).order(0))
+    assert torch.equal(first, Trainer(FAST, dataset_of(sample_images), CPU, seed=4).order(0))
+    assert not torch.equal(first, Trainer(FAST, dataset_of(sample_images), CPU, seed=5).order(0))
 
 
 def test_learning_rates_fall_linearly_to_the_last_step(sample_images: npt.NDArray[np.uint8]) -> None:
-    trainer = Trainer(dataclasses.replace(FAST, epochs=1), sample_images, CPU, seed=0)
+    trainer = Trainer(dataclasses.replace(FAST, epochs=1), dataset_of(sample_images), CPU, seed=0)
     rates = []
     for index in range(trainer.total_steps):
-        trainer.step(trainer.batch(torch.arange(8) + index))
+        trainer.step(*trainer.batch(torch.arange(8) + index))
         rates.append(trainer.g_optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1e-3 * (1 - index / 8) for index in range(8)])
 
@@ -75,7 +80,7 @@ def test_learning_rates_fall_linearly_to_the_last_step(sample_images: npt.NDArra
 def test_the_average_follows_the_weights_and_the_batchnorm_statistics(sample_images: npt.NDArray[np.uint8]) -> None:
     trainer = trained(FAST, sample_images, 3)
     before = copy.deepcopy(trainer.average.state_dict())
-    trainer.step(trainer.batch(torch.arange(8)))
+    trainer.step(*trainer.batch(torch.arange(8)))
     now, average = trainer.generator.state_dict(), trainer.average.state_dict()
     decay = (1 + 3) / (10 + 3)
     for name in ("decon1.weight", "bn2.running_mean", "bn2.running_var"):
@@ -84,12 +89,12 @@ def test_the_average_follows_the_weights_and_the_batchnorm_statistics(sample_ima
 
 
 def test_the_discriminator_gets_no_gradient_from_the_generator_s_step(sample_images: npt.NDArray[np.uint8]) -> None:
-    trainer = Trainer(dataclasses.replace(FAST, d_lr=1e-30), sample_images, CPU, seed=0)
+    trainer = Trainer(dataclasses.replace(FAST, d_lr=1e-30), dataset_of(sample_images), CPU, seed=0)
     seen: list[bool] = []
     trainer.g_optimizer.register_step_pre_hook(
         lambda *_: seen.extend(parameter.requires_grad for parameter in trainer.discriminator.parameters())
     )
-    trainer.step(trainer.batch(torch.arange(8)))
+    trainer.step(*trainer.batch(torch.arange(8)))
     assert seen == [False] * len(seen) != []
     assert all(parameter.requires_grad for parameter in trainer.discriminator.parameters())
 
@@ -108,3 +113,34 @@ def test_devices_and_precision_are_resolved() -> None:
         assert resolve_device("auto") == CPU
         with pytest.raises(DeviceError, match="--device cpu"):
             resolve_device("cuda")
+
+
+def test_labels_reach_both_networks(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = trained(dataclasses.replace(FAST, conditional=True), sample_images, 2)
+    assert trainer.spec.num_classes == 10
+    z = torch.randn(1, 100).expand(10, -1)
+    images = trainer.average.eval()(z, torch.arange(10))
+    assert len({image.detach().numpy().tobytes() for image in images}) == 10
+    before = copy.deepcopy(trainer.discriminator.state_dict())
+    trainer.step(*trainer.batch(torch.arange(8)))
+    changed = {
+        name for name, tensor in trainer.discriminator.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert any(name.startswith("embedding") for name in changed)
+
+
+def test_scores_of_one_large_batch_are_those_of_two(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = Trainer(dataclasses.replace(FAST, conditional=True), dataset_of(sample_images), CPU, seed=0)
+    trainer.discriminator.eval()
+    real, label = trainer.batch(torch.arange(8))
+    fake = torch.randn_like(real)
+    together = trainer._scores(real, fake, label)
+    for scores, images in zip(together, (real, fake), strict=True):
+        torch.testing.assert_close(scores, trainer.discriminator(images, label))
+
+
+def test_memory_order_changes_no_more_than_last_bits(sample_images: npt.NDArray[np.uint8]) -> None:
+    nhwc, nchw = (trained(dataclasses.replace(FAST, channels_last=order), sample_images, 1) for order in (True, False))
+    assert nhwc.generator.decon1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert nchw.generator.decon1.weight.is_contiguous()
+    torch.testing.assert_close(nhwc.epoch_losses, nchw.epoch_losses, rtol=1e-4, atol=1e-5)

@@ -18,7 +18,6 @@ from dcgan.files import sha256_of
 from dcgan.runtime import cores, open_session
 
 PATH = shipped.FOLDER / "evaluator" / "mnist-evaluator.onnx"
-CLASSES = 10
 _BATCH = 256  # images at a time: their feature maps stay small
 
 
