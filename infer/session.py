@@ -225,9 +225,10 @@ class DigitGenerator:
             return lambda first, count: fitting[first : first + count]
         if digits is None:
             return lambda first, count: drawn_labels(seed, start + first, count, classes)
-        cycle = checked_labels(np.atleast_1d(np.asarray(digits)), classes)
-        if len(cycle) == 0:
+        asked = np.atleast_1d(np.asarray(digits))
+        if asked.size == 0:
             raise LatentError("no digits are asked for; give one or more, or leave them out")
+        cycle = checked_labels(asked, classes)
         return lambda first, count: cycle[np.arange(start + first, start + first + count) % len(cycle)]
 
     def _unconditional(self) -> ModelError:

@@ -209,7 +209,7 @@ def test_help_and_version() -> None:
         (["--latents", "nan.npy"], 1, "latent 1 holds NaN"),
         (["--latents", "text.npy"], 1, "is no .npy file"),
         (["--latents", "z.npy", "--n", "9"], 1, "holds 2 latents, asked for 9"),
-        (["--latents", "z.npy", "--start", "2"], 2, "holds the latents 0 to 1"),
+        (["--latents", "z.npy", "--start", "2"], 2, "has the rows 0 to 1"),
         (["--model", "none.onnx"], 1, "there is no model 'none.onnx'"),
         (["--model", "text.npy"], 1, "can't use model text.npy"),
         (["-o", "missing/grid.png"], 1, "no such file or directory"),
