@@ -41,13 +41,14 @@ class Trainer:
         self.labels = torch.from_numpy(dataset.labels).long().to(device) if recipe.conditional else None  # (N,)
         # A last, smaller batch is left out: BatchNorm would see it.
         self.steps_per_epoch = len(dataset.images) // recipe.batch_size
+        self.total_steps = self.steps_per_epoch * recipe.epochs  # the learning rate falls to 0 at the last
         self.steps_done = 0
         self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
 
         torch.manual_seed(seed)
         num_classes = CLASSES if recipe.conditional else 0
         self.spec = GeneratorSpec(activation=recipe.g_activation, num_classes=num_classes)
-        self.generator = self._placed(Generator(self.spec))
+        self.generator = self._placed(self.make_generator())
         discriminator = DISCRIMINATORS[recipe.discriminator]
         self.discriminator = self._placed(discriminator(recipe.d_activation, recipe.dropout, num_classes))
         self.average = copy.deepcopy(self.generator) if recipe.ema_decay else self.generator
@@ -56,15 +57,14 @@ class Trainer:
         self.d_optimizer = self._adam(self.discriminator, recipe.d_lr)
         self.loss = LOSSES[recipe.loss]
 
+    def make_generator(self) -> Generator:
+        """A new generator of `spec`; benchmarks put others in its place."""
+        return Generator(self.spec)
+
     @property
     def epoch(self) -> int:
         """Number of whole epochs done."""
         return self.steps_done // self.steps_per_epoch
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of the whole run."""
-        return self.steps_per_epoch * self.recipe.epochs
 
     def order(self, epoch: int) -> Tensor:
         """The order of the images in an epoch: int64, shape (N,), the same for the same (seed, epoch)."""

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from dcgan.metrics.checkerboard import checkerboard_energy
 from dcgan.metrics.density_coverage import density_coverage
 from dcgan.metrics.frechet import frechet_distance
 from dcgan.metrics.kernel import kernel_distance
@@ -127,3 +128,16 @@ def test_labels() -> None:
     assert class_shares(np.array([0, 1, 1, 3]), 4) == [0.25, 0.5, 0.0, 0.25]
     assert class_imbalance(np.array([0, 1]), np.array([0, 0]), 2) == 0.5
     assert class_imbalance(np.array([1, 0]), np.array([0, 0, 1, 1]), 2) == 0.0
+
+
+def test_checkerboard_energy_finds_the_pattern_it_is_for(sample_images: npt.NDArray[np.uint8]) -> None:
+    real = {period: checkerboard_energy(sample_images, period) for period in (2, 4)}
+    assert 0.0 < real[2] < real[4] < 0.1  # digits are smooth
+    row, column = np.indices((28, 28))
+    for period in (2, 4):
+        pattern = 20 * ((row // (period // 2) + column // (period // 2)) % 2)
+        marked = np.clip(sample_images.astype(int) + pattern, 0, 255).astype(np.uint8)
+        assert checkerboard_energy(marked, period) > 2 * real[period]
+        assert checkerboard_energy(marked, 6 - period) < 1.5 * real[6 - period]
+    with pytest.raises(ValueError, match="period 3"):
+        checkerboard_energy(sample_images, 3)
