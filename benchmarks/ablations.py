@@ -139,7 +139,7 @@ class VariantTrainer(Trainer):
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
     """The recipe with changes; those of learning rates are factors."""
     rates = {name: getattr(recipe, name) * changes[name] for name in ("g_lr", "d_lr") if name in changes}
-    return dataclasses.replace(recipe, **{**changes, **rates})
+    return dataclasses.replace(recipe, **(changes | rates))
 
 
 def measured(
@@ -164,7 +164,7 @@ def measured(
     real, _ = trainer.batch(torch.arange(1024))
     activity = {}
     for name, network, inputs in (("G", trainer.average, z), ("D", trainer.discriminator, real)):
-        batches = [(part,) for part in torch.split(inputs, 128)]  # type: ignore[no-untyped-call]
+        batches = [(part,) for part in torch.split(inputs, 128)]
         if not recipe.conditional:
             activity[name] = [dataclasses.asdict(layer) for layer in measure_activity(network, batches)]
     return {
