@@ -4,12 +4,15 @@
 script loads with `strict=True`. What is unusual in them is deliberate: the activation comes before the BatchNorm,
 nothing pools, D's input is not normalised, and all weights start at PyTorch's defaults.
 
-`SpectralDiscriminator` is ours. A discriminator is never exported, so recipes are free to choose a better one.
+The other discriminators are ours. A discriminator is never exported, so recipes are free to choose a better one.
 """
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -163,7 +166,92 @@ class SpectralDiscriminator(nn.Module):
         return scores
 
 
-DISCRIMINATORS: dict[str, type[Discriminator] | type[SpectralDiscriminator]] = {
+class DigitFeatures(nn.Module):
+    """Feature maps of a small classifier, frozen once it is trained: what `ProjectedDiscriminator` looks at.
+
+    Args:
+        num_classes: it is trained to tell apart.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 64, kernel_size=4, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(128, 128, kernel_size=3, stride=2, padding=1)
+        self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(64), nn.BatchNorm2d(128), nn.BatchNorm2d(128)
+        self.dropout = nn.Dropout(0.3)
+        self.fc = nn.Linear(128 * 4 * 4, num_classes)
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Three scales of feature maps of images, shape (N, 1, 28, 28), range [-1, 1]."""
+        first = F.leaky_relu(self.bn1(self.conv1(x)), 0.2)  # (N, 64, 14, 14)
+        second = F.leaky_relu(self.bn2(self.conv2(first)), 0.2)  # (N, 128, 7, 7)
+        third = F.leaky_relu(self.bn3(self.conv3(second)), 0.2)  # (N, 128, 4, 4)
+        return [first, second, third]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, shape (N, num_classes), of images, shape (N, 1, 28, 28), range [-1, 1]."""
+        return self.fc(self.dropout(self.maps(x)[-1].flatten(1)))  # type: ignore[no-any-return]
+
+
+class ProjectedDiscriminator(nn.Module):
+    """A head on each scale of a frozen classifier's feature maps (Sauer et al. 2021, arXiv:2111.01007).
+
+    There the features are ImageNet's; here those of a classifier of the training images, trained in the first seconds
+    of a run. Its maps already tell what matters about a digit, so the heads have little to learn, and the generator
+    gets useful gradients from the first step. The heads are spectrally normalised.
+
+    Args:
+        activation: of the heads' hidden layers.
+        dropout: share of feature maps that `Dropout2d` drops in the heads.
+        num_classes: of the labels it judges images by; 0 for none.
+    """
+
+    normalises_batch = False
+
+    def __init__(
+        self, activation: Activation = Activation("leaky-relu", 0.2), dropout: float = 0.0, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        act, drop = activation_module(activation), nn.Dropout2d(dropout)
+        self.features = DigitFeatures(10).eval().requires_grad_(False)
+        first = (spectral_norm(nn.Conv2d(64, 64, 4, 2, 1)), act, drop, spectral_norm(nn.Conv2d(64, 64, 3, 2, 1)))
+        second = (spectral_norm(nn.Conv2d(128, 64, 3, 2, 1)),)
+        third = (spectral_norm(nn.Conv2d(128, 64, 3, 1, 1)),)
+        self.heads = nn.ModuleList(nn.Sequential(*layers, act, drop) for layers in (first, second, third))
+        self.scores = nn.ModuleList(spectral_norm(nn.Conv2d(64, 1, 4)) for _ in self.heads)
+        self.embeddings = nn.ModuleList(
+            spectral_norm(nn.Embedding(num_classes, 64 * 4 * 4)) for _ in self.heads if num_classes
+        )
+
+    def train(self, mode: bool = True) -> ProjectedDiscriminator:
+        """As `nn.Module.train`, but the frozen features stay in eval mode."""
+        super().train(mode)
+        self.features.eval()
+        return self
+
+    def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
+        """Scores of images.
+
+        Args:
+            x: float, shape (N, 1, 28, 28), range [-1, 1].
+            label: int64, shape (N,); None if it judges no labels.
+        Returns:
+            Shape (N, 3), a score a scale: high for what looks real, and like its label.
+        """
+        scores = []
+        for index, maps in enumerate(self.features.maps(x)):
+            maps = self.heads[index](maps)  # (N, 64, 4, 4)
+            score = self.scores[index](maps).flatten(1)  # (N, 1)
+            if len(self.embeddings):
+                score = score + (self.embeddings[index](label) * maps.flatten(1)).sum(1, keepdim=True)
+            scores.append(score)
+        return torch.cat(scores, 1)
+
+
+AnyDiscriminator: TypeAlias = Discriminator | SpectralDiscriminator | ProjectedDiscriminator
+DISCRIMINATORS: dict[str, type[AnyDiscriminator]] = {
     "document": Discriminator,
     "spectral": SpectralDiscriminator,
+    "projected": ProjectedDiscriminator,
 }

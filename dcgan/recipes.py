@@ -13,7 +13,7 @@ from .spec import Activation
 CHOICES = {
     "loss": ("least-squares", "non-saturating", "hinge"),
     "lr_schedule": ("constant", "linear"),
-    "discriminator": ("document", "spectral"),
+    "discriminator": ("document", "spectral", "projected"),
     "precision": ("auto", "fp32", "bf16"),
 }
 

@@ -6,15 +6,20 @@ import copy
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoint import PUBLISHED
 from .data import CLASSES, Dataset
 from .errors import DeviceError
 from .losses import LOSSES
-from .networks import DISCRIMINATORS, Generator
+from .networks import DISCRIMINATORS, DigitFeatures, Generator, ProjectedDiscriminator
 from .recipes import Recipe
 from .spec import GeneratorSpec
+
+# Of the classifier behind a projected discriminator; one pass over MNIST takes it to about 98 %.
+_FEATURES_LR = 2e-3
+_FEATURES_BATCH = 128
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -38,7 +43,7 @@ class Trainer:
         self.device = device
         self.seed = seed
         self.images = torch.from_numpy(dataset.images).unsqueeze(1).to(device)  # (N, 1, 28, 28)
-        self.labels = torch.from_numpy(dataset.labels).long().to(device) if recipe.conditional else None  # (N,)
+        self.labels = torch.from_numpy(dataset.labels).long().to(device)  # (N,)
         # A last, smaller batch is left out: BatchNorm would see it.
         self.steps_per_epoch = len(dataset.images) // recipe.batch_size
         self.total_steps = self.steps_per_epoch * recipe.epochs  # the learning rate falls to 0 at the last
@@ -81,7 +86,7 @@ class Trainer:
             int64, shape (B,), or None for an unconditional recipe.
         """
         real = self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
-        return real, None if self.labels is None else self.labels[indices]
+        return real, self.labels[indices] if self.recipe.conditional else None
 
     def step(self, real: Tensor, label: Tensor | None = None) -> None:
         """One update of D on real images and fakes, then one of G through D on the same fakes.
@@ -90,8 +95,10 @@ class Trainer:
             real: float32, shape (B, 1, 28, 28), range [-1, 1].
             label: int64, shape (B,), of a conditional recipe: of the real images, and asked of the fakes.
         """
+        if self.steps_done == 0 and isinstance(self.discriminator, ProjectedDiscriminator):
+            self._train_features(self.discriminator.features)
         self._set_learning_rates()
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+        autocast = self._autocast()
         z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
 
         with autocast:
@@ -103,14 +110,17 @@ class Trainer:
         self.d_optimizer.step()
 
         # D only passes gradients on to G here; its own would be computed for nothing.
-        self.discriminator.requires_grad_(False)
+        trainable = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
+        for parameter in trainable:
+            parameter.requires_grad_(False)
         with autocast:
             fake_scores = self.discriminator(fake, label)
         g_loss = self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
         self.g_optimizer.step()
-        self.discriminator.requires_grad_(True)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
         if self.average_is_separate:
             self._update_average()
@@ -174,9 +184,32 @@ class Trainer:
         scores = self.discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
         return scores[: len(real)], scores[len(real) :]
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
+
+    def _train_features(self, features: DigitFeatures) -> None:
+        """Train the classifier that a projected discriminator looks through, on the real images, for one pass."""
+        features.train().requires_grad_(True)
+        optimizer = torch.optim.Adam(features.parameters(), lr=_FEATURES_LR, fused=self.recipe.fused_adam)
+        steps = max(1, len(self.images) // _FEATURES_BATCH)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = _FEATURES_LR * (1.0 - step / steps)
+            indices = torch.randint(len(self.images), (_FEATURES_BATCH,), device=self.device)
+            images, _ = self.batch(indices)
+            # Moved by up to two pixels: a pass over digits that all sit in the middle would not teach where they sit.
+            images = torch.roll(images, torch.randint(-2, 3, (2,)).tolist(), (2, 3))
+            with self._autocast():
+                logits = features(images)
+            loss = F.cross_entropy(logits.float(), self.labels[indices])
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        features.eval().requires_grad_(False)
+
     def _adam(self, module: nn.Module, lr: float) -> torch.optim.Adam:
         options: dict[str, Any] = {"fused": True} if self.recipe.fused_adam else {}
-        return torch.optim.Adam(module.parameters(), lr=lr, betas=(self.recipe.beta1, self.recipe.beta2), **options)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(parameters, lr=lr, betas=(self.recipe.beta1, self.recipe.beta2), **options)
 
     def _set_learning_rates(self) -> None:
         left = 1.0 - self.steps_done / self.total_steps if self.recipe.lr_schedule == "linear" else 1.0

@@ -7,7 +7,7 @@ from document import DocumentDiscriminator, DocumentGenerator
 from dcgan.activity import measure_activity
 from dcgan.errors import SpecError
 from dcgan.losses import LOSSES
-from dcgan.networks import DISCRIMINATORS, Discriminator, Generator, SpectralDiscriminator
+from dcgan.networks import DISCRIMINATORS, Discriminator, Generator, ProjectedDiscriminator, SpectralDiscriminator
 from dcgan.recipes import CHOICES, RECIPES, Recipe
 from dcgan.spec import Activation, GeneratorSpec
 
@@ -35,7 +35,8 @@ def test_shapes_and_range_for_every_activation(activation: str) -> None:
     assert images.shape == (5, 1, 28, 28)
     assert images.abs().max() <= 1
     for discriminator in DISCRIMINATORS.values():
-        assert discriminator(Activation.parse(activation))(images).shape == (5, 1)
+        scores = discriminator(Activation.parse(activation))(images)
+        assert scores.shape == (5, 3 if discriminator is ProjectedDiscriminator else 1)
 
 
 def test_a_class_is_one_hot_beside_the_latent() -> None:
@@ -54,11 +55,17 @@ def test_labels_are_for_conditional_generators_only() -> None:
         Generator()(torch.randn(2, 100), torch.tensor([1, 2]))
 
 
-def test_a_discriminator_projects_its_labels() -> None:
-    spectral = SpectralDiscriminator(num_classes=10).eval()
+@pytest.mark.parametrize("discriminator", [SpectralDiscriminator, ProjectedDiscriminator])
+def test_a_discriminator_judges_by_its_labels(
+    discriminator: type[SpectralDiscriminator] | type[ProjectedDiscriminator],
+) -> None:
+    judge = discriminator(num_classes=10).eval()
     images = torch.randn(4, 1, 28, 28)
-    scores = [spectral(images, torch.full((4,), label)) for label in range(10)]
-    assert len({float(score[0].detach()) for score in scores}) == 10
+    scores = [judge(images, torch.full((4,), label)) for label in range(10)]
+    assert len({float(score[0, 0].detach()) for score in scores}) == 10
+
+
+def test_only_the_document_s_discriminator_judges_no_labels() -> None:
     with pytest.raises(SpecError, match="judges no labels"):
         Discriminator(num_classes=10)
 

@@ -66,8 +66,9 @@ def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:
         (TINY_BASELINE, 10),
         (dataclasses.replace(TINY_FAST, epochs=2, precision="bf16"), 6),
         (dataclasses.replace(TINY_FAST, epochs=2, conditional=True), 5),
+        (dataclasses.replace(TINY_FAST, epochs=2, discriminator="projected"), 1),
     ],
-    ids=["fast-1", "fast-4", "baseline-10", "bf16-6", "conditional-5"],
+    ids=["fast-1", "fast-4", "baseline-10", "bf16-6", "conditional-5", "projected-1"],
 )
 def test_interrupted_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: Path, recipe: Recipe, stop: int) -> None:
     options = options_for(data_dir, recipe)

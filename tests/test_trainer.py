@@ -129,6 +129,22 @@ def test_labels_reach_both_networks(sample_images: npt.NDArray[np.uint8]) -> Non
     assert any(name.startswith("embedding") for name in changed)
 
 
+def test_a_projected_discriminator_trains_its_heads_and_not_its_features(
+    sample_images: npt.NDArray[np.uint8],
+) -> None:
+    trainer = Trainer(dataclasses.replace(FAST, discriminator="projected"), dataset_of(sample_images), CPU, seed=0)
+    at_first = copy.deepcopy(trainer.discriminator.state_dict())
+    states = []
+    for index in range(2):
+        trainer.step(*trainer.batch(torch.arange(8) + index))
+        states.append(copy.deepcopy(trainer.discriminator.state_dict()))
+    for name, tensor in states[1].items():
+        frozen = name.startswith("features.")
+        assert torch.equal(tensor, states[0][name]) == frozen or "_v" in name or "_u" in name, name
+    assert not torch.equal(states[0]["features.fc.weight"], at_first["features.fc.weight"])  # before the first step
+    assert torch.isfinite(trainer.epoch_losses).all()
+
+
 def test_scores_of_one_large_batch_are_those_of_two(sample_images: npt.NDArray[np.uint8]) -> None:
     trainer = Trainer(dataclasses.replace(FAST, conditional=True), dataset_of(sample_images), CPU, seed=0)
     trainer.discriminator.eval()
