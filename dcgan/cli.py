@@ -109,7 +109,7 @@ _RATE = _Number(0, 1, min_open=True, max_open=True)
 @click.option(
     "--discriminator",
     type=click.Choice(CHOICES["discriminator"]),
-    help="The document's, or a deeper one with spectral norm.",
+    help="The document's; deeper, with spectral norm; or heads on a classifier's features.",
 )
 @click.option(
     "--g-activation",

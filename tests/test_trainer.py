@@ -15,7 +15,9 @@ from dcgan.recipes import RECIPES, Recipe
 from dcgan.trainer import Trainer, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
-FAST = dataclasses.replace(RECIPES["fast"], batch_size=8, precision="fp32")
+FAST = dataclasses.replace(
+    RECIPES["fast"], batch_size=8, precision="fp32", discriminator="spectral", g_lr=1e-3, d_lr=1e-3
+)
 
 
 def dataset_of(images: npt.NDArray[np.uint8]) -> Dataset:
