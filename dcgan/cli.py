@@ -96,6 +96,11 @@ _RATE = _Number(0, 1, min_open=True, max_open=True)
 )
 @click.option("--holdout/--no-holdout", default=None, help="Keep the last 10,000 images out of training, to choose by.")
 @click.option("--conditional/--unconditional", default=None, help="Whether the generator can be asked for a digit.")
+@click.option(
+    "--latent-labels/--no-latent-labels",
+    default=None,
+    help="Unconditional: let the largest of a latent's first ten numbers name the digit that D judges its fake as.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
 @click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
 @click.option("--lr", type=_Number(0, min_open=True), help="Adam's learning rate for both networks.")

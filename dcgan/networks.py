@@ -100,7 +100,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes:
-            raise SpecError("the document's discriminator judges no labels; take --discriminator spectral")
+            raise SpecError("the document's discriminator judges no labels; take another one, or --no-latent-labels")
         self.activation = activation_module(activation)
         self.dropout = nn.Dropout2d(dropout)
         self.conv1 = nn.Conv2d(1, 64, kernel_size=3, stride=2)

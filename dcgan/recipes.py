@@ -25,6 +25,8 @@ class Recipe:
     Attributes:
         name: of the recipe the choices started from.
         conditional: whether the generator takes labels, and the discriminator judges by them.
+        latent_labels: whether the discriminator judges by labels although the generator takes none: the largest of the
+            first ten numbers of a latent then says which digit its fake is judged as.
         epochs: passes over the training images.
         batch_size: images in one step, of each kind.
         loss: one of `CHOICES`.
@@ -46,6 +48,7 @@ class Recipe:
 
     name: str
     conditional: bool
+    latent_labels: bool
     epochs: int
     batch_size: int
     loss: str
@@ -88,6 +91,7 @@ RECIPES = {
         Recipe(
             name="baseline",
             conditional=False,
+            latent_labels=False,
             epochs=20,
             batch_size=4,
             loss="least-squares",
@@ -110,6 +114,7 @@ RECIPES = {
         Recipe(
             name="fast",
             conditional=False,
+            latent_labels=True,
             epochs=36,
             batch_size=64,
             loss="non-saturating",

@@ -196,7 +196,7 @@ def _train_epochs(
     fixed = torch.Generator().manual_seed(options.seed)
     z = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
     real, real_label = trainer.batch(torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.device))
-    label = None if real_label is None else torch.arange(_ACTIVITY_COUNT, device=trainer.device) % CLASSES
+    label = torch.arange(_ACTIVITY_COUNT, device=trainer.device) % CLASSES if trainer.spec.num_classes else None
     samples = _SAMPLE_COUNT if label is None else CLASSES * CLASSES  # a column a class
 
     def save() -> None:

@@ -51,10 +51,10 @@ class Trainer:
         self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
 
         torch.manual_seed(seed)
-        num_classes = CLASSES if recipe.conditional else 0
-        self.spec = GeneratorSpec(activation=recipe.g_activation, num_classes=num_classes)
+        self.spec = GeneratorSpec(activation=recipe.g_activation, num_classes=CLASSES if recipe.conditional else 0)
         self.generator = self._placed(self.make_generator())
         discriminator = DISCRIMINATORS[recipe.discriminator]
+        num_classes = CLASSES if recipe.conditional or recipe.latent_labels else 0
         self.discriminator = self._placed(discriminator(recipe.d_activation, recipe.dropout, num_classes))
         self.average = copy.deepcopy(self.generator) if recipe.ema_decay else self.generator
         self.average_is_separate = self.average is not self.generator
@@ -83,17 +83,17 @@ class Trainer:
             indices: int64, shape (B,).
         Returns:
             float32, shape (B, 1, 28, 28), range [-1, 1]: to the bit what ToTensor and Normalize(0.5, 0.5) give; and
-            int64, shape (B,), or None for an unconditional recipe.
+            int64, shape (B,), or None for a recipe without labels.
         """
         real = self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
-        return real, self.labels[indices] if self.recipe.conditional else None
+        return real, self.labels[indices] if self.recipe.conditional or self.recipe.latent_labels else None
 
     def step(self, real: Tensor, label: Tensor | None = None) -> None:
         """One update of D on real images and fakes, then one of G through D on the same fakes.
 
         Args:
             real: float32, shape (B, 1, 28, 28), range [-1, 1].
-            label: int64, shape (B,), of a conditional recipe: of the real images, and asked of the fakes.
+            label: int64, shape (B,), of the real images, if the discriminator judges by labels.
         """
         if self.steps_done == 0 and isinstance(self.discriminator, ProjectedDiscriminator):
             self._train_features(self.discriminator.features)
@@ -101,9 +101,13 @@ class Trainer:
         autocast = self._autocast()
         z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
 
+        asked = label if self.recipe.conditional else None
+        # The ten numbers are alike, so every digit is named equally often; what is left of z is its handwriting.
+        fake_label = z[:, :CLASSES].argmax(1) if self.recipe.latent_labels and asked is None else label
+
         with autocast:
-            fake = self.generator(z, label)
-            real_scores, fake_scores = self._scores(real, fake.detach(), label)
+            fake = self.generator(z, asked)
+            real_scores, fake_scores = self._scores(real, label, fake.detach(), fake_label)
         d_loss = self.loss.discriminator(real_scores.float(), fake_scores.float())
         self.d_optimizer.zero_grad()
         d_loss.backward()  # type: ignore[no-untyped-call]
@@ -114,7 +118,7 @@ class Trainer:
         for parameter in trainable:
             parameter.requires_grad_(False)
         with autocast:
-            fake_scores = self.discriminator(fake, label)
+            fake_scores = self.discriminator(fake, fake_label)
         g_loss = self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
@@ -176,11 +180,13 @@ class Trainer:
         order = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
         return network.to(self.device, memory_format=order)  # type: ignore[call-overload, no-any-return]
 
-    def _scores(self, real: Tensor, fake: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """D's scores of both, shape (B, 1) each."""
+    def _scores(
+        self, real: Tensor, label: Tensor | None, fake: Tensor, fake_label: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """D's scores of both, shape (B, 1) or (B, 3) each."""
         if self.discriminator.normalises_batch:  # it must not see both in one batch
-            return self.discriminator(real, label), self.discriminator(fake, label)
-        labels = None if label is None else torch.cat([label, label])
+            return self.discriminator(real, label), self.discriminator(fake, fake_label)
+        labels = None if label is None or fake_label is None else torch.cat([label, fake_label])
         scores = self.discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
         return scores[: len(real)], scores[len(real) :]
 

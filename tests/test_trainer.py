@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from dcgan.trainer import Trainer, resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
 FAST = dataclasses.replace(
-    RECIPES["fast"], batch_size=8, precision="fp32", discriminator="spectral", g_lr=1e-3, d_lr=1e-3
+    RECIPES["fast"], batch_size=8, precision="fp32", discriminator="spectral", g_lr=1e-3, d_lr=1e-3, latent_labels=False
 )
 
 
@@ -131,6 +132,22 @@ def test_labels_reach_both_networks(sample_images: npt.NDArray[np.uint8]) -> Non
     assert any(name.startswith("embedding") for name in changed)
 
 
+def test_a_latent_names_the_digit_its_fake_is_judged_as(sample_images: npt.NDArray[np.uint8]) -> None:
+    trainer = Trainer(dataclasses.replace(FAST, latent_labels=True), dataset_of(sample_images), CPU, seed=0)
+    assert trainer.spec.num_classes == 0
+    seen: list[Any] = []
+    trainer.generator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    trainer.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    real, label = trainer.batch(torch.arange(8))
+    trainer.step(real, label)
+    (z, asked), (both, labels), (_, again) = seen
+    assert asked is None
+    assert len(both) == 16
+    assert torch.equal(labels[:8], torch.arange(8))
+    assert torch.equal(labels[8:], z[:, :10].argmax(1))
+    assert torch.equal(again, z[:, :10].argmax(1))
+
+
 def test_a_projected_discriminator_trains_its_heads_and_not_its_features(
     sample_images: npt.NDArray[np.uint8],
 ) -> None:
@@ -152,7 +169,7 @@ def test_scores_of_one_large_batch_are_those_of_two(sample_images: npt.NDArray[n
     trainer.discriminator.eval()
     real, label = trainer.batch(torch.arange(8))
     fake = torch.randn_like(real)
-    together = trainer._scores(real, fake, label)
+    together = trainer._scores(real, label, fake, label)
     for scores, images in zip(together, (real, fake), strict=True):
         torch.testing.assert_close(scores, trainer.discriminator(images, label))
 
