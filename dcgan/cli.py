@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shlex
 import signal
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .commands import Command, parse_activation, require
+from .commands import Command, FiniteFloat, parse_activation, require
 from .console import Console
 from .data import DATASETS
 from .recipes import CHOICES, DEFAULT_RECIPE, RECIPES, Recipe
@@ -27,16 +26,6 @@ _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as 
 _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
-class _Number(click.FloatRange):
-    """A FloatRange without infinity and NaN."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
-
-
 def _recipes_help() -> str:
     """Both recipes side by side, a field a line; the columns are as wide as their longest entry."""
     fields = [recipe.to_dict() for recipe in RECIPES.values()]
@@ -46,7 +35,7 @@ def _recipes_help() -> str:
     return "\b\nRecipes:\n" + "\n".join(f"  {row}" for row in rows)
 
 
-_RATE = _Number(0, 1, min_open=True, max_open=True)
+_RATE = FiniteFloat(0, 1, min_open=True, max_open=True)
 
 
 @click.command(
@@ -103,11 +92,11 @@ _RATE = _Number(0, 1, min_open=True, max_open=True)
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
 @click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
-@click.option("--lr", type=_Number(0, min_open=True), help="Adam's learning rate for both networks.")
-@click.option("--g-lr", type=_Number(0, min_open=True), help="... for the generator.")
-@click.option("--d-lr", type=_Number(0, min_open=True), help="... for the discriminator.")
-@click.option("--beta1", type=_Number(0, 1, max_open=True), help="Adam's first decay.")
-@click.option("--beta2", type=_Number(0, 1, max_open=True), help="Adam's second decay.")
+@click.option("--lr", type=FiniteFloat(0, min_open=True), help="Adam's learning rate for both networks.")
+@click.option("--g-lr", type=FiniteFloat(0, min_open=True), help="... for the generator.")
+@click.option("--d-lr", type=FiniteFloat(0, min_open=True), help="... for the discriminator.")
+@click.option("--beta1", type=FiniteFloat(0, 1, max_open=True), help="Adam's first decay.")
+@click.option("--beta2", type=FiniteFloat(0, 1, max_open=True), help="Adam's second decay.")
 @click.option("--fused-adam/--plain-adam", default=None, help="One kernel for Adam's step, or the plain loop.")
 @click.option("--lr-schedule", type=click.Choice(CHOICES["lr_schedule"]), help="linear falls to 0 at the last step.")
 @click.option("--loss", type=click.Choice(CHOICES["loss"]), help="Adversarial loss.")
@@ -125,10 +114,10 @@ _RATE = _Number(0, 1, min_open=True, max_open=True)
 @click.option(
     "--d-activation", callback=parse_activation, metavar="NAME[:NUMBER]", help="Of D's hidden layers, likewise."
 )
-@click.option("--dropout", type=_Number(0, 1, max_open=True), help="Share of D's feature maps dropped.")
+@click.option("--dropout", type=FiniteFloat(0, 1, max_open=True), help="Share of D's feature maps dropped.")
 @click.option(
     "--ema-decay",
-    type=_Number(0, 1, max_open=True),
+    type=FiniteFloat(0, 1, max_open=True),
     help="Of G's moving average, which is what is published; 0: none.",
 )
 @click.option(

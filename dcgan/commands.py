@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import signal
 from collections.abc import Iterator
 from types import ModuleType
@@ -50,6 +51,30 @@ def _terminable() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+class WholeNumber(click.types.IntParamType):
+    """Whole numbers from `least` to `most`; --help does not print the bounds, where 2^63 - 1 has 19 digits."""
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least = least
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value, param, ctx)
+        if not self._least <= number <= self._most:
+            self.fail(f"{number} is not from {self._least} to {self._most}.", param, ctx)
+        return number
+
+
+class FiniteFloat(click.FloatRange):
+    """A FloatRange without infinity and NaN."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:

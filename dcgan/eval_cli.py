@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import __version__, shipped
-from .commands import Command, require
+from .commands import Command, WholeNumber, require
 from .data import DATASETS
 from .spec import SEEDS
 
@@ -41,9 +41,19 @@ every row.""",
     show_default=True,
     help="What to hold digits against: the last 10,000 training images, or the test images.",
 )
-@click.option("-n", "--n", type=click.IntRange(100), default=10_000, show_default=True, help="How many digits.")
-@click.option("--seed", type=click.IntRange(0, SEEDS - 1), help="Of the latents.  [default: 0]")
-@click.option("--seeds", type=click.IntRange(1, 100), help="How many seeds, from --seed on; medians are shown.")
+@click.option(
+    "-n",
+    "--n",
+    type=WholeNumber(100, 60_000),
+    default=10_000,
+    show_default=True,
+    metavar="NUMBER",
+    help="How many digits.",
+)
+@click.option("--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents.  [default: 0]")
+@click.option(
+    "--seeds", type=WholeNumber(1, 100), metavar="NUMBER", help="How many seeds, from --seed on; medians are shown."
+)
 @click.option("--nearest-neighbour", is_flag=True, help="Also the 1-NN error on raw pixels; needs labelled digits.")
 @click.option("--cas", is_flag=True, help="Also the classification accuracy score; needs labelled digits and torch.")
 @click.option(
@@ -61,7 +71,9 @@ every row.""",
     metavar="DIR",
     help="Folder of the four IDX files, raw or .gz; downloaded to it if missing.",
 )
-@click.option("--threads", type=click.IntRange(1, 1024), help="Of the CPU.  [default: the cores it may use]")
+@click.option(
+    "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.version_option(__version__, prog_name="dcgan-eval")
 def main(

@@ -228,7 +228,7 @@ def _train_epochs(
             "seconds": round(seconds, 3),
             "images_per_second": round(trainer.steps_per_epoch * batch_size / seconds, 1),
             "activity": {
-                name: [asdict(layer) for layer in measure_activity(network, _batches(*inputs))]
+                name: [asdict(layer) for layer in measure_activity(network, in_batches(*inputs))]
                 for name, network, inputs in (
                     ("generator", trainer.average, (z, label)),
                     ("discriminator", trainer.discriminator, (real, real_label)),
@@ -260,7 +260,7 @@ def _train_epochs(
     return progress.rows
 
 
-def _batches(*inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
+def in_batches(*inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
     """The inputs that there are, 128 rows at a time."""
     return list(zip(*(torch.split(each, 128) for each in inputs if each is not None), strict=True))
 

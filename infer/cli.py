@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dcgan import __version__, shipped
-from dcgan.commands import Command
+from dcgan.commands import Command, FiniteFloat, WholeNumber
 from dcgan.errors import DeviceError
 from dcgan.runtime import PROVIDERS
 from dcgan.spec import INDICES, SEEDS
@@ -23,20 +23,6 @@ from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
 
 if TYPE_CHECKING:
     from .render import Rendered
-
-
-class _Range(click.types.IntParamType):
-    """Whole numbers from `least` to `most`; --help does not print the bounds, where 2^63 - 1 has 19 digits."""
-
-    def __init__(self, least: int, most: int) -> None:
-        self._least = least
-        self._most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        number: int = super().convert(value, param, ctx)
-        if not self._least <= number <= self._most:
-            self.fail(f"{number} is not from {self._least} to {self._most}.", param, ctx)
-        return number
 
 
 def _parse_grid(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -55,16 +41,6 @@ def _parse_digits(_ctx: click.Context, _param: click.Parameter, text: str | None
     if not words or not all(word.isdecimal() and word.isascii() and len(word) <= 5 for word in words):
         raise click.BadParameter(f"{text!r} is no list of digits; write them like 0123456789 or 3,1,4.")
     return tuple(map(int, words))
-
-
-class _Factor(click.types.FloatParamType):
-    """A number from 0 to 2."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number: float = super().convert(value, param, ctx)
-        if not 0.0 <= number <= 2.0:
-            self.fail(f"{value} is not from 0 to 2.", param, ctx)
-        return number
 
 
 @click.command(
@@ -88,7 +64,7 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
 @click.option(
     "-n",
     "--n",
-    type=_Range(1, INDICES),
+    type=WholeNumber(1, INDICES),
     metavar="NUMBER",
     help="How many digits.  [default: 16, or all of --latents, --labels or --digits]",
 )
@@ -110,11 +86,11 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     help="A shipped model, or an ONNX file that dcgan-export wrote.",
 )
 @click.option(
-    "--seed", type=_Range(0, SEEDS - 1), metavar="NUMBER", help="Of the latents, up to 2^63 - 1.  [default: 0]"
+    "--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents, up to 2^63 - 1.  [default: 0]"
 )
 @click.option(
     "--start",
-    type=_Range(0, INDICES - 1),
+    type=WholeNumber(0, INDICES - 1),
     default=0,
     show_default=True,
     metavar="INDEX",
@@ -129,7 +105,7 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
 )
 @click.option(
     "--digit",
-    type=_Range(0, 65535),
+    type=WholeNumber(0, 65535),
     metavar="DIGIT",
     help="Make this digit only; for a conditional model.",
 )
@@ -148,20 +124,20 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
 )
 @click.option(
     "--truncation",
-    type=_Factor(),
+    type=FiniteFloat(0, 2),
     metavar="PSI",
-    help="Scale the latents, 0 to 2; below 1 the digits are more regular and less varied.  [default: 1]",
+    help="Scale the latents; below 1 the digits are more regular and less varied.  [default: 1]",
 )
 @click.option("--grid", callback=_parse_grid, metavar="ROWSxCOLS", help="Layout of a grid.  [default: nearly square]")
 @click.option(
     "--scale",
-    type=_Range(1, 64),
+    type=WholeNumber(1, 64),
     metavar="FACTOR",
     help="Enlarge pictures, each pixel to a square.  [default: 1]",
 )
 @click.option(
     "--interpolate",
-    type=_Range(1, 1000),
+    type=WholeNumber(1, 1000),
     metavar="FRAMES",
     help=f"Walk from each latent to the next and back to the first, so many frames between two; in a grid each "
     f"row is one walk.  [default: {WALK_STEPS} for .gif]",
@@ -176,10 +152,12 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
 @click.option(
     "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where the model runs."
 )
-@click.option("--threads", type=_Range(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]")
+@click.option(
+    "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
+)
 @click.option(
     "--batch-size",
-    type=_Range(1, 65536),
+    type=WholeNumber(1, 65536),
     default=BATCH_SIZE,
     show_default=True,
     metavar="NUMBER",
