@@ -24,7 +24,8 @@ from dcgan import shipped
 from infer import DigitGenerator
 from infer.latents import Block
 
-MODEL = shipped.path_of(shipped.DEFAULT, ".onnx")
+NAME = "dcgan-mnist"  # unconditional
+MODEL = shipped.path_of(NAME, ".onnx")
 BARE = f"""
 import numpy, onnxruntime
 from PIL import Image
@@ -66,8 +67,8 @@ def rows(batch: int, threads: int) -> dict[str, Callable[[int], None]]:
     from dcgan.checkpoint import load_generator
 
     torch.set_num_threads(threads)
-    eager = load_generator(shipped.path_of(shipped.DEFAULT, ".safetensors")).generator
-    ours = DigitGenerator(provider="cpu", threads=threads)
+    eager = load_generator(shipped.path_of(NAME, ".safetensors")).generator
+    ours = DigitGenerator(NAME, provider="cpu", threads=threads)
     z = np.random.default_rng(0).standard_normal((batch, ours.spec.latent_dim)).astype(np.float32)
     tensor = torch.from_numpy(z)
 

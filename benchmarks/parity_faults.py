@@ -63,7 +63,7 @@ def of_torch(model: onnx.ModelProto, program: torch.onnx.ONNXProgram) -> str:
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 def main(checkpoint: Path | None) -> None:
     """Print the table of faults for CHECKPOINT, the shipped one by default."""
-    checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
+    checkpoint = checkpoint or shipped.path_of("dcgan-mnist", ".safetensors")
     source = load_generator(checkpoint)
     spec = source.generator.spec
     probes = parity.make_probes(source.generator, spec)

@@ -103,7 +103,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 
 def test_a_torchscript_artifact_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a TorchScript file, which is an artifact"):
-        load_generator(shipped.path_of(shipped.DEFAULT, ".pt"))
+        load_generator(shipped.path_of("dcgan-mnist", ".pt"))
 
 
 def test_paths_the_system_refuses_are_checkpoint_errors() -> None:

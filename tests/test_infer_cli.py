@@ -22,6 +22,8 @@ from dcgan.latents import latents
 from infer import DigitGenerator
 from infer.cli import main
 
+PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -30,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(main, ["--provider", "cpu", *arguments])
+    return CliRunner().invoke(main, ["--provider", "cpu", "--model", PLAIN, *arguments])
 
 
 def done(*arguments: str) -> Result:
@@ -52,7 +54,7 @@ def opened(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_a_grid_shows_the_digits_row_by_row() -> None:
     result = done("--n", "6", "--out", "grid.png")
     assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 0, 0 to 5) by dcgan-mnist on cpu")
-    digits = DigitGenerator(provider="cpu").generate(6)
+    digits = DigitGenerator(PLAIN, provider="cpu").generate(6)
     assert np.array_equal(opened("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
 
 
@@ -60,7 +62,7 @@ def test_grid_and_scale() -> None:
     done("--n", "3", "--grid", "1x4", "--scale", "5", "-o", "wide.png")
     sheet = opened("wide.png")
     assert sheet.shape == (140, 560)
-    assert np.array_equal(sheet[::5, : 84 * 5 : 5], np.hstack(list(DigitGenerator(provider="cpu").generate(3))))
+    assert np.array_equal(sheet[::5, : 84 * 5 : 5], np.hstack(list(DigitGenerator(PLAIN, provider="cpu").generate(3))))
     assert np.array_equal(sheet[:, :5], np.repeat(sheet[:, :1], 5, axis=1))
     assert not sheet[:, 420:].any()
 
@@ -75,7 +77,7 @@ def test_other_pictures(suffix: str, kind: str, off: int) -> None:
 
 
 def test_arrays_hold_what_the_library_makes() -> None:
-    generator = DigitGenerator(provider="cpu")
+    generator = DigitGenerator(PLAIN, provider="cpu")
     done("--n", "37", "--seed", "3", "-o", "digits.npy")
     assert np.array_equal(np.load("digits.npy"), generator.generate(37, seed=3))
     done("--n", "37", "--seed", "3", "-o", "digits.npz")
@@ -97,7 +99,7 @@ def test_a_walk_is_an_animation_that_loops() -> None:
         for index in range(12):
             animation.seek(index)
             frames.append(np.asarray(animation.convert("L")))
-    digits = DigitGenerator(provider="cpu").generate(3)
+    digits = DigitGenerator(PLAIN, provider="cpu").generate(3)
     assert np.abs(np.stack(frames[::4]).astype(int) - digits).max() <= 1
     assert not np.array_equal(frames[1], frames[0])
 
@@ -106,7 +108,7 @@ def test_a_folder_of_single_pictures() -> None:
     done("--n", "3", "--start", "9", "--seed", "2", "-o", "digits/")
     assert names("digits") == ["0000000009.png", "0000000010.png", "0000000011.png"]
     assert np.array_equal(
-        opened("digits/0000000010.png"), DigitGenerator(provider="cpu").generate(1, seed=2, start=10)[0]
+        opened("digits/0000000010.png"), DigitGenerator(PLAIN, provider="cpu").generate(1, seed=2, start=10)[0]
     )
     result = run("--n", "1", "--start", "11", "-o", "digits")
     assert result.exit_code == 1
@@ -128,7 +130,7 @@ def test_the_text_of_a_png_makes_the_picture_again() -> None:
         with Image.open("first.png") as picture:
             facts = picture.text
         assert facts["dcgan.provider"] == "cpu"
-        assert facts["dcgan.model_sha256"] == sha256_of(shipped.path_of(shipped.DEFAULT, ".onnx"))
+        assert facts["dcgan.model_sha256"] == sha256_of(shipped.path_of(PLAIN, ".onnx"))
         again = ["--model", facts["dcgan.model"], "--n", facts["dcgan.n"], "--start", facts["dcgan.start"]]
         for option in ("seed", "interpolate", "grid", "scale"):
             if f"dcgan.{option}" in facts:
@@ -165,7 +167,7 @@ def test_json_tells_all() -> None:
 
 
 def test_lists() -> None:
-    assert "dcgan-mnist  (default)" in done("--list-models").stdout
+    assert f"{shipped.DEFAULT}  (default)" in done("--list-models").stdout
     providers = json.loads(done("--list-providers", "--json").stdout)
     assert providers["cpu"] == {"works": True, "reason": ""}
     assert providers["cuda"]["works"] or providers["cuda"]["reason"]

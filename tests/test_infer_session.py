@@ -19,13 +19,14 @@ from dcgan.latents import latents
 from dcgan.spec import GeneratorSpec
 from infer import DigitGenerator
 
-MODEL = shipped.path_of(shipped.DEFAULT, ".onnx")
+PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
+MODEL = shipped.path_of(PLAIN, ".onnx")
 Images = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
 def generator() -> DigitGenerator:
-    return DigitGenerator(provider="cpu", threads=1)
+    return DigitGenerator(PLAIN, provider="cpu", threads=1)
 
 
 def differ(a: Images, b: Images) -> int:
@@ -50,7 +51,7 @@ def test_the_shipped_model_makes_digits(generator: DigitGenerator) -> None:
 def test_image_i_is_the_same_whatever_the_batch_and_the_threads(
     generator: DigitGenerator, batch_size: int, threads: int
 ) -> None:
-    other = DigitGenerator(provider="cpu", threads=threads)
+    other = DigitGenerator(PLAIN, provider="cpu", threads=threads)
     assert other._session.get_session_options().intra_op_num_threads == threads
     assert differ(generator.generate(70, seed=5), other.generate(70, seed=5, batch_size=batch_size)) <= 1
 
@@ -180,8 +181,8 @@ def cuda_offered() -> bool:
 @pytest.mark.skipif(cuda_offered(), reason="this onnxruntime is built with CUDA")
 def test_cuda_is_refused_with_the_reason_where_it_is_not_built_in() -> None:
     with pytest.raises(DeviceError, match=r"built without it.*--provider cpu"):
-        DigitGenerator(provider="cuda")
-    assert DigitGenerator(provider="auto").provider == "cpu"
+        DigitGenerator(PLAIN, provider="cuda")
+    assert DigitGenerator(PLAIN, provider="auto").provider == "cpu"
 
 
 class Offering:
@@ -205,15 +206,15 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(monkeypatch: 
     offering = Offering(runtime.onnxruntime())
     monkeypatch.setattr(runtime, "onnxruntime", lambda: offering)
     with pytest.raises(DeviceError, match="CUDA does not work here"):
-        DigitGenerator(provider="cuda")
-    generator = DigitGenerator(provider="auto")
+        DigitGenerator(PLAIN, provider="cuda")
+    generator = DigitGenerator(PLAIN, provider="auto")
     assert generator.provider == "cpu"
     assert generator.note
 
 
 def test_unknown_providers_are_refused() -> None:
     with pytest.raises(DeviceError, match="choose from auto, cpu, cuda"):
-        DigitGenerator(provider="tpu")
+        DigitGenerator(PLAIN, provider="tpu")
 
 
 def test_a_missing_or_doubled_onnxruntime_is_said_with_what_mends_it(
