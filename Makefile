@@ -35,9 +35,12 @@ types: $(VENV)/installed  ## Check types
 check: lint types test test-light  ## All of the above
 
 models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
-	$(VENV)/bin/dcgan-export --out models/dcgan-mnist.onnx
-	$(VENV)/bin/dcgan-export --out models/dcgan-mnist.pt
-	$(VENV)/bin/dcgan-infer --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
+	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx
+	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.pt
+	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx
+	$(VENV)/bin/dcgan-infer --model dcgan-mnist --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
+	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
+	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 10 --digits 0123456789 --interpolate 12 --scale 4 --out docs/walk.gif
 	cd models && sha256sum *.onnx *.pt *.safetensors > SHA256SUMS
 
 sample: $(VENV)/installed  ## Write dcgan/sample/ again from the whole of MNIST in DATA

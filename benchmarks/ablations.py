@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dcgan.activity import measure_activity
-from dcgan.data import CLASSES, load_dataset
-from dcgan.evaluation import FID_COUNT, Reference, judge_digits, split_validation
+from dcgan.data import load_dataset, split_validation
+from dcgan.evaluation import FID_COUNT, Reference, judge_digits
 from dcgan.metrics.checkerboard import checkerboard_energy
 from dcgan.metrics.evaluator import Evaluator, Judged
 from dcgan.networks import DISCRIMINATORS, Generator, SpectralDiscriminator
@@ -96,16 +96,16 @@ _ACTIVATIONS = ("leaky-relu:0.2", "elu", "softplus")
 # the recipe's own critic would hide what they do.
 BASES: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "networks": {"discriminator": "spectral", "latent_labels": False, "g_lr": 0.25, "d_lr": 0.25},
+    "networks": {"discriminator": "spectral", "labels": "none", "g_lr": 0.25, "d_lr": 0.25},
 }
 # For each group rows: a name, what is changed (factors for learning rates), and the generator, "" for the document's.
 GROUPS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
     "recipe": [
         ("as it is", {}, ""),
-        ("no labels", {"latent_labels": False}, ""),
+        ("no labels", {"labels": "none"}, ""),
         ("spectral discriminator", {"discriminator": "spectral"}, ""),
-        ("spectral discriminator, no labels", {"discriminator": "spectral", "latent_labels": False}, ""),
-        ("the document's discriminator", {"discriminator": "document", "latent_labels": False}, ""),
+        ("spectral discriminator, no labels", {"discriminator": "spectral", "labels": "none"}, ""),
+        ("the document's discriminator", {"discriminator": "document", "labels": "none"}, ""),
         ("hinge loss", {"loss": "hinge"}, ""),
         ("least-squares loss", {"loss": "least-squares"}, ""),
         ("batch 32", {"batch_size": 32}, ""),
@@ -118,8 +118,7 @@ GROUPS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ("constant rates", {"lr_schedule": "constant"}, ""),
         ("beta1 0", {"beta1": 0.0}, ""),
         ("beta1 0.9", {"beta1": 0.9}, ""),
-        ("no dropout in D", {"dropout": 0.0}, ""),
-        ("dropout 0.3 in D", {"dropout": 0.3}, ""),
+        ("dropout 0.1 in D", {"dropout": 0.1}, ""),
         ("no moving average", {"ema_decay": 0.0}, ""),
         ("fp32", {"precision": "fp32"}, ""),
         ("NCHW memory order", {"channels_last": False}, ""),
@@ -175,10 +174,9 @@ def measured(
     figures = judge_digits(evaluator.judge(digits), labels, held, reference.held)
     z = torch.randn(1024, 100, generator=torch.Generator().manual_seed(0))
     real, real_label = trainer.batch(torch.arange(1024))
-    label = torch.arange(1024) % CLASSES if generator.spec.num_classes else None
     activity = {
         name: [dataclasses.asdict(layer) for layer in measure_activity(network, in_batches(*inputs))]
-        for name, network, inputs in (("G", generator, (z, label)), ("D", trainer.discriminator, (real, real_label)))
+        for name, network, inputs in (("G", generator, (z,)), ("D", trainer.discriminator, (real, real_label)))
     }
     return {
         **figures,
@@ -192,7 +190,6 @@ def measured(
 @click.argument("group", type=click.Choice(list(GROUPS)))
 @click.argument("data_dir", type=click.Path(path_type=Path))
 @click.option("--base", default="fast", show_default=True, type=click.Choice(list(RECIPES)))
-@click.option("--conditional", is_flag=True)
 @click.option("--images", default=150_000, show_default=True, help="Training images shown to each row.")
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", default="", help="Rows whose names contain this.")
@@ -202,7 +199,6 @@ def main(
     group: str,
     data_dir: Path,
     base: str,
-    conditional: bool,
     images: int,
     seeds: int,
     only: str,
@@ -216,16 +212,16 @@ def main(
     evaluator = Evaluator(threads=threads)
     held = evaluator.judge(reference.held.images)
     precision = resolve_precision("auto", torch.device("cpu"))
-    recipe = dataclasses.replace(RECIPES[base], precision=precision, conditional=conditional)
+    recipe = dataclasses.replace(RECIPES[base], precision=precision)
     recipe = changed(recipe, BASES[group])
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    done = {(row["name"], row["seed"]) for row in rows}
+    done = {(row["name"], row["seed"]) for row in rows if (row["base"], row["images"]) == (base, images)}
     for seed in range(seeds):
         for name, changes, variant in GROUPS[group]:
             if (name, seed) in done or only not in name:
                 continue
             row = measured(changed(recipe, changes), variant, reference, held, evaluator, images, seed)
-            rows.append({"name": name, "seed": seed, "images": images, **row})
+            rows.append({"name": name, "seed": seed, "base": base, "images": images, **row})
             with out.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             click.echo(f"{name}, seed {seed}: {row['frechet_distance']:.2f}", err=True)
@@ -233,7 +229,7 @@ def main(
     floor = judge_digits(evaluator.judge(real.images[:FID_COUNT]), real.labels[:FID_COUNT], held, reference.held) | {
         "checkerboard": {period: checkerboard_energy(reference.held.images, period) for period in (2, 4)}
     }
-    print_table(group, rows, floor)
+    print_table(group, [row for row in rows if (row["base"], row["images"]) == (base, images)], floor)
 
 
 def print_table(group: str, rows: list[dict[str, Any]], floor: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ of all four can be compared. A unit is dead if it is active on no input of the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,44 +34,38 @@ def measure_activity(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) 
     """Measure the units of a network's hidden layers in eval mode; the network's mode is put back.
 
     Args:
-        network: a generator or discriminator; its hidden layers are its Linear and convolution children but the last.
+        network: a generator or discriminator of networks.py: its attribute `activation` is the one module that every
+            hidden layer's values go through, and `hidden` names those layers, in order.
         batches: inputs of the network, a tuple of its arguments for each call.
     Returns:
         One entry a hidden layer, in the order of the layers.
     """
-    layers = [
-        (name, child)
-        for name, child in network.named_children()
-        if isinstance(child, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
-    ][:-1]
-    active: dict[str, list[Tensor]] = {name: [] for name, _ in layers}
-    ever: dict[str, list[Tensor]] = {name: [] for name, _ in layers}
+    names: Sequence[str] = network.hidden  # type: ignore[assignment]
+    active: list[list[Tensor]] = [[] for _ in names]
+    ever: list[list[Tensor]] = [[] for _ in names]
+    layers: Iterator[int] = iter(())
 
-    def watch(name: str, child: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def look(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            positive = (
-                (output > 0).flatten(2) if output.ndim > 2 else (output > 0).unsqueeze(2)
-            )  # (N, units, positions)
-            active[name].append(positive.float().mean())
-            ever[name].append(positive.any(2).any(0))
+    def look(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        layer = next(layers)
+        positive = inputs[0].flatten(2) > 0 if inputs[0].ndim > 2 else inputs[0].unsqueeze(2) > 0  # (N, units, places)
+        active[layer].append(positive.float().mean())
+        ever[layer].append(positive.any(2).any(0))
 
-        return child.register_forward_hook(look)
-
-    handles = [watch(name, child) for name, child in layers]
+    handle = network.get_submodule("activation").register_forward_pre_hook(look)
     training = network.training
     network.eval()
     try:
         for batch in batches:
+            layers = iter(range(len(names)))
             network(*batch)
     finally:
         network.train(training)
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     return [
         LayerActivity(
             layer=name,
-            active=torch.stack(active[name]).mean().item(),
-            dead=1.0 - torch.stack(ever[name]).any(0).float().mean().item(),
+            active=torch.stack(shares).mean().item(),
+            dead=1.0 - torch.stack(fired).any(0).float().mean().item(),
         )
-        for name, _ in layers
+        for name, shares, fired in zip(names, active, ever, strict=True)
     ]

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__
-from .commands import Command, FiniteFloat, parse_activation, require
+from .commands import Command, FiniteFloat, parse_activation
 from .console import Console
-from .data import DATASETS
+from .data import DATASETS, EVALUATED
+from .extras import require
 from .recipes import CHOICES, DEFAULT_RECIPE, RECIPES, Recipe
 from .spec import ACTIVATIONS
 
@@ -33,9 +34,6 @@ def _recipes_help() -> str:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rows = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
     return "\b\nRecipes:\n" + "\n".join(f"  {row}" for row in rows)
-
-
-_RATE = FiniteFloat(0, 1, min_open=True, max_open=True)
 
 
 @click.command(
@@ -84,11 +82,12 @@ _RATE = FiniteFloat(0, 1, min_open=True, max_open=True)
     help="Measure the Frechet distance every N epochs, and keep the best generator in RUN/best.safetensors.",
 )
 @click.option("--holdout/--no-holdout", default=None, help="Keep the last 10,000 images out of training, to choose by.")
-@click.option("--conditional/--unconditional", default=None, help="Whether the generator can be asked for a digit.")
+@click.option("--conditional", is_flag=True, help="A generator that can be asked for a digit: --labels asked.")
 @click.option(
-    "--latent-labels/--no-latent-labels",
-    default=None,
-    help="Unconditional: let the largest of a latent's first ten numbers name the digit that D judges its fake as.",
+    "--labels",
+    type=click.Choice(CHOICES["labels"]),
+    help="What D judges by beside the image: nothing; the digit that a latent's largest number of ten names; "
+    "the digit that G is asked for.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
 @click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
@@ -132,6 +131,7 @@ def main(
     out: Path | None,
     resume: Path | None,
     dry_run: bool,
+    conditional: bool,
     recipe: str | None,
     lr: float | None,
     **given: Any,
@@ -152,6 +152,8 @@ def main(
     """
     run = require("dcgan.run", "train")
     given = {name: value for name, value in given.items() if value is not None}
+    if conditional and given.setdefault("labels", "asked") != "asked":
+        raise click.UsageError(f"--conditional contradicts --labels {given['labels']}; leave one of them out")
     if lr is not None:
         given = {"g_lr": lr, "d_lr": lr} | given
     if resume is not None:
@@ -166,6 +168,11 @@ def main(
             RECIPES[recipe or DEFAULT_RECIPE], "mnist", str(Path("data").absolute()), 0, "auto", 0
         )
         options = _merge(defaults, given).resolved()
+    contradiction = options.recipe.contradiction()
+    if contradiction:
+        raise click.UsageError(f"{contradiction}; choose another --discriminator, or --labels none")
+    if options.eval_every and options.dataset not in EVALUATED:
+        raise click.UsageError(f"--eval-every reads MNIST's digits only, not {options.dataset}; leave it out")
     if dry_run:
         click.echo(json.dumps(options.to_dict(), indent=2))
         return
@@ -208,6 +215,8 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
     for name in given.keys() - {"data_dir"}:
         if now[name] not in ("auto", before[name]):  # auto was settled when the run started
             option = "--" + name.replace("_", "-")
+            if isinstance(now[name], bool):  # a pair of flags
+                raise click.UsageError(f"the run was started with another choice of {option}; leave it out")
             raise click.UsageError(f"the run was started with {option} {before[name]}, not {now[name]}; leave it out")
 
 

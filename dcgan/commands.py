@@ -8,16 +8,14 @@ Imports Click and the standard library only.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 import signal
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 import click
 
-from .errors import DcganError, RuntimeMissingError, SpecError, first_line
+from .errors import DcganError, SpecError, first_line
 from .spec import Activation
 
 
@@ -83,18 +81,3 @@ def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | N
         return None if text is None else Activation.parse(text)
     except SpecError as error:
         raise click.BadParameter(str(error)) from error
-
-
-def require(module: str, extra: str) -> ModuleType:
-    """Import a module of one of our packages that needs the packages of `extra`.
-
-    Raises:
-        RuntimeMissingError: a package of that extra is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise RuntimeMissingError(
-            f"{error.name} is not installed, and this command needs it; "
-            f"in the project's folder: pip install '.[{extra}]'"
-        ) from error

@@ -24,8 +24,6 @@ class Console:
         self._bar: Any = None
 
     def __enter__(self) -> Console:
-        if self._options.recipe.discriminator == "projected" and sys.stderr.isatty():
-            click.echo("first, for some seconds, the classifier that the discriminator looks through ...", err=True)
         return self
 
     def __exit__(self, *_error: object) -> None:

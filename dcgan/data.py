@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DatasetError, first_line
+from .errors import DatasetError, RuntimeMissingError, first_line
+from .extras import require
 
 # Our name -> torchvision's class, which is also the folder in its layout.
 _TORCHVISION_CLASSES = {
@@ -30,6 +31,11 @@ _TORCHVISION_CLASSES = {
 SAMPLE = "sample"
 CLASSES = 10  # of every one of them
 DATASETS = (*_TORCHVISION_CLASSES, SAMPLE)
+
+EVALUATED = ("mnist", SAMPLE)  # whose digits the evaluator reads
+# Training images that choose between recipes and settings, so that the test images need not.
+VALIDATION = 10_000
+SPLITS = ("validation", "test")
 
 _SAMPLE_FOLDER = Path(__file__).parent / "sample"
 # Other data sets have files of the same names, so a flat folder may hold the wrong one.
@@ -83,7 +89,15 @@ def load_dataset(name: str, data_dir: Path, split: str = "train") -> Dataset:
         raise DatasetError(
             f"{paths[1]} holds an array of shape {labels.shape}, expected {len(images)} labels, one an image"
         )
+    if labels.max() >= CLASSES:
+        raise DatasetError(f"{paths[1]} has the label {labels.max()}, expected 0 to {CLASSES - 1}")
     return Dataset(images, labels)
+
+
+def split_validation(train: Dataset) -> tuple[Dataset, Dataset]:
+    """Training images apart from the last 10,000, or the last half of fewer than 20,000, and those."""
+    cut = len(train.images) - min(VALIDATION, len(train.images) // 2)
+    return Dataset(train.images[:cut], train.labels[:cut]), Dataset(train.images[cut:], train.labels[cut:])
 
 
 def read_idx(path: Path) -> npt.NDArray[np.uint8]:
@@ -127,19 +141,23 @@ def _find(folders: list[Path], split: str, kind: str) -> Path | None:
 
 
 def _download(name: str, data_dir: Path) -> None:
-    import torchvision.datasets  # imports torch: seconds, and files in place don't need it
-
     ways = (
         f"--data-dir FOLDER with its four IDX files (raw or .gz, such as train-images-idx3-ubyte.gz), "
         f"or --dataset {SAMPLE} (10,000 MNIST images that ship with the package)"
     )
+    try:
+        datasets = require("torchvision.datasets", "train")  # imports torch: seconds, and files in place don't need it
+    except RuntimeMissingError as error:
+        raise DatasetError(
+            f"{data_dir} has no {name} images, and {error.name}, to download them, is not installed; use {ways}"
+        ) from error
     if data_dir.exists() and not data_dir.is_dir():
         raise DatasetError(f"{data_dir} is not a folder; use {ways}")
     existed = data_dir.exists()
     try:
         # torchvision reports each mirror that fails on stdout; ours is one error.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            getattr(torchvision.datasets, _TORCHVISION_CLASSES[name])(data_dir, download=True)
+            getattr(datasets, _TORCHVISION_CLASSES[name])(data_dir, download=True)
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):  # torchvision's folders, if still empty
             (data_dir / _TORCHVISION_CLASSES[name] / "raw").rmdir()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from . import __version__, shipped
-from .commands import Command, WholeNumber, require
-from .data import DATASETS
+from .commands import Command, WholeNumber
+from .data import EVALUATED, SPLITS
+from .extras import require
+from .runtime import cores
 from .spec import SEEDS
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ every row.""",
 @click.argument("source", default=shipped.DEFAULT, metavar="[CHECKPOINT|MODEL.onnx|IMAGES.npz]")
 @click.option(
     "--split",
-    type=click.Choice(("validation", "test")),
+    type=click.Choice(SPLITS),
     default="validation",
     show_default=True,
     help="What to hold digits against: the last 10,000 training images, or the test images.",
@@ -44,11 +46,9 @@ every row.""",
 @click.option(
     "-n",
     "--n",
-    type=WholeNumber(100, 60_000),
-    default=10_000,
-    show_default=True,
+    type=WholeNumber(10, 60_000),
     metavar="NUMBER",
-    help="How many digits.",
+    help="How many.  [default: 10000, or all real ones]",
 )
 @click.option("--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents.  [default: 0]")
 @click.option(
@@ -58,7 +58,7 @@ every row.""",
 @click.option("--cas", is_flag=True, help="Also the classification accuracy score; needs labelled digits and torch.")
 @click.option(
     "--dataset",
-    type=click.Choice([name for name in DATASETS if name in ("mnist", "sample")]),
+    type=click.Choice(EVALUATED),
     default="mnist",
     show_default=True,
     help="Real images; sample needs no files and no network, and makes coarser figures.",
@@ -79,7 +79,7 @@ every row.""",
 def main(
     source: str,
     split: str,
-    n: int,
+    n: int | None,
     seed: int | None,
     seeds: int | None,
     nearest_neighbour: bool,
@@ -95,7 +95,7 @@ def main(
     from .sources import open_digits
 
     if cas:
-        require("torch", "train")
+        require("torch", "train").set_num_threads(threads or cores())
     evaluator = Evaluator(threads=threads)
     digits = open_digits(source, threads)
     if not digits.seeded and (seed is not None or seeds is not None):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .data import CLASSES, SAMPLE, Dataset, load_dataset
+from .data import CLASSES, EVALUATED, SAMPLE, SPLITS, Dataset, load_dataset, split_validation
 from .errors import EvaluationError
 from .metrics.density_coverage import density_coverage
 from .metrics.evaluator import Evaluator, Judged
@@ -25,11 +25,7 @@ from .metrics.labels import class_imbalance, clear_share, label_agreement
 from .metrics.nearest_neighbour import nearest_neighbour_error
 from .metrics.precision_recall import precision_recall
 
-# Training images that choose between recipes and settings, so that the test images need not.
-VALIDATION = 10_000
-EVALUATED = ("mnist", SAMPLE)  # data sets whose digits the evaluator reads
 FID_COUNT = 10_000
-SPLITS = ("validation", "test")
 NEIGHBOURS = 50_000  # images for the 1-NN error, as in the DCGAN paper
 CAS_IMAGES = 60_000  # images for the classification accuracy score: as many as MNIST has
 
@@ -105,12 +101,6 @@ def load_reference(name: str, data_dir: Path, split: str) -> Reference:
     return Reference(split, *split_validation(load_dataset(name, data_dir)))
 
 
-def split_validation(train: Dataset) -> tuple[Dataset, Dataset]:
-    """Training images apart from the last 10,000, or the last half of fewer than 20,000, and those."""
-    cut = len(train.images) - min(VALIDATION, len(train.images) // 2)
-    return Dataset(train.images[:cut], train.labels[:cut]), Dataset(train.images[cut:], train.labels[cut:])
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Figures of a model and of real images.
@@ -159,7 +149,7 @@ def evaluate(
     reference: Reference,
     evaluator: Evaluator,
     *,
-    count: int = FID_COUNT,
+    count: int | None = None,
     seeds: Sequence[int] = (0,),
     nearest_neighbour: bool = False,
     cas: bool = False,
@@ -171,7 +161,8 @@ def evaluate(
         source: makes digits.
         reference: what to hold them against.
         evaluator: reads them.
-        count: digits for the metrics on features; the floor takes as many real ones.
+        count: digits for the metrics on features, and as many real ones for the floor; None takes 10,000, or as many
+            as there are real ones.
         seeds: of the digits; each gives a figure of its own.
         nearest_neighbour: also measure the 1-NN error, for which digits need labels; half a minute a seed.
         cas: also measure the classification accuracy score, for which digits need labels; many minutes a seed.
@@ -179,8 +170,11 @@ def evaluate(
     Raises:
         EvaluationError: too few images, or labels are needed and there are none.
     """
+    count = min(FID_COUNT, len(reference.real.images)) if count is None else count
     if not 10 <= count <= len(reference.real.images):
         raise EvaluationError(f"the number of digits must be 10 to {len(reference.real.images)}, found {count}")
+    if len(reference.held.images) < 10:
+        raise EvaluationError(f"{len(reference.held.images)} images are too few to hold digits against")
     say("reading the reference")
     held = evaluator.judge(reference.held.images)
     real = reference.real
@@ -191,14 +185,18 @@ def evaluate(
     counts["nearest_neighbour_error"] = min(NEIGHBOURS, len(real.images))
     counts["classification_accuracy_score"] = min(CAS_IMAGES, len(real.images))
     figures: dict[str, list[float]] = {}
-    extra = {"nearest_neighbour_error": nearest_neighbour, "classification_accuracy_score": cas}
-    for name in (name for name, asked in extra.items() if asked):
+    asked = [
+        name
+        for name, wanted in (("nearest_neighbour_error", nearest_neighbour), ("classification_accuracy_score", cas))
+        if wanted
+    ]
+    for name in asked:
         say(f"{METRICS[name].label} of real images")
-        floor[name] = _train_on(name, real.images[: counts[name]], real.labels[: counts[name]], reference.held, 0)
+        floor[name] = _train_on(name, real.images[: counts[name]], real.labels[: counts[name]], reference.held, 0, say)
     for seed in seeds:
         say(f"making digits of seed {seed}")
-        images, labels = source(max(count, *(counts[name] for name, asked in extra.items() if asked), 0), seed)
-        if any(extra.values()) and labels is None:
+        images, labels = source(max([count, *(counts[name] for name in asked)]), seed)
+        if asked and labels is None:
             raise EvaluationError(
                 "1-NN error and classification accuracy score need labelled digits, and this model makes none; "
                 "take a conditional model, or leave the option out"
@@ -207,10 +205,10 @@ def evaluate(
         row = judge_digits(
             evaluator.judge(images[:count]), None if labels is None else labels[:count], held, reference.held
         )
-        for name in (name for name, asked in extra.items() if asked):
+        for name in asked:
             assert labels is not None
             say(f"{METRICS[name].label} of seed {seed}")
-            row[name] = _train_on(name, images[: counts[name]], labels[: counts[name]], reference.held, seed)
+            row[name] = _train_on(name, images[: counts[name]], labels[: counts[name]], reference.held, seed, say)
         for name, value in row.items():
             figures.setdefault(name, []).append(value)
     return Evaluation(reference.split, counts, tuple(seeds), figures, floor, evaluator.sha256)
@@ -242,9 +240,12 @@ def judge_digits(judged: Judged, labels: Labels | None, held: Judged, reference:
     return figures
 
 
-def _train_on(name: str, images: Images, labels: Labels, held: Dataset, seed: int) -> float:
+def _train_on(name: str, images: Images, labels: Labels, held: Dataset, seed: int, say: Callable[[str], None]) -> float:
     if name == "nearest_neighbour_error":
         return nearest_neighbour_error(images, labels, held.images, held.labels)
-    from .metrics.classification import classification_accuracy_score  # the one that needs torch
+    from .metrics.classification import EPOCHS, classification_accuracy_score  # the one that needs torch
 
-    return classification_accuracy_score(images, labels, held.images, held.labels, seed=seed)
+    def on_epoch(epoch: int) -> None:
+        say(f"  epoch {epoch} of {EPOCHS}")
+
+    return classification_accuracy_score(images, labels, held.images, held.labels, seed=seed, on_epoch=on_epoch)

@@ -39,6 +39,8 @@ class Generator(nn.Module):
             one-hot class stands beside the latent (Mirza and Osindero 2014, arXiv:1411.1784); all else is the same.
     """
 
+    hidden = ("linear1", "decon1", "decon2")
+
     def __init__(self, spec: GeneratorSpec | None = None) -> None:
         super().__init__()
         self.spec = spec = spec or GeneratorSpec()
@@ -93,6 +95,7 @@ class Discriminator(nn.Module):
         SpecError: it is to judge labels.
     """
 
+    hidden = ("conv1", "conv2")
     normalises_batch = True  # an image's score depends on the others in its batch
 
     def __init__(
@@ -100,7 +103,7 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes:
-            raise SpecError("the document's discriminator judges no labels; take another one, or --no-latent-labels")
+            raise SpecError("the document's discriminator judges no labels")
         self.activation = activation_module(activation)
         self.dropout = nn.Dropout2d(dropout)
         self.conv1 = nn.Conv2d(1, 64, kernel_size=3, stride=2)
@@ -133,6 +136,7 @@ class SpectralDiscriminator(nn.Module):
             arXiv:1802.05637); 0 for none.
     """
 
+    hidden = ("conv1", "conv2", "conv3")
     normalises_batch = False
 
     def __init__(
@@ -207,13 +211,15 @@ class ProjectedDiscriminator(nn.Module):
         num_classes: of the labels it judges images by; 0 for none.
     """
 
+    hidden = ("heads.0.0", "heads.0.3", "heads.1.0", "heads.2.0")
     normalises_batch = False
 
     def __init__(
         self, activation: Activation = Activation("leaky-relu", 0.2), dropout: float = 0.0, num_classes: int = 0
     ) -> None:
         super().__init__()
-        act, drop = activation_module(activation), nn.Dropout2d(dropout)
+        self.activation = act = activation_module(activation)
+        drop = nn.Dropout2d(dropout)
         self.features = DigitFeatures(10).eval().requires_grad_(False)
         first = (spectral_norm(nn.Conv2d(64, 64, 4, 2, 1)), act, drop, spectral_norm(nn.Conv2d(64, 64, 3, 2, 1)))
         second = (spectral_norm(nn.Conv2d(128, 64, 3, 2, 1)),)

@@ -11,6 +11,7 @@ from .spec import Activation
 
 # The names that fields of a recipe take; losses.py and networks.py hold what stands behind them.
 CHOICES = {
+    "labels": ("none", "latent", "asked"),
     "loss": ("least-squares", "non-saturating", "hinge"),
     "lr_schedule": ("constant", "linear"),
     "discriminator": ("document", "spectral", "projected"),
@@ -24,9 +25,9 @@ class Recipe:
 
     Attributes:
         name: of the recipe the choices started from.
-        conditional: whether the generator takes labels, and the discriminator judges by them.
-        latent_labels: whether the discriminator judges by labels although the generator takes none: the largest of the
-            first ten numbers of a latent then says which digit its fake is judged as.
+        labels: what the discriminator judges by. `none`: the image alone. `asked`: the label too, and the generator
+            is asked for it, so it is conditional. `latent`: the label too, but the generator takes none: the largest
+            of a latent's first ten numbers says which digit its fake is judged as.
         epochs: passes over the training images.
         batch_size: images in one step, of each kind.
         loss: one of `CHOICES`.
@@ -47,8 +48,7 @@ class Recipe:
     """
 
     name: str
-    conditional: bool
-    latent_labels: bool
+    labels: str
     epochs: int
     batch_size: int
     loss: str
@@ -77,6 +77,12 @@ class Recipe:
         """One line of JSON, fields in the order above."""
         return json.dumps(self.to_dict())
 
+    def contradiction(self) -> str | None:
+        """Which choices can't be had together, or None."""
+        if self.labels != "none" and self.discriminator == "document":
+            return f"the document's discriminator judges no labels, and labels are {self.labels!r}"
+        return None
+
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
         """Read what `to_dict` made."""
@@ -90,8 +96,7 @@ RECIPES = {
         # The document's recipe, to the letter.
         Recipe(
             name="baseline",
-            conditional=False,
-            latent_labels=False,
+            labels="none",
             epochs=20,
             batch_size=4,
             loss="least-squares",
@@ -110,11 +115,10 @@ RECIPES = {
             precision="fp32",
         ),
         # The same generator against a discriminator that sees with a classifier's eyes, sixteen times the batch,
-        # eighty times the learning rate. docs/quality.md has the ablations that chose it.
+        # eighty times the learning rate. docs/quality.md has the search that found it.
         Recipe(
             name="fast",
-            conditional=False,
-            latent_labels=True,
+            labels="latent",
             epochs=32,
             batch_size=64,
             loss="non-saturating",
@@ -127,7 +131,7 @@ RECIPES = {
             discriminator="projected",
             g_activation=Activation("relu"),
             d_activation=Activation("leaky-relu", 0.2),
-            dropout=0.1,
+            dropout=0.0,
             ema_decay=0.999,
             channels_last=True,
             precision="auto",

@@ -3,7 +3,7 @@
 RUN/options.json             what the run was started with
 RUN/checkpoint.safetensors   everything to go on from, after each epoch and on interruption
 RUN/metrics.jsonl            one JSON object an epoch
-RUN/samples/epoch-001.png    the same 16 latents after each epoch
+RUN/samples/epoch-001.png    the same latents after each epoch: 16, or with labels ten of each digit
 RUN/losses.png               mean loss of G and D over the epochs
 RUN/best.safetensors         with `eval_every`: the generator with the least Frechet distance so far
 RUN/generator.safetensors    the result, written when the last epoch is done
@@ -30,9 +30,9 @@ from torch import Tensor
 from . import __version__
 from .activity import measure_activity
 from .checkpoint import load_training_state, save_generator, save_training_state
-from .data import CLASSES, Dataset, load_dataset
+from .data import CLASSES, EVALUATED, Dataset, load_dataset, split_validation
 from .errors import CheckpointError, DatasetError, DivergedError, EvaluationError, OutputError, RunError, first_line
-from .evaluation import EVALUATED, FID_COUNT, split_validation
+from .evaluation import FID_COUNT
 from .files import TEMPORARY, replacing
 from .metrics.evaluator import Evaluator
 from .metrics.frechet import frechet_distance
@@ -273,6 +273,8 @@ class _Judge:
             raise EvaluationError(
                 f"--eval-every reads MNIST's digits only, not {options.dataset}; leave it out for this data set"
             )
+        if len(held.images) < 2:
+            raise EvaluationError("--eval-every needs more images than these; leave it out for this data set")
         self._evaluator = Evaluator(threads=options.threads)
         self._held = self._evaluator.judge(held.images).features
 

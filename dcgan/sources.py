@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from . import shipped
+from .data import CLASSES
 from .errors import EvaluationError, ModelError, SpecError, first_line
+from .extras import require
 from .images import to_uint8
 from .latents import labels, latents
 from .runtime import cores, open_session, reason
@@ -52,7 +54,10 @@ class Digits:
         parts = []
         for first in range(0, count, _BATCH):
             z = latents(seed, first, min(_BATCH, count - first), self._spec.latent_dim)
-            parts.append(to_uint8(self._run(z, None if wanted is None else wanted[first : first + len(z)])[:, 0]))
+            images = self._run(z, None if wanted is None else wanted[first : first + len(z)])
+            if images.shape != (len(z), 1, *_SIDES) or not np.isfinite(images).all():
+                raise EvaluationError(f"{self.name} makes values that are not finite, or of shape {images.shape}")
+            parts.append(to_uint8(images[:, 0]))
         return np.concatenate(parts), wanted
 
 
@@ -109,8 +114,6 @@ def generator_run(generator: Generator) -> Run:
 
 
 def _open_checkpoint(path: Path, threads: int) -> Digits:
-    from .commands import require
-
     checkpoint = require("dcgan.checkpoint", "train").load_generator(path)
     require("torch", "train").set_num_threads(threads)
     _refuse_foreign(path, checkpoint.generator.spec)
@@ -159,6 +162,10 @@ def _open_images(path: Path) -> Digits:
     except Exception as error:  # what NumPy raises depends on where it stumbles: ValueError, EOFError, BadZipFile...
         raise EvaluationError(f"{path} is no .npy or .npz file, or a truncated one") from error
     if images.dtype.kind == "f":
+        if images.size and not np.abs(images).max() <= 1.0 + 1e-6:  # NaN too
+            raise EvaluationError(
+                f"{path}: float images go from -1 (black) to 1, found others; uint8 goes from 0 to 255"
+            )
         images = to_uint8(images)
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != _SIDES:
         raise EvaluationError(
@@ -167,4 +174,6 @@ def _open_images(path: Path) -> Digits:
         )
     if wanted is not None and (wanted.dtype.kind not in "iu" or wanted.shape != (len(images),)):
         raise EvaluationError(f"{path}: labels must be integers, one an image; found {wanted.dtype} {wanted.shape}")
+    if wanted is not None and len(wanted) and not (wanted.min() >= 0 and wanted.max() < CLASSES):
+        raise EvaluationError(f"{path}: labels must be 0 to {CLASSES - 1}, found {wanted.min()} to {wanted.max()}")
     return _FileDigits(str(path), images, wanted)

@@ -51,10 +51,12 @@ class Trainer:
         self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
 
         torch.manual_seed(seed)
-        self.spec = GeneratorSpec(activation=recipe.g_activation, num_classes=CLASSES if recipe.conditional else 0)
+        self.spec = GeneratorSpec(
+            activation=recipe.g_activation, num_classes=CLASSES if recipe.labels == "asked" else 0
+        )
         self.generator = self._placed(self.make_generator())
         discriminator = DISCRIMINATORS[recipe.discriminator]
-        num_classes = CLASSES if recipe.conditional or recipe.latent_labels else 0
+        num_classes = 0 if recipe.labels == "none" else CLASSES
         self.discriminator = self._placed(discriminator(recipe.d_activation, recipe.dropout, num_classes))
         self.average = copy.deepcopy(self.generator) if recipe.ema_decay else self.generator
         self.average_is_separate = self.average is not self.generator
@@ -86,7 +88,7 @@ class Trainer:
             int64, shape (B,), or None for a recipe without labels.
         """
         real = self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
-        return real, self.labels[indices] if self.recipe.conditional or self.recipe.latent_labels else None
+        return real, None if self.recipe.labels == "none" else self.labels[indices]
 
     def step(self, real: Tensor, label: Tensor | None = None) -> None:
         """One update of D on real images and fakes, then one of G through D on the same fakes.
@@ -101,9 +103,9 @@ class Trainer:
         autocast = self._autocast()
         z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
 
-        asked = label if self.recipe.conditional else None
+        asked = label if self.recipe.labels == "asked" else None
         # The ten numbers are alike, so every digit is named equally often; what is left of z is its handwriting.
-        fake_label = z[:, :CLASSES].argmax(1) if self.recipe.latent_labels and asked is None else label
+        fake_label = z[:, :CLASSES].argmax(1) if self.recipe.labels == "latent" else label
 
         with autocast:
             fake = self.generator(z, asked)
@@ -197,13 +199,13 @@ class Trainer:
         """Train the classifier that a projected discriminator looks through, on the real images, for one pass."""
         features.train().requires_grad_(True)
         optimizer = torch.optim.Adam(features.parameters(), lr=_FEATURES_LR, fused=self.recipe.fused_adam)
-        steps = max(1, len(self.images) // _FEATURES_BATCH)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = _FEATURES_LR * (1.0 - step / steps)
-            indices = torch.randint(len(self.images), (_FEATURES_BATCH,), device=self.device)
-            images, _ = self.batch(indices)
+        batches = torch.randperm(len(self.images), device=self.device).split(_FEATURES_BATCH)  # type: ignore[no-untyped-call]
+        for step, indices in enumerate(batches):
+            optimizer.param_groups[0]["lr"] = _FEATURES_LR * (1.0 - step / len(batches))
+            images = self.images[indices].float().div_(127.5).sub_(1.0)
             # Moved by up to two pixels: a pass over digits that all sit in the middle would not teach where they sit.
-            images = torch.roll(images, torch.randint(-2, 3, (2,)).tolist(), (2, 3))
+            down, right = torch.randint(0, 5, (2,)).tolist()
+            images = F.pad(images, (2, 2, 2, 2), value=-1.0)[:, :, down : down + 28, right : right + 28]
             with self._autocast():
                 logits = features(images)
             loss = F.cross_entropy(logits.float(), self.labels[indices])

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from dcgan import __version__, shipped
-from dcgan.commands import Command, parse_activation, require
+from dcgan.commands import Command, parse_activation
 from dcgan.errors import OutputError, ParityError
+from dcgan.extras import require
 
 from .formats import FORMATS
 

@@ -110,7 +110,10 @@ def load_labels(path: Path) -> npt.NDArray[np.generic]:
     """
     try:
         if path.suffix.lower() == ".npy":
-            labels: npt.NDArray[np.generic] = np.load(path, allow_pickle=False)
+            labels: Any = np.load(path, allow_pickle=False)
+            if not isinstance(labels, np.ndarray):
+                labels.close()
+                raise ValueError("an .npz archive")
         else:
             labels = np.array([int(word) for word in path.read_text().replace(",", " ").split()], dtype=np.int64)
     except OSError as error:
@@ -119,7 +122,8 @@ def load_labels(path: Path) -> npt.NDArray[np.generic]:
         raise LatentError(f"{path} holds no labels: give numbers in a text file, or integers in a .npy file") from error
     if labels.ndim != 1 or len(labels) == 0:
         raise LatentError(f"{path}: labels must have shape (N,) with N >= 1, found {labels.shape}")
-    return labels
+    found: npt.NDArray[np.generic] = labels
+    return found
 
 
 def walk(keys: Iterable[Block], steps: int) -> Iterator[Block]:

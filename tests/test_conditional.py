@@ -203,6 +203,7 @@ def test_a_picture_says_how_to_make_it_again(files: Path, tmp_path: Path) -> Non
         (["--truncation", "3"], 2, "not in the range 0<=x<=2"),
         (["--truncation", "nan"], 2, "not a finite number"),
         (["--labels", "missing.txt"], 1, "can't read labels missing.txt"),
+        (["--labels", "archive.npy"], 1, "archive.npy holds no labels"),
         (["--labels", "words.txt"], 1, "words.txt holds no labels"),
         (["--labels", "three.txt", "--n", "4"], 1, "three.txt holds 3 labels, asked for 4"),
         (["--labels", "three.txt", "--start", "3"], 2, "has the rows 0 to 2"),
@@ -217,6 +218,8 @@ def test_bad_input_is_one_line(
     Path("three.txt").write_text("1 2 3")
     Path("words.txt").write_text("one two")
     Path("eleven.txt").write_text("1 11")
+    with Path("archive.npy").open("wb") as file:
+        np.savez(file, labels=np.zeros(3, int))
     result = run(files, *arguments)
     assert result.exit_code == status, result.output
     assert message in result.output

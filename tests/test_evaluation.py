@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from dcgan.errors import EvaluationError
 from dcgan.eval_cli import main
 from dcgan.evaluation import METRICS, Reference, evaluate, judge_digits, load_reference
 from dcgan.metrics.evaluator import PATH, Evaluator
-from dcgan.sources import open_digits
+from dcgan.sources import Digits, open_digits
+from dcgan.spec import GeneratorSpec
 from infer import DigitGenerator
 
 NOWHERE = Path("nowhere")
@@ -179,6 +181,34 @@ def test_cas_learns_from_the_images_it_is_given(reference: Reference) -> None:
     assert score(np.roll(labels, 1)) < 0.3
 
 
+def test_cas_of_too_few_images_is_an_error(reference: Reference) -> None:
+    pytest.importorskip("torch")
+    from dcgan.metrics.classification import classification_accuracy_score
+
+    images, labels = reference.real.images[:100], reference.real.labels[:100]
+    for held_out in (51, 100, 200):
+        with pytest.raises(EvaluationError, match="labelled images or more, found 100"):
+            classification_accuracy_score(images, labels, images, labels, held_out=held_out)
+
+
+def test_a_model_of_nothing_finite_is_not_judged() -> None:
+    def broken(z: np.ndarray, _labels: object) -> np.ndarray:
+        return np.full((len(z), 1, 28, 28), np.nan, np.float32)
+
+    with pytest.raises(EvaluationError, match="not finite"):
+        Digits("broken", GeneratorSpec(), broken)(20, 0)
+
+
+def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    monkeypatch.delitem(sys.modules, "torchvision.datasets", raising=False)
+    result = CliRunner().invoke(main, ["--threads", "1"])
+    assert result.exit_code == 1
+    assert "to download them, is not installed; use --data-dir" in result.output
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -187,8 +217,11 @@ def test_cas_learns_from_the_images_it_is_given(reference: Reference) -> None:
         (["missing.npz"], 1, "can't read images missing.npz"),
         (["--split", "test"], 1, "sample has no test images"),
         (["-n", "6000"], 1, "10 to 5000"),
+        (["bright.npy"], 1, "float images go from -1"),
+        (["nan.npy", "-n", "200"], 1, "float images go from -1"),
+        (["many.npz", "-n", "200"], 1, "labels must be 0 to 9, found 0 to 12"),
         (["--nearest-neighbour"], 2, "needs labelled digits"),
-        (["-n", "50"], 2, "50"),
+        (["-n", "5"], 2, "5 is not from 10"),
         (["images.npy", "--seed", "1"], 2, "made already"),
         (["floats.npy"], 1, "uint8 or float"),
         (["images.npy", "-n", "300"], 1, "holds 200 digits, and 300 are needed"),
@@ -207,6 +240,9 @@ def test_bad_input_is_one_line(
     np.save("floats.npy", np.zeros((200, 784), np.float32))
     np.savez("other.npz", pictures=np.zeros((200, 28, 28), np.uint8))
     np.savez("labels.npz", images=np.zeros((200, 28, 28), np.uint8), labels=np.zeros(3, int))
+    np.save("bright.npy", np.full((200, 28, 28), 200, np.float32))
+    np.save("nan.npy", np.full((200, 28, 28), np.nan, np.float32))
+    np.savez("many.npz", images=np.zeros((200, 28, 28), np.uint8), labels=np.arange(200) % 13)
     Path("text.npy").write_text("no array")
     result = run(*arguments)
     assert result.exit_code == status, result.output

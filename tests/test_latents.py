@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from dcgan.errors import LatentError
-from dcgan.latents import latents, threefry2x32
+from dcgan.latents import labels, latents, threefry2x32
 from infer.latents import Block, checked, load, walk
 
 DOC = (ROOT / "docs" / "latents.md").read_text()
@@ -210,3 +210,23 @@ def test_a_walk_starts_at_each_latent_and_keeps_to_the_sphere() -> None:
 def test_a_walk_between_opposite_latents_stays_finite() -> None:
     z = np.array([[1, 0], [-1, 0], [0, 0]], np.float32)
     assert all(np.isfinite(block.z).all() for block in walk([Block(z)], 4))
+
+
+LABEL_ROWS = re.findall(r"^\| (\d+) \| (\d+) \| (\d+) \| (\d+) \|$", DOC, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("seed", "i", "of_ten", "of_thousand"), [tuple(map(int, row)) for row in LABEL_ROWS])
+def test_labels_are_those_of_the_page(seed: int, i: int, of_ten: int, of_thousand: int) -> None:
+    assert len(LABEL_ROWS) == 7
+    for count, expected in ((10, of_ten), (1000, of_thousand)):
+        word, _ = threefry2x32(seed, np.array([i], np.uint32), np.array([65536], np.uint32))
+        assert labels(seed, i, 1, count).tolist() == [expected] == [count * int(word[0]) >> 32]
+
+
+def test_labels_are_even_and_of_a_known_number_of_classes() -> None:
+    counts = np.bincount(labels(0, 0, 100_000, 10))
+    assert counts.min() > 9_500
+    assert counts.max() < 10_500
+    for number in (0, 65_537):
+        with pytest.raises(LatentError, match="1 to 65536 classes"):
+            labels(0, 0, 1, number)

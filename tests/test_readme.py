@@ -15,7 +15,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "models").glob("*.md")),
+    *sorted((ROOT / "models").rglob("*.md")),
 ]
 SNIPPETS = [
     snippet
@@ -42,12 +42,23 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_has_a_gap_to_be_filled(page: Path) -> None:
+    assert "@@" not in page.read_text()
+
+
 def test_shipped_files_have_their_digests_and_size() -> None:
     lines = (ROOT / "models" / "SHA256SUMS").read_text().splitlines()
-    card = (ROOT / "models" / "dcgan-mnist.md").read_text()
     listed = {name: digest for digest, name in map(str.split, lines)}
-    assert listed.keys() == {f"dcgan-mnist.{suffix}" for suffix in ("onnx", "pt", "safetensors")}
+    shipped = {path.name for path in (ROOT / "models").iterdir() if path.suffix in (".onnx", ".pt", ".safetensors")}
+    assert listed.keys() == shipped
     for name, digest in listed.items():
         assert hashlib.sha256((ROOT / "models" / name).read_bytes()).hexdigest() == digest
-        assert digest in card
-    assert sum(path.stat().st_size for path in (ROOT / "models").iterdir()) < 25e6
+        assert digest in (ROOT / "models" / f"{Path(name).stem}.md").read_text()
+    assert sum(path.stat().st_size for path in (ROOT / "models").iterdir()) < 40e6
+
+
+def test_the_evaluator_has_its_digest() -> None:
+    folder = ROOT / "models" / "evaluator"
+    digest = hashlib.sha256((folder / "mnist-evaluator.onnx").read_bytes()).hexdigest()
+    assert digest in (folder / "README.md").read_text()

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import EvaluationError
+
 EPOCHS = 10
 HELD_OUT = 5_000
 _BATCH_SIZE = 64
@@ -56,7 +58,7 @@ def classification_accuracy_score(
     The last `held_out` images choose the epoch; the test images are looked at once.
 
     Args:
-        images: uint8, shape (N, 28, 28), N more than `held_out`.
+        images: uint8, shape (N, 28, 28), N at least twice `held_out`.
         labels: integers, shape (N,).
         test_images: uint8, shape (M, 28, 28).
         test_labels: integers, shape (M,).
@@ -66,11 +68,17 @@ def classification_accuracy_score(
         on_epoch: called with the number of each epoch that is done.
     Returns:
         From 0 to 1; higher is better.
+    Raises:
+        EvaluationError: there are too few images.
     """
 
     def tensors(pictures: npt.NDArray[np.uint8], of: npt.NDArray[np.integer]) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(pictures).unsqueeze(1), torch.from_numpy(of.astype(np.int64))
 
+    if len(images) < 2 * held_out:
+        raise EvaluationError(
+            f"the classification accuracy score takes {2 * held_out:,} labelled images or more, found {len(images):,}"
+        )
     x, y = tensors(images, labels)
     classes = int(max(labels.max(), test_labels.max())) + 1
     split = len(x) - held_out

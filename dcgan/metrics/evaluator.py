@@ -39,9 +39,6 @@ class Judged:
         labels: npt.NDArray[np.int64] = self.probabilities.argmax(1)
         return labels
 
-    def __getitem__(self, part: slice) -> Judged:
-        return Judged(self.features[part], self.probabilities[part])
-
 
 class Evaluator:
     """The classifier, opened.
