@@ -20,6 +20,8 @@ from .request import GRIDS, Request
 from .session import DigitGenerator
 from .sinks import Plan, save
 
+_LABELS = 1 << 16  # drawn at a time
+
 _Array = npt.NDArray[Any]
 _Batches = Iterator[_Array]
 
@@ -109,12 +111,18 @@ def _wanted(path: Path | None, load: Callable[[Path], _Array], request: Request,
 
 def _labels(request: Request, generator: DigitGenerator, given: _Array | None) -> _Array | None:
     """Labels of the images of an .npz, uint8 as in MNIST's own files, or None where there are none to be written."""
-    if request.kind != "npz" or not 0 < generator.spec.num_classes <= 256:
+    classes = generator.spec.num_classes
+    if request.kind != "npz" or not classes:
         return None
-    if given is None:
-        seed, digits = request.seed or 0, request.digits or None
-        given = generator.labels(request.n, seed=seed, start=request.start, digits=digits)
-    return given.astype(np.uint8)
+    dtype = np.uint8 if classes <= 256 else np.int64
+    if given is not None:
+        return given.astype(dtype)
+    seed, digits = request.seed or 0, request.digits or None
+    found = np.empty(request.n, dtype)
+    for first in range(0, request.n, _LABELS):
+        count = min(_LABELS, request.n - first)
+        found[first : first + count] = generator.labels(count, seed=seed, start=request.start + first, digits=digits)
+    return found
 
 
 def _facts(request: Request, generator: DigitGenerator) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Where images go: a grid, an animation, an array, or a folder of single pictures. Whole, or not at all.
 
 Every writer takes images one batch at a time, in order. Arrays and folders need no more memory for a million
-images than for sixteen; grids and animations are one picture and are limited by what viewers open.
+images than for sixteen, but for a byte a label; grids and animations are one picture and are limited by what viewers
+open.
 """
 
 from __future__ import annotations
