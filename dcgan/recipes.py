@@ -119,7 +119,7 @@ RECIPES = {
         Recipe(
             name="fast",
             labels="latent",
-            epochs=32,
+            epochs=16,
             batch_size=64,
             loss="non-saturating",
             g_lr=8e-3,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "models"
-DEFAULT = "dcgan-mnist"
+DEFAULT = "dcgan-mnist-conditional"
 
 
 def names(suffix: str) -> list[str]:
