@@ -220,7 +220,7 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
         (["bright.npy"], 1, "float images go from -1"),
         (["nan.npy", "-n", "200"], 1, "float images go from -1"),
         (["many.npz", "-n", "200"], 1, "labels must be 0 to 9, found 0 to 12"),
-        (["--nearest-neighbour"], 2, "needs labelled digits"),
+        (["dcgan-mnist", "--nearest-neighbour"], 2, "needs labelled digits"),
         (["-n", "5"], 2, "5 is not from 10"),
         (["images.npy", "--seed", "1"], 2, "made already"),
         (["floats.npy"], 1, "uint8 or float"),
