@@ -34,7 +34,7 @@ from dcgan.trainer import Trainer, resolve_precision
 
 
 class PoolingDiscriminator(SpectralDiscriminator):
-    """`SpectralDiscriminator` whose convolutions keep the size, each followed by 2x2 mean pooling."""
+    """`SpectralDiscriminator` whose convolutions have stride 1, each followed by 2x2 mean pooling."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
