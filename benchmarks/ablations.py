@@ -25,7 +25,7 @@ from dcgan.data import load_dataset, split_validation
 from dcgan.evaluation import FID_COUNT, Reference, judge_digits
 from dcgan.metrics.checkerboard import checkerboard_energy
 from dcgan.metrics.evaluator import Evaluator, Judged
-from dcgan.networks import DISCRIMINATORS, Generator, SpectralDiscriminator
+from dcgan.networks import DISCRIMINATORS, Generator, ProjectedDiscriminator, SpectralDiscriminator
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import in_batches
 from dcgan.sources import Digits, generator_run
@@ -33,13 +33,21 @@ from dcgan.spec import Activation, GeneratorSpec
 from dcgan.trainer import Trainer, resolve_precision
 
 
+class WideDiscriminator(ProjectedDiscriminator):
+    """`ProjectedDiscriminator` on a classifier twice as wide."""
+
+    channels = 64
+
+
 class PoolingDiscriminator(SpectralDiscriminator):
     """`SpectralDiscriminator` whose convolutions have stride 1, each followed by 2x2 mean pooling."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.conv1 = nn.Sequential(spectral_norm(nn.Conv2d(1, 64, 4, padding="same")), nn.AvgPool2d(2))
-        self.conv2 = nn.Sequential(spectral_norm(nn.Conv2d(64, 128, 4, padding="same")), nn.AvgPool2d(2))
+        # An even kernel keeps the size only if it is padded by one more on one side.
+        pad = nn.ZeroPad2d((1, 2, 1, 2))
+        self.conv1 = nn.Sequential(pad, spectral_norm(nn.Conv2d(1, 64, 4)), nn.AvgPool2d(2))
+        self.conv2 = nn.Sequential(pad, spectral_norm(nn.Conv2d(64, 128, 4)), nn.AvgPool2d(2))
         self.conv3 = nn.Sequential(spectral_norm(nn.Conv2d(128, 128, 3, padding=1)), nn.AvgPool2d(2, ceil_mode=True))
 
 
@@ -86,6 +94,7 @@ class UnnormalisedGenerator(Generator):
         self.bn1 = self.bn2 = self.bn3 = nn.Identity()  # type: ignore[assignment]
 
 
+DISCRIMINATORS["wide"] = WideDiscriminator
 DISCRIMINATORS["pooling"] = PoolingDiscriminator
 DISCRIMINATORS["plain"] = PlainDiscriminator
 DISCRIMINATORS["batchnorm"] = BatchNormDiscriminator
@@ -96,7 +105,7 @@ _ACTIVATIONS = ("leaky-relu:0.2", "elu", "softplus")
 # the recipe's own critic would hide what they do.
 BASES: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "networks": {"discriminator": "spectral", "labels": "none", "g_lr": 0.25, "d_lr": 0.25},
+    "networks": {"discriminator": "spectral", "labels": "none", "loss": "non-saturating", "g_lr": 0.25, "d_lr": 0.25},
 }
 # For each group rows: a name, what is changed (factors for learning rates), and the generator, "" for the document's.
 GROUPS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
@@ -106,7 +115,8 @@ GROUPS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ("spectral discriminator", {"discriminator": "spectral"}, ""),
         ("spectral discriminator, no labels", {"discriminator": "spectral", "labels": "none"}, ""),
         ("the document's discriminator", {"discriminator": "document", "labels": "none"}, ""),
-        ("hinge loss", {"loss": "hinge"}, ""),
+        ("classifier twice as wide", {"discriminator": "wide"}, ""),
+        ("non-saturating loss", {"loss": "non-saturating"}, ""),
         ("least-squares loss", {"loss": "least-squares"}, ""),
         ("batch 32", {"batch_size": 32}, ""),
         ("batch 128", {"batch_size": 128}, ""),

@@ -175,22 +175,24 @@ class DigitFeatures(nn.Module):
 
     Args:
         num_classes: it is trained to tell apart.
+        channels: C, feature maps of the first layer; the others have twice as many.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 64, kernel_size=4, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1)
-        self.conv3 = nn.Conv2d(128, 128, kernel_size=3, stride=2, padding=1)
-        self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(64), nn.BatchNorm2d(128), nn.BatchNorm2d(128)
+        twice = 2 * channels
+        self.conv1 = nn.Conv2d(1, channels, kernel_size=4, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(channels, twice, kernel_size=4, stride=2, padding=1)
+        self.conv3 = nn.Conv2d(twice, twice, kernel_size=3, stride=2, padding=1)
+        self.bn1, self.bn2, self.bn3 = nn.BatchNorm2d(channels), nn.BatchNorm2d(twice), nn.BatchNorm2d(twice)
         self.dropout = nn.Dropout(0.3)
-        self.fc = nn.Linear(128 * 4 * 4, num_classes)
+        self.fc = nn.Linear(twice * 4 * 4, num_classes)
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Three scales of feature maps of images, shape (N, 1, 28, 28), range [-1, 1]."""
-        first = F.leaky_relu(self.bn1(self.conv1(x)), 0.2)  # (N, 64, 14, 14)
-        second = F.leaky_relu(self.bn2(self.conv2(first)), 0.2)  # (N, 128, 7, 7)
-        third = F.leaky_relu(self.bn3(self.conv3(second)), 0.2)  # (N, 128, 4, 4)
+        first = F.leaky_relu(self.bn1(self.conv1(x)), 0.2)  # (N, C, 14, 14)
+        second = F.leaky_relu(self.bn2(self.conv2(first)), 0.2)  # (N, 2C, 7, 7)
+        third = F.leaky_relu(self.bn3(self.conv3(second)), 0.2)  # (N, 2C, 4, 4)
         return [first, second, third]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -213,6 +215,7 @@ class ProjectedDiscriminator(nn.Module):
 
     hidden = ("heads.0.0", "heads.0.3", "heads.1.0", "heads.2.0")
     normalises_batch = False
+    channels = 32  # of the features' first layer; 64 is slower by a half and no better (docs/quality.md)
 
     def __init__(
         self, activation: Activation = Activation("leaky-relu", 0.2), dropout: float = 0.0, num_classes: int = 0
@@ -220,10 +223,11 @@ class ProjectedDiscriminator(nn.Module):
         super().__init__()
         self.activation = act = activation_module(activation)
         drop = nn.Dropout2d(dropout)
-        self.features = DigitFeatures(10).eval().requires_grad_(False)
-        first = (spectral_norm(nn.Conv2d(64, 64, 4, 2, 1)), act, drop, spectral_norm(nn.Conv2d(64, 64, 3, 2, 1)))
-        second = (spectral_norm(nn.Conv2d(128, 64, 3, 2, 1)),)
-        third = (spectral_norm(nn.Conv2d(128, 64, 3, 1, 1)),)
+        one, two = self.channels, 2 * self.channels
+        self.features = DigitFeatures(10, one).eval().requires_grad_(False)
+        first = (spectral_norm(nn.Conv2d(one, one, 4, 2, 1)), act, drop, spectral_norm(nn.Conv2d(one, 64, 3, 2, 1)))
+        second = (spectral_norm(nn.Conv2d(two, 64, 3, 2, 1)),)
+        third = (spectral_norm(nn.Conv2d(two, 64, 3, 1, 1)),)
         self.heads = nn.ModuleList(nn.Sequential(*layers, act, drop) for layers in (first, second, third))
         self.scores = nn.ModuleList(spectral_norm(nn.Conv2d(64, 1, 4)) for _ in self.heads)
         self.embeddings = nn.ModuleList(

@@ -119,9 +119,9 @@ RECIPES = {
         Recipe(
             name="fast",
             labels="latent",
-            epochs=16,
+            epochs=14,
             batch_size=64,
-            loss="non-saturating",
+            loss="hinge",
             g_lr=8e-3,
             d_lr=8e-3,
             beta1=0.5,  # Radford et al. 2015, arXiv:1511.06434, section 4
