@@ -31,6 +31,29 @@ def activation_module(activation: Activation) -> nn.Module:
     return nn.Softplus(activation.parameter)
 
 
+def with_class(z: Tensor, label: Tensor | None, num_classes: int) -> Tensor:
+    """Latents with the one-hot class beside them.
+
+    Args:
+        z: float, shape (N, latent_dim).
+        label: int64, shape (N,), from 0 to num_classes - 1; None without classes.
+        num_classes: 0 for none.
+    Returns:
+        Same dtype, shape (N, latent_dim + num_classes).
+    Raises:
+        ValueError: there is a label and no classes, or the reverse.
+    """
+    if label is None:
+        if num_classes > 0:
+            raise ValueError("this generator is conditional: it needs a label for each latent")
+        return z
+    if num_classes == 0:
+        raise ValueError("this generator is unconditional: it takes no labels")
+    classes = torch.arange(num_classes, device=label.device)
+    one_hot = torch.eq(label.unsqueeze(1), classes)  # compared, not scattered: every runtime can compare
+    return torch.cat([z, one_hot.to(z.dtype)], 1)
+
+
 class Generator(nn.Module):
     """Latents, and labels if it has classes, to images.
 
@@ -68,15 +91,7 @@ class Generator(nn.Module):
         Raises:
             ValueError: there is a label and no classes, or the reverse.
         """
-        if label is None:
-            if self.num_classes > 0:
-                raise ValueError("this generator is conditional: it needs a label for each latent")
-        else:
-            if self.num_classes == 0:
-                raise ValueError("this generator is unconditional: it takes no labels")
-            classes = torch.arange(self.num_classes, device=label.device)
-            one_hot = torch.eq(label.unsqueeze(1), classes)  # compared, not scattered: every runtime can compare
-            z = torch.cat([z, one_hot.to(z.dtype)], 1)  # (N, latent_dim + num_classes)
+        z = with_class(z, label, self.num_classes)  # (N, latent_dim + num_classes)
         x = self.bn1(self.activation(self.linear1(z)))  # (N, 12544)
         x = self.unflatten(x)  # (N, 256, 7, 7)
         x = self.bn2(self.activation(self.decon1(x)))  # (N, 128, 7, 7)

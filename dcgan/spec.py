@@ -26,6 +26,7 @@ SPEC_KEY = "dcgan.spec"
 RECIPE_KEY = "dcgan.recipe"
 WEIGHTS_SHA256_KEY = "dcgan.weights_sha256"
 VERSIONS_KEY = "dcgan.versions"
+OPTIMIZE_KEY = "dcgan.optimize"
 
 # The activations the document compares, with the parameter each one takes and PyTorch's default for it.
 ACTIVATIONS: dict[str, tuple[str, float] | None] = {

@@ -14,7 +14,7 @@ from dcgan.commands import Command, parse_activation
 from dcgan.errors import OutputError, ParityError
 from dcgan.extras import require
 
-from .formats import FORMATS
+from .formats import FORMATS, OPTIMIZATIONS
 
 if TYPE_CHECKING:
     from dcgan.spec import Activation
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 )
 @click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators, exactly.  [default: 17]")
 @click.option(
+    "--optimize",
+    type=click.Choice(OPTIMIZATIONS),
+    help="fused: the same function in fewer, faster operations; none: the checkpoint's own layers and parameter names."
+    "  [default: fused; pt2: none]",
+)
+@click.option(
     "--activation",
     callback=parse_activation,
     metavar="NAME[:NUMBER]",
@@ -53,6 +59,7 @@ def main(
     format_name: str | None,
     out: Path | None,
     opset: int | None,
+    optimize: str | None,
     activation: Activation | None,
     report: Path | None,
     as_json: bool,
@@ -68,6 +75,7 @@ def main(
       dcgan-export
       dcgan-export runs/fast/generator.safetensors --format onnx -o digits.onnx
       dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
+      dcgan-export --optimize none --out plain.onnx
       dcgan-export --out digits.pt2 --report parity.json
     """
     if "-" in map(str, (out, report)):
@@ -87,7 +95,7 @@ def main(
         require(package, extra)
     publish = require("export.publish", "export").publish
     try:
-        artifact = publish(checkpoint, out, form.name, opset, activation, report, say=_status)
+        artifact = publish(checkpoint, out, form.name, opset, optimize, activation, report, say=_status)
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise

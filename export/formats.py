@@ -63,6 +63,7 @@ class Format:
         module: of this package that writes and loads it.
         needs: packages to import, each with the extra that brings it.
         takes_opset: whether `--opset` means anything to it.
+        optimize: the default, one of `OPTIMIZATIONS`.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Format:
     module: str
     needs: tuple[tuple[str, str], ...]
     takes_opset: bool = False
+    optimize: str = "fused"
 
     def load_module(self) -> FormatModule:
         """Import the module of this format, and with it the packages it needs."""
@@ -77,6 +79,8 @@ class Format:
 
 
 _TORCH = (("torch", "export"), ("safetensors", "export"))
+# `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
+OPTIMIZATIONS = ("fused", "none")
 
 FORMATS = {
     entry.name: entry
@@ -89,7 +93,8 @@ FORMATS = {
             takes_opset=True,
         ),
         Format("torchscript", ".pt", "torchscript_file", _TORCH),
-        Format("pt2", ".pt2", "pt2_file", _TORCH),
+        # Whoever takes a pt2 compiles it, and a compiler fuses by itself.
+        Format("pt2", ".pt2", "pt2_file", _TORCH, optimize="none"),
     )
 }
 

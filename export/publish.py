@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dcgan import __version__
 from dcgan.checkpoint import GeneratorCheckpoint, load_generator
 from dcgan.errors import ExportError, ParityError
 from dcgan.files import replacing, sha256_of
-from dcgan.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
+from dcgan.networks import Generator
+from dcgan.spec import OPTIMIZE_KEY, RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
 
 from . import formats, parity
+from .fuse import fuse
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Artifact:
     Attributes:
         path: of the file.
         format: name of its format.
+        optimize: one of `formats.OPTIMIZATIONS`.
         sha256: hexadecimal digest of its bytes.
         size: in bytes.
         metadata: that it carries.
@@ -34,6 +39,7 @@ class Artifact:
 
     path: Path
     format: str
+    optimize: str
     sha256: str
     size: int
     metadata: dict[str, str]
@@ -44,6 +50,7 @@ class Artifact:
         return {
             "file": str(self.path),
             "format": self.format,
+            "optimize": self.optimize,
             "sha256": self.sha256,
             "bytes": self.size,
             "metadata": self.metadata,
@@ -56,6 +63,7 @@ def publish(
     path: Path,
     format_name: str = "onnx",
     opset: int | None = None,
+    optimize: str | None = None,
     activation: Activation | None = None,
     report_path: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -67,6 +75,7 @@ def publish(
         path: to write to; an older file stays as it is unless the new one passes.
         format_name: one of `formats.FORMATS`.
         opset: of an ONNX file; None for the default.
+        optimize: one of `formats.OPTIMIZATIONS`; None for the format's default.
         activation: of a `.pt` checkpoint, which does not say.
         report_path: to write the figures to as JSON, whether they pass or not.
         say: told what is being done, in a few words.
@@ -77,6 +86,9 @@ def publish(
         OutputError: `path` or `report_path` can't be written.
     """
     form = formats.find(format_name)
+    optimize = form.optimize if optimize is None else optimize
+    if optimize not in formats.OPTIMIZATIONS:
+        raise ExportError(f"unknown optimization {optimize!r}; choose from {', '.join(formats.OPTIMIZATIONS)}")
     taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
     if len(taken) == 1:
         raise ExportError(f"{path} is the checkpoint itself; choose another --out")
@@ -88,15 +100,15 @@ def publish(
             say(f"reading {checkpoint}")
             source = load_generator(checkpoint, activation)
             module = form.load_module()
-            metadata = _metadata(source, module.PACKAGES)
+            metadata = _metadata(source, module.PACKAGES, optimize)
             spec = source.generator.spec
             say("running the checkpoint in float64")
             probes = parity.make_probes(source.generator, spec)
             say(f"writing {form.name}")
-            module.write(source.generator, spec, temporary, metadata, opset)
+            module.write(_optimized(source.generator, optimize), spec, temporary, metadata, opset)
             say("comparing the artifact with the checkpoint")
             report = parity.compare(module.load(temporary), probes)
-            figures |= {"format": form.name, "metadata": metadata, "parity": report.as_dict()}
+            figures |= {"format": form.name, "optimize": optimize, "metadata": metadata, "parity": report.as_dict()}
             if not report.passed:
                 more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
                 raise ParityError(
@@ -104,7 +116,7 @@ def publish(
                     f"{report.reasons[0]}{more}",
                     report,
                 )
-        artifact = Artifact(path, form.name, sha256_of(path), path.stat().st_size, metadata, report)
+        artifact = Artifact(path, form.name, optimize, sha256_of(path), path.stat().st_size, metadata, report)
         figures |= artifact.as_dict()
     return artifact
 
@@ -127,11 +139,16 @@ def _report(path: Path | None) -> Iterator[dict[str, Any]]:
         raise failure
 
 
-def _metadata(checkpoint: GeneratorCheckpoint, packages: tuple[str, ...]) -> dict[str, str]:
+def _optimized(generator: Generator, optimize: str) -> nn.Module:
+    return fuse(generator) if optimize == "fused" else generator
+
+
+def _metadata(checkpoint: GeneratorCheckpoint, packages: tuple[str, ...], optimize: str) -> dict[str, str]:
     versions = [("dcgan-toolkit", __version__), *((name, importlib.metadata.version(name)) for name in packages)]
     return {
         SPEC_KEY: checkpoint.generator.spec.to_json(),
         RECIPE_KEY: checkpoint.recipe,
         WEIGHTS_SHA256_KEY: checkpoint.weights_sha256,
+        OPTIMIZE_KEY: optimize,
         VERSIONS_KEY: ", ".join(f"{name} {version}" for name, version in versions),
     }

@@ -233,7 +233,7 @@ def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> None:
         broken = copy.deepcopy(generator)
         with torch.no_grad():
-            broken.get_submodule("decon2").get_parameter("weight").mul_(1.001)
+            broken.get_parameter("conv2_ee.weight").mul_(1.001)
         write(broken, spec, path, metadata, opset)
 
     monkeypatch.setattr(torchscript_file, "write", damaged)
