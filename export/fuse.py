@@ -36,11 +36,9 @@ class Gain(nn.Module):
         factor: shape (C, H, W).
     """
 
-    factor: Tensor
-
     def __init__(self, factor: Tensor) -> None:
         super().__init__()
-        self.register_buffer("factor", factor)
+        self.factor = nn.Parameter(factor, requires_grad=False)  # no buffer: their types are not known to mypy
 
     def forward(self, x: Tensor) -> Tensor:
         """The product, same shape as `x`, (N, C, H, W)."""
