@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -92,6 +93,22 @@ def test_an_opset_can_be_asked_for(folder: Path) -> None:
     onnx = pytest.importorskip("onnx")
     assert run("digits.safetensors", "--opset", "18", "--out", "a.onnx").exit_code == 0
     assert onnx.load(folder / "a.onnx").opset_import[0].version == 18
+
+
+@pytest.mark.parametrize(("options", "form", "bn"), [([], "fused", False), (["--optimize", "none"], "none", True)])
+def test_the_form_can_be_asked_for(options: list[str], form: str, bn: bool, folder: Path) -> None:
+    result = run("digits.safetensors", "--out", "m.onnx", "--json", *options)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["optimize"] == form
+    model = onnx.load(folder / "m.onnx")
+    assert {entry.key: entry.value for entry in model.metadata_props}["dcgan.optimize"] == form
+    assert any(node.op_type == "BatchNormalization" for node in model.graph.node) == bn
+
+
+def test_a_form_that_does_not_exist_is_refused(folder: Path) -> None:
+    with pytest.raises(ExportError, match="choose from fused, none"):
+        publish(folder / "digits.safetensors", folder / "m.onnx", optimize="int8")
+    assert not (folder / "m.onnx").exists()
 
 
 def test_a_pt_checkpoint_takes_its_activation_from_the_option(folder: Path) -> None:
