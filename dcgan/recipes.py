@@ -85,8 +85,18 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
-        """Read what `to_dict` made."""
+        """Read what `to_dict` made.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, unknown, or holds what it can't.
+        """
         activations = {name: Activation.parse(fields[name]) for name in ("g_activation", "d_activation")}
+        for name, names in CHOICES.items():
+            if fields[name] not in names:
+                raise ValueError(f"{name} is {fields[name]!r}")
+        for name, value in RECIPES[DEFAULT_RECIPE].to_dict().items():
+            if not isinstance(fields[name], (int, float) if isinstance(value, float) else type(value)):
+                raise TypeError(f"{name} is {fields[name]!r}")
         return cls(**{**fields, **activations})
 
 

@@ -360,8 +360,10 @@ def _check_finite(trainer: Trainer, run: Path) -> None:
     published = [tensor for tensor in trainer.average.state_dict().values() if tensor.is_floating_point()]
     if all(torch.isfinite(tensor).all() for tensor in (trainer.epoch_losses, *published)):
         return
-    saved = f"the last good state is in {run}" if (run / CHECKPOINT).exists() else "nothing was saved yet"
+    there = (run / CHECKPOINT).exists()
+    saved = f"the last good state is in {run}" if there else f"nothing was saved yet, and {run} can be deleted"
     epoch = (trainer.steps_done - 1) // trainer.steps_per_epoch + 1
     raise DivergedError(
-        f"losses or weights are no longer finite in epoch {epoch}; {saved}; train again with lower --g-lr and --d-lr"
+        f"losses or weights are no longer finite in epoch {epoch}; {saved}; "
+        "train again with lower --g-lr and --d-lr, into another --out"
     )

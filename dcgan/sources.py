@@ -161,11 +161,15 @@ def _open_images(path: Path) -> Digits:
         raise EvaluationError(f"can't read images {path}: {first_line(error).lower()}") from error
     except Exception as error:  # what NumPy raises depends on where it stumbles: ValueError, EOFError, BadZipFile...
         raise EvaluationError(f"{path} is no .npy or .npz file, or a truncated one") from error
+    if images.ndim == 4 and images.shape[1] == 1:  # as models make them
+        images = images[:, 0]
     if images.dtype.kind == "f":
         if images.size and not np.abs(images).max() <= 1.0 + 1e-6:  # NaN too
             raise EvaluationError(
                 f"{path}: float images go from -1 (black) to 1, found others; uint8 goes from 0 to 255"
             )
+        if images.ndim == 3 and images.size and images.min() >= 0.0:
+            raise EvaluationError(f"{path}: no float is below 0; images from 0 to 1 have to be scaled to -1 to 1 first")
         images = to_uint8(images)
     if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != _SIDES:
         raise EvaluationError(

@@ -111,16 +111,24 @@ def _translate(generator: nn.Module, spec: GeneratorSpec) -> ModelProto:
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", "# The axis name: batch", UserWarning)  # both inputs have it: as they should
-        program = torch.onnx.export(
-            generator,
-            inputs,
-            dynamo=True,
-            opset_version=_EXPORTED_OPSET,
-            input_names=list(INPUTS[: len(inputs)]),
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},) * len(inputs),
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                generator,
+                inputs,
+                dynamo=True,
+                opset_version=_EXPORTED_OPSET,
+                input_names=list(INPUTS[: len(inputs)]),
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},) * len(inputs),
+                verbose=False,
+            )
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None:  # torch takes Ctrl-C for a failure of its own, and asks for a report of it
+                if isinstance(cause, KeyboardInterrupt):
+                    raise cause from None
+                cause = cause.__cause__ or cause.__context__
+            raise
     assert program is not None
     return program.model_proto
 

@@ -147,7 +147,7 @@ def test_json_has_every_seed() -> None:
 def test_images_of_a_file_are_judged(tmp_path: Path, reference: Reference) -> None:
     images, labels = reference.real.images, reference.real.labels
     np.savez(tmp_path / "real.npz", images=images, labels=labels)
-    np.save(tmp_path / "real.npy", images / np.float32(127.5) - 1)
+    np.save(tmp_path / "real.npy", (images / np.float32(127.5) - 1)[:, None])  # with a channel, as models make them
     result = run(str(tmp_path / "real.npz"), "-n", "400", "--nearest-neighbour", "--json")
     found = json.loads(result.stdout)["metrics"]
     assert found["frechet_distance"]["model"] == pytest.approx(found["frechet_distance"]["real"])
@@ -224,6 +224,7 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
         (["-n", "5"], 2, "5 is not from 10"),
         (["images.npy", "--seed", "1"], 2, "made already"),
         (["floats.npy"], 1, "uint8 or float"),
+        (["unit.npy"], 1, "have to be scaled to -1 to 1"),
         (["images.npy", "-n", "300"], 1, "holds 200 digits, and 300 are needed"),
         (["text.npy"], 1, "no .npy or .npz file"),
         (["other.npz"], 1, "holds no array called images"),
@@ -240,6 +241,7 @@ def test_bad_input_is_one_line(
     np.save("floats.npy", np.zeros((200, 784), np.float32))
     np.savez("other.npz", pictures=np.zeros((200, 28, 28), np.uint8))
     np.savez("labels.npz", images=np.zeros((200, 28, 28), np.uint8), labels=np.zeros(3, int))
+    np.save("unit.npy", np.full((200, 28, 28), 0.5, np.float32))
     np.save("bright.npy", np.full((200, 28, 28), 200, np.float32))
     np.save("nan.npy", np.full((200, 28, 28), np.nan, np.float32))
     np.savez("many.npz", images=np.zeros((200, 28, 28), np.uint8), labels=np.arange(200) % 13)

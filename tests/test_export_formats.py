@@ -277,3 +277,15 @@ def test_torchscript_has_the_same_bytes_in_every_process(tmp_path: Path) -> None
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
         contents.append(out.read_bytes())
     assert contents[0] == contents[1] == contents[2]
+
+
+def test_an_interrupt_inside_torch_s_exporter_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("please report this") from error
+
+    monkeypatch.setattr(torch.onnx, "export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, None)

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from dcgan.checkpoint import load_generator
 from dcgan.cli import main
+from dcgan.recipes import RECIPES
 from dcgan.spec import Activation
 
 TINY = ["--batch-size", "16", "--epochs", "1", "--threads", "1", "--precision", "fp32"]
@@ -132,3 +133,16 @@ def test_a_damaged_run_is_said(data_dir: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--resume", str(run)])
     assert result.exit_code == 1
     assert "options.json is damaged" in result.stderr
+
+
+@pytest.mark.parametrize(("field", "value"), [("loss", "foo"), ("discriminator", 3), ("epochs", "x"), ("g_lr", None)])
+def test_options_that_say_what_they_can_not_are_one_line(field: str, value: object, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    recipe = RECIPES["fast"].to_dict() | {field: value}
+    options = {"recipe": recipe, "dataset": "sample", "data_dir": "x", "seed": 0, "device": "cpu", "threads": 1}
+    (run / "options.json").write_text(json.dumps({"options": options}))
+    result = CliRunner().invoke(main, ["--resume", str(run)])
+    assert result.exit_code == 1
+    assert f"options.json is damaged or of another version ({field} is" in result.stderr
+    assert result.stderr.count("\n") == 1
