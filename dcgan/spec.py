@@ -27,6 +27,7 @@ RECIPE_KEY = "dcgan.recipe"
 WEIGHTS_SHA256_KEY = "dcgan.weights_sha256"
 VERSIONS_KEY = "dcgan.versions"
 OPTIMIZE_KEY = "dcgan.optimize"
+PRECISION_KEY = "dcgan.precision"
 
 # The activations the document compares, with the parameter each one takes and PyTorch's default for it.
 ACTIVATIONS: dict[str, tuple[str, float] | None] = {

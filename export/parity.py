@@ -23,6 +23,7 @@ from torch import nn
 from dcgan.errors import CheckpointError, first_line
 from dcgan.images import to_uint8
 from dcgan.spec import GeneratorSpec
+from dcgan.tolerance import TOLERANCES, Tolerance
 
 from .formats import FloatArray, IntArray, Runner
 
@@ -34,22 +35,8 @@ BATCHES = (1, 2, 7, 64)
 TAIL = 6.0  # a normal number is this far out once in 500 million
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far an artifact may be from the exact answer.
-
-    Attributes:
-        factor: times eager float32's own largest error; correct artifacts were at 2 at most.
-        floor: added to that, for generators on which eager happens to be nearly exact.
-        levels: grey levels that a pixel may move by.
-    """
-
-    factor: float = 4.0
-    floor: float = 1e-6
-    levels: int = 1
-
-
-FLOAT32 = Tolerance()
+FLOAT32 = TOLERANCES["fp32"]
+LEVELS = 127.5  # grey levels to a unit of the value range
 # onnxruntime's tanh goes past 1 by up to two float32 steps, 2.4e-7 (measured with 1.32): right, for a float32 program.
 OVERSHOOT = 2 * float(np.finfo(np.float32).eps)
 
@@ -230,7 +217,7 @@ def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32
     - every batch of `BATCHES` gives float32 images of the checkpoint's shape;
     - every value is finite and in [-1, 1], give or take `OVERSHOOT`;
     - the largest error to float64 is within `factor * eager's own largest error + floor`;
-    - no pixel moves by more than `levels` grey levels;
+    - no pixel moves by more than `levels` grey levels, and all of them by no more than `mean_levels` on average;
     - the image of a latent stays the same, within that limit, in a batch of another size, order and company.
 
     Args:
@@ -306,7 +293,7 @@ def _measure(probe: Probe, images: FloatArray, again: FloatArray, tolerance: Tol
     return Figures(
         latents=probe.name,
         images=len(images),
-        limit=tolerance.factor * float(eager_error.max()) + tolerance.floor,
+        limit=tolerance.limit(float(eager_error.max())),
         max_error=float(error.max()),
         mean_error=float(error.mean()),
         eager_max_error=float(eager_error.max()),
@@ -339,6 +326,11 @@ def _judge(row: Figures, tolerance: Tolerance) -> list[str]:
         reasons.append(f"off by {row.max_error:.2e} from float64, the limit is {row.limit:.2e}")
     if not (row.max_levels <= tolerance.levels):
         reasons.append(f"a pixel is off by {row.max_levels} grey levels, the limit is {tolerance.levels}")
+    if not (row.mean_error * LEVELS <= tolerance.mean_levels):
+        reasons.append(
+            f"pixels are off by {row.mean_error * LEVELS:.2g} grey levels on average, "
+            f"the limit is {tolerance.mean_levels:g}"
+        )
     if not (row.max_mates <= row.limit):
         reasons.append(f"images change by {row.max_mates:.2e} with their batch, the limit is {row.limit:.2e}")
     return reasons

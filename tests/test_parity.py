@@ -213,7 +213,7 @@ def test_the_table_fits_a_terminal_and_the_json_has_every_figure(
     assert lines[-1] == "parity: passed"
     read = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert read["passed"] is True
-    assert read["tolerance"] == {"factor": 4.0, "floor": 1e-6, "levels": 1}
+    assert read["tolerance"] == {"factor": 4.0, "floor": 1e-6, "levels": 1, "mean_levels": 0.01}
     assert [row["latents"] for row in read["figures"]] == ["N(0,1)", "tails, |z| <= 6"]
     assert read["figures"][0]["max_error"] == report.figures[0].max_error
 
