@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dcgan.errors import ExportError
 from dcgan.spec import GeneratorSpec
+from dcgan.tolerance import TOLERANCES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,8 +21,32 @@ if TYPE_CHECKING:
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
 # Latents, float32 (N, latent_dim), and for a conditional generator labels, int64 (N,), to images, float32
-# (N, 1, 28, 28), in the format's own runtime on the CPU.
-Runner: TypeAlias = Callable[..., FloatArray]
+# (N, 1, 28, 28) or uint8 (N, 28, 28), in the format's own runtime on the CPU.
+Runner: TypeAlias = Callable[..., "FloatArray | npt.NDArray[np.uint8]"]
+
+# `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
+OPTIMIZATIONS = ("fused", "none")
+PRECISIONS = tuple(TOLERANCES)
+# Of what comes out: `float`, float32 (N, 1, 28, 28) from -1 to 1; `uint8`, grey levels (N, 28, 28).
+IMAGES = ("float", "uint8")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an ONNX file can be beside the usual one.
+
+    Attributes:
+        opset: version of the operators; None for the default.
+        precision: one of `PRECISIONS`.
+        image: one of `IMAGES`.
+    """
+
+    opset: int | None = None
+    precision: str = "fp32"
+    image: str = "float"
+
+
+USUAL = Variant()
 
 
 class FormatModule(Protocol):
@@ -30,7 +55,7 @@ class FormatModule(Protocol):
     PACKAGES: tuple[str, ...]  # whose versions go into the metadata, because they decide what is written
 
     def write(
-        self, generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None
+        self, generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant
     ) -> None:
         """Write a generator as one file.
 
@@ -40,7 +65,7 @@ class FormatModule(Protocol):
             spec: of the generator.
             path: to write to.
             metadata: text to put into the file, by key.
-            opset: version of the operators, for a format that has them; None for the format's default.
+            variant: of ONNX; `generator` suits its precision. Other formats have the usual one only.
         Raises:
             ExportError: the generator can't be written as asked.
         """
@@ -62,7 +87,7 @@ class Format:
         suffix: of its files.
         module: of this package that writes and loads it.
         needs: packages to import, each with the extra that brings it.
-        takes_opset: whether `--opset` means anything to it.
+        has_variants: whether it can be written as another `Variant` than the usual one.
         optimize: the default, one of `OPTIMIZATIONS`.
     """
 
@@ -70,7 +95,7 @@ class Format:
     suffix: str
     module: str
     needs: tuple[tuple[str, str], ...]
-    takes_opset: bool = False
+    has_variants: bool = False
     optimize: str = "fused"
 
     def load_module(self) -> FormatModule:
@@ -79,8 +104,6 @@ class Format:
 
 
 _TORCH = (("torch", "export"), ("safetensors", "export"))
-# `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
-OPTIMIZATIONS = ("fused", "none")
 
 FORMATS = {
     entry.name: entry
@@ -90,7 +113,7 @@ FORMATS = {
             ".onnx",
             "onnx_file",
             (*_TORCH, ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")),
-            takes_opset=True,
+            has_variants=True,
         ),
         Format("torchscript", ".pt", "torchscript_file", _TORCH),
         # Whoever takes a pt2 compiles it, and a compiler fuses by itself.

@@ -27,6 +27,9 @@ from dcgan.networks import Generator, activation_module, with_class
 from dcgan.spec import GeneratorSpec
 
 _HOMOGENEOUS = ("relu", "leaky-relu")  # a(s y) = s a(y) for s >= 0
+# Rows (or columns) of a 4x4 kernel that meet an even row of the larger map, and an odd one, by the smaller map's row.
+_EVEN, _ODD = [3, 1], [2, 0]
+PHASE_TAPS = ((_EVEN, _EVEN), (_EVEN, _ODD), (_ODD, _EVEN), (_ODD, _ODD))
 
 
 class Gain(nn.Module):
@@ -107,7 +110,7 @@ def fuse(generator: Generator) -> FusedGenerator:
     first, side = spec.channels[0], spec.base_side
     homogeneous = spec.activation.name in _HOMOGENEOUS
 
-    scale, shift = zip(*(_scale_and_shift(bn) for bn in (exact.bn1, exact.bn2, exact.bn3)), strict=True)
+    scale, shift = zip(*(scale_and_shift(bn) for bn in (exact.bn1, exact.bn2, exact.bn3)), strict=True)
     back = [each.abs() if homogeneous else torch.ones_like(each) for each in scale]
     ahead = [each.sign() if homogeneous else each for each in scale]
 
@@ -128,10 +131,8 @@ def fuse(generator: Generator) -> FusedGenerator:
     second_shift = shift[1][:, None, None].expand(-1, side, side)
     weight, constant = _moved(exact.decon2, ahead[1], second_shift, back[2])
     kernel = weight.transpose(0, 1)  # (third, second, 4, 4)
-    taps = ([3, 1], [2, 0])  # of an even row, and of an odd one, by the row of the smaller map that they meet
     convolutions = (fused.conv2_ee, fused.conv2_eo, fused.conv2_oe, fused.conv2_oo)
-    for index, convolution in enumerate(convolutions):
-        rows, columns = taps[index // 2], taps[index % 2]
+    for convolution, (rows, columns) in zip(convolutions, PHASE_TAPS, strict=True):
         convolution.weight.copy_(kernel[:, :, rows][:, :, :, columns])
     fused.get_buffer("map2").copy_(F.pixel_unshuffle(constant, 2))
 
@@ -142,7 +143,7 @@ def fuse(generator: Generator) -> FusedGenerator:
     return fused.to(generator.linear1.weight.dtype).eval().requires_grad_(False)
 
 
-def _scale_and_shift(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def scale_and_shift(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The s and t of a BatchNorm in eval mode, s x + t, shape (features,) each."""
     assert bn.running_mean is not None
     assert bn.running_var is not None

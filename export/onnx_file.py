@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -22,7 +23,8 @@ from dcgan import __version__
 from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
-from .formats import FloatArray, IntArray, Runner
+from .formats import USUAL, FloatArray, IntArray, Runner, Variant
+from .quantize import QuantizableGenerator, halve, quantize
 from .torch_files import example_inputs
 
 PACKAGES = ("torch", "onnx", "onnxscript")
@@ -35,22 +37,51 @@ _EXPORTED_OPSET = 18
 _GRAPH_NAME = "dcgan_generator"
 # https://onnx.ai/onnx/repo-docs/MetadataProps.html: by number of channels
 _PIXEL_FORMATS = {1: "Gray8", 3: "Rgb8", 4: "Rgba8"}
+_PIXEL_RANGES = {"float": "Normalized_1_1", "uint8": "NominalRange_0_255"}
+
+
+class GreyLevels(nn.Module):
+    """A generator whose images are grey levels: `dcgan.images.to_uint8` inside the graph.
+
+    Args:
+        generator: gives float32, shape (N, 1, 28, 28), range [-1, 1].
+    """
+
+    def __init__(self, generator: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        """Images of latents: uint8, shape (N, 28, 28), 0 is black."""
+        image = (self.generator(z) if label is None else self.generator(z, label)).squeeze(1)
+        levels: torch.Tensor = ((image.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
+        return levels
 
 
 def write(
-    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None = None
+    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant = USUAL
 ) -> None:
-    """Write a generator as ONNX, in exactly the opset asked for; see `formats.FormatModule.write`."""
-    opset = DEFAULT_OPSET if opset is None else opset
+    """Write a generator as ONNX, in exactly the opset asked for; see `formats.FormatModule.write`.
+
+    For int8 the generator is a `quantize.QuantizableGenerator`.
+    """
+    opset = DEFAULT_OPSET if variant.opset is None else variant.opset
     newest = newest_opset()
     if not OLDEST_OPSET <= opset <= newest:
         raise ExportError(
             f"opset {opset} can't be written; choose one from {OLDEST_OPSET} to {newest}, "
             f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know"
         )
-    model = _convert(_translate(generator, spec), opset)
+    written = GreyLevels(generator).eval() if variant.image == "uint8" else generator
+    model = _convert(_translate(written, spec), opset)
     _tidy(model)
-    _label(model, spec, metadata)
+    if variant.precision == "int8":
+        if not isinstance(generator, QuantizableGenerator):
+            raise ExportError("int8 is for the form that quantize.quantizable makes")
+        quantize(model, generator.ranges)
+    elif variant.precision == "fp16":
+        halve(model)
+    _label(model, spec, metadata, variant.image)
     found = [(entry.domain, entry.version) for entry in model.opset_import]
     if found != [("", opset)]:
         raise ExportError(f"asked for ONNX opset {opset}, but the converter made {found}; choose another --opset")
@@ -74,7 +105,7 @@ def load(path: Path) -> Runner:
             f"first dimension called {BATCH!r}; found {found}"
         )
 
-    def run(*inputs: FloatArray | IntArray) -> FloatArray:
+    def run(*inputs: FloatArray | IntArray) -> FloatArray | npt.NDArray[np.uint8]:
         (images,) = session.run([OUTPUT], dict(zip(names, inputs, strict=True)))
         return images  # type: ignore[no-any-return]
 
@@ -182,9 +213,8 @@ def _rename(model: ModelProto) -> None:
     """Name nodes, and the values between them, by operator and order; torch's names change with its version."""
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    names |= {
-        tensor.name: tensor.name for tensor in graph.initializer if "." in tensor.name
-    }  # torch's, such as bn1.weight
+    # Torch's names, such as bn1.weight, without what GreyLevels puts before them.
+    names |= {tensor.name: tensor.name.removeprefix("generator.") for tensor in graph.initializer if "." in tensor.name}
     count: Counter[str] = Counter()
     for node in graph.node:
         node.name = f"{node.op_type}_{count[node.op_type]}"
@@ -200,13 +230,13 @@ def _rename(model: ModelProto) -> None:
         part.name = names[part.name]
 
 
-def _label(model: ModelProto, spec: GeneratorSpec, metadata: Mapping[str, str]) -> None:
+def _label(model: ModelProto, spec: GeneratorSpec, metadata: Mapping[str, str], image_kind: str) -> None:
     model.ir_version = _ir_version(model.opset_import[0].version)
     model.producer_name, model.producer_version = "dcgan-toolkit", __version__
     model.graph.name = _GRAPH_NAME
     # The `Image.*` keys speak of every value whose type says that it is an image.
     model.graph.output[0].type.denotation = "IMAGE"
-    image = {"Image.NominalPixelRange": "Normalized_1_1"}
+    image = {"Image.NominalPixelRange": _PIXEL_RANGES[image_kind]}
     if spec.image_shape[0] in _PIXEL_FORMATS:
         image["Image.BitmapPixelFormat"] = _PIXEL_FORMATS[spec.image_shape[0]]
     helper.set_model_props(model, dict(sorted((image | dict(metadata)).items())))

@@ -12,18 +12,18 @@ from torch import nn
 from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
-from .formats import Runner
+from .formats import USUAL, Runner, Variant
 from .torch_files import example_inputs, runner
 
 PACKAGES = ("torch",)
 
 
 def write(
-    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None = None
+    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant = USUAL
 ) -> None:
     """Write a generator as an exported program, the metadata as extra files; see `formats.FormatModule.write`."""
-    if opset is not None:
-        raise ExportError("pt2 has no opsets; leave --opset out, or export ONNX")
+    if variant != USUAL:
+        raise ExportError("pt2 has no opsets, precisions or other images; leave these options out, or export ONNX")
     inputs = example_inputs(spec)
     program = torch.export.export(
         generator,

@@ -17,7 +17,8 @@ from dcgan.checkpoint import GeneratorCheckpoint, load_generator
 from dcgan.errors import ExportError, ParityError
 from dcgan.files import replacing, sha256_of
 from dcgan.networks import Generator
-from dcgan.spec import OPTIMIZE_KEY, RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
+from dcgan.spec import OPTIMIZE_KEY, PRECISION_KEY, RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
+from dcgan.tolerance import TOLERANCES
 
 from . import formats, parity
 from .fuse import fuse
@@ -31,6 +32,7 @@ class Artifact:
         path: of the file.
         format: name of its format.
         optimize: one of `formats.OPTIMIZATIONS`.
+        variant: of an ONNX file.
         sha256: hexadecimal digest of its bytes.
         size: in bytes.
         metadata: that it carries.
@@ -40,6 +42,7 @@ class Artifact:
     path: Path
     format: str
     optimize: str
+    variant: formats.Variant
     sha256: str
     size: int
     metadata: dict[str, str]
@@ -51,6 +54,8 @@ class Artifact:
             "file": str(self.path),
             "format": self.format,
             "optimize": self.optimize,
+            "precision": self.variant.precision,
+            "image": self.variant.image,
             "sha256": self.sha256,
             "bytes": self.size,
             "metadata": self.metadata,
@@ -64,6 +69,8 @@ def publish(
     format_name: str = "onnx",
     opset: int | None = None,
     optimize: str | None = None,
+    precision: str = "fp32",
+    image: str = "float",
     activation: Activation | None = None,
     report_path: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -76,6 +83,8 @@ def publish(
         format_name: one of `formats.FORMATS`.
         opset: of an ONNX file; None for the default.
         optimize: one of `formats.OPTIMIZATIONS`; None for the format's default.
+        precision: of an ONNX file, one of `formats.PRECISIONS`.
+        image: of an ONNX file, one of `formats.IMAGES`.
         activation: of a `.pt` checkpoint, which does not say.
         report_path: to write the figures to as JSON, whether they pass or not.
         say: told what is being done, in a few words.
@@ -87,8 +96,16 @@ def publish(
     """
     form = formats.find(format_name)
     optimize = form.optimize if optimize is None else optimize
-    if optimize not in formats.OPTIMIZATIONS:
-        raise ExportError(f"unknown optimization {optimize!r}; choose from {', '.join(formats.OPTIMIZATIONS)}")
+    variant = formats.Variant(opset, precision, image)
+    for what, name, names in (
+        ("optimization", optimize, formats.OPTIMIZATIONS),
+        ("precision", precision, formats.PRECISIONS),
+        ("kind of image", image, formats.IMAGES),
+    ):
+        if name not in names:
+            raise ExportError(f"unknown {what} {name!r}; choose from {', '.join(names)}")
+    if precision == "int8" and optimize != "fused":
+        raise ExportError("int8 needs the fused form: no runtime has transposed convolutions in int8")
     taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
     if len(taken) == 1:
         raise ExportError(f"{path} is the checkpoint itself; choose another --out")
@@ -100,15 +117,23 @@ def publish(
             say(f"reading {checkpoint}")
             source = load_generator(checkpoint, activation)
             module = form.load_module()
-            metadata = _metadata(source, module.PACKAGES, optimize)
+            metadata = _metadata(source, module.PACKAGES, optimize, variant)
             spec = source.generator.spec
             say("running the checkpoint in float64")
             probes = parity.make_probes(source.generator, spec)
             say(f"writing {form.name}")
-            module.write(_optimized(source.generator, optimize), spec, temporary, metadata, opset)
+            module.write(_prepared(source.generator, optimize, precision), spec, temporary, metadata, variant)
             say("comparing the artifact with the checkpoint")
-            report = parity.compare(module.load(temporary), probes)
-            figures |= {"format": form.name, "optimize": optimize, "metadata": metadata, "parity": report.as_dict()}
+            tolerance = TOLERANCES[precision]
+            tolerance = tolerance.for_grey_levels() if image == "uint8" else tolerance
+            report = parity.compare(module.load(temporary), probes, tolerance)
+            figures |= {
+                "format": form.name,
+                "optimize": optimize,
+                "precision": precision,
+                "metadata": metadata,
+                "parity": report.as_dict(),
+            }
             if not report.passed:
                 more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
                 raise ParityError(
@@ -116,7 +141,7 @@ def publish(
                     f"{report.reasons[0]}{more}",
                     report,
                 )
-        artifact = Artifact(path, form.name, optimize, sha256_of(path), path.stat().st_size, metadata, report)
+        artifact = Artifact(path, form.name, optimize, variant, sha256_of(path), path.stat().st_size, metadata, report)
         figures |= artifact.as_dict()
     return artifact
 
@@ -139,16 +164,24 @@ def _report(path: Path | None) -> Iterator[dict[str, Any]]:
         raise failure
 
 
-def _optimized(generator: Generator, optimize: str) -> nn.Module:
+def _prepared(generator: Generator, optimize: str, precision: str) -> nn.Module:
+    """The generator in the form that is written."""
+    if precision == "int8":
+        from .quantize import quantizable  # needs onnx, which other formats do not
+
+        return quantizable(generator)
     return fuse(generator) if optimize == "fused" else generator
 
 
-def _metadata(checkpoint: GeneratorCheckpoint, packages: tuple[str, ...], optimize: str) -> dict[str, str]:
+def _metadata(
+    checkpoint: GeneratorCheckpoint, packages: tuple[str, ...], optimize: str, variant: formats.Variant
+) -> dict[str, str]:
     versions = [("dcgan-toolkit", __version__), *((name, importlib.metadata.version(name)) for name in packages)]
     return {
         SPEC_KEY: checkpoint.generator.spec.to_json(),
         RECIPE_KEY: checkpoint.recipe,
         WEIGHTS_SHA256_KEY: checkpoint.weights_sha256,
         OPTIMIZE_KEY: optimize,
+        PRECISION_KEY: variant.precision,
         VERSIONS_KEY: ", ".join(f"{name} {version}" for name, version in versions),
     }

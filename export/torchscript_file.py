@@ -17,7 +17,7 @@ from torch import nn
 from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
-from .formats import Runner
+from .formats import USUAL, Runner, Variant
 from .torch_files import canonical, runner
 
 PACKAGES = ("torch",)
@@ -30,11 +30,13 @@ def write(
     spec: GeneratorSpec,  # noqa: ARG001  every format is called alike; a script needs no example input
     path: Path,
     metadata: Mapping[str, str],
-    opset: int | None = None,
+    variant: Variant = USUAL,
 ) -> None:
     """Write a generator as TorchScript, the metadata as extra files; see `formats.FormatModule.write`."""
-    if opset is not None:
-        raise ExportError("TorchScript has no opsets; leave --opset out, or export ONNX")
+    if variant != USUAL:
+        raise ExportError(
+            "TorchScript has no opsets, precisions or other images; leave these options out, or export ONNX"
+        )
     buffer = io.BytesIO()  # given a path, torch writes the name of the file into it
     with _without_deprecations():
         torch.jit.save(torch.jit.script(generator), buffer, _extra_files=dict(sorted(metadata.items())))

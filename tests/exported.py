@@ -49,7 +49,7 @@ def exported(format_name: str, activation: str = "relu", trained: bool = True, f
     generator = generator_of(activation, trained, full_size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{formats.find(format_name).suffix}"
-        formats.find(format_name).load_module().write(generator, generator.spec, path, METADATA, None)
+        formats.find(format_name).load_module().write(generator, generator.spec, path, METADATA, formats.USUAL)
         return Exported(generator, parity.make_probes(generator, generator.spec), path.read_bytes())
 
 

@@ -23,7 +23,7 @@ from dcgan import __version__, shipped
 from dcgan.errors import ExportError, ParityError
 from dcgan.files import sha256_of
 from dcgan.spec import GeneratorSpec
-from export import torchscript_file
+from export import formats, torchscript_file
 from export.cli import main
 from export.publish import publish
 
@@ -246,12 +246,12 @@ def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
     write = torchscript_file.write
 
     def damaged(
-        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None
+        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: formats.Variant
     ) -> None:
         broken = copy.deepcopy(generator)
         with torch.no_grad():
             broken.get_parameter("conv2_ee.weight").mul_(1.001)
-        write(broken, spec, path, metadata, opset)
+        write(broken, spec, path, metadata, variant)
 
     monkeypatch.setattr(torchscript_file, "write", damaged)
 
@@ -291,7 +291,7 @@ def test_whatever_stops_the_export_leaves_nothing(
     error: BaseException, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(
-        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], opset: int | None
+        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: formats.Variant
     ) -> None:
         path.write_bytes(b"half")
         raise error

@@ -79,7 +79,7 @@ def test_any_generator_passes(
     probes = parity.make_probes(generator, generator.spec)
     for format_name in ("onnx", "torchscript"):
         module = formats.find(format_name).load_module()
-        module.write(generator, generator.spec, path, {}, None)
+        module.write(generator, generator.spec, path, {}, formats.USUAL)
         report = parity.compare(module.load(path), probes)
         assert report.passed, report.table()
 
@@ -121,7 +121,7 @@ def test_the_metadata_tells_where_the_artifact_comes_from(format_name: str, tmp_
 @pytest.mark.parametrize("opset", [17, 18])  # 18 is the one that torch writes, so nothing is converted
 def test_an_onnx_file_is_plain(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx_file.write(generator_of(), small_spec(), path, METADATA, opset)
+    onnx_file.write(generator_of(), small_spec(), path, METADATA, formats.Variant(opset))
     model = onnx.load(path)
     assert str(ROOT).encode() not in path.read_bytes()
     assert (model.ir_version, model.producer_name, model.producer_version) == (8, "dcgan-toolkit", __version__)
@@ -163,7 +163,7 @@ def test_parameters_keep_their_names_and_values() -> None:
 def test_the_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
     made = exported("onnx", "softplus:2")
     path = tmp_path / "model.onnx"
-    onnx_file.write(made.generator, made.generator.spec, path, {}, opset)
+    onnx_file.write(made.generator, made.generator.spec, path, {}, formats.Variant(opset))
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert model.ir_version == helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
@@ -177,20 +177,22 @@ def test_the_newest_opset_is_one_that_both_packages_know() -> None:
 @pytest.mark.parametrize("opset", [-1, 0, 16, 99])
 def test_an_opset_out_of_range_is_refused(opset: int, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=f"opset {opset} can't be written; choose one from 17 to "):
-        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, opset)
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, formats.Variant(opset))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_with_another_opset_than_asked_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "_convert", lambda model, opset: model)
     with pytest.raises(ExportError, match="asked for ONNX opset 17, but"):
-        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, 17)
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, formats.Variant(17))
 
 
 @pytest.mark.parametrize("format_name", ["torchscript", "pt2"])
 def test_a_format_without_opsets_refuses_one(format_name: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="no opsets"):
-        formats.find(format_name).load_module().write(generator_of(), small_spec(), tmp_path / "m", {}, 17)
+    with pytest.raises(ExportError, match="has no opsets"):
+        formats.find(format_name).load_module().write(
+            generator_of(), small_spec(), tmp_path / "m", {}, formats.Variant(17)
+        )
 
 
 def test_an_unknown_format_is_refused() -> None:
@@ -247,7 +249,7 @@ def test_onnxruntime_raises_and_does_not_print(tmp_path: Path, capfd: pytest.Cap
 def test_export_changes_nothing_in_the_generator(format_name: str, tmp_path: Path) -> None:
     generator = generator_of()
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    formats.find(format_name).load_module().write(generator, generator.spec, tmp_path / "model", {}, None)
+    formats.find(format_name).load_module().write(generator, generator.spec, tmp_path / "model", {}, formats.USUAL)
     assert not generator.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
 
@@ -288,4 +290,4 @@ def test_an_interrupt_inside_torch_s_exporter_stays_one(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(torch.onnx, "export", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, None)
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, formats.USUAL)

@@ -136,7 +136,7 @@ def test_every_activation_in_every_format_passes_parity(
 ) -> None:
     generator = generator_of(activation, trained)
     module = formats.find(format_name).load_module()
-    module.write(fuse(generator), generator.spec, tmp_path / "model", METADATA, None)
+    module.write(fuse(generator), generator.spec, tmp_path / "model", METADATA, formats.USUAL)
     report = parity.compare(module.load(tmp_path / "model"), parity.make_probes(generator, generator.spec))
     assert report.passed, report.table()
 
@@ -144,7 +144,7 @@ def test_every_activation_in_every_format_passes_parity(
 @pytest.mark.parametrize("opset", [17, onnx_file.newest_opset()])
 def test_the_graph_has_operators_that_every_runtime_has(opset: int, tmp_path: Path) -> None:
     generator = generator_of("leaky-relu:0.2")
-    onnx_file.write(fuse(generator), generator.spec, tmp_path / "model.onnx", METADATA, opset)
+    onnx_file.write(fuse(generator), generator.spec, tmp_path / "model.onnx", METADATA, formats.Variant(opset))
     nodes = onnx.load(tmp_path / "model.onnx").graph.node
     assert {node.op_type for node in nodes} <= {
         "Gemm", "LeakyRelu", "Reshape", "Mul", "Conv", "Add", "Unsqueeze", "Concat", "DepthToSpace", "ConvTranspose",

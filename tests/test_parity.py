@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from exported import generator_of
 
 from dcgan.errors import CheckpointError
 from dcgan.networks import Generator
+from dcgan.tolerance import TOLERANCES
 from export import parity
 from export.formats import FloatArray, Runner
 
@@ -187,7 +191,7 @@ def test_an_artifact_that_writes_into_its_input_does_not_spoil_the_latents(
 ) -> None:
     before = probes[0].latents.copy()
 
-    def run(z: FloatArray) -> FloatArray:
+    def run(z: FloatArray) -> npt.NDArray[Any]:
         images = runner(generator)(z)
         z[:] = 0.0
         return images
@@ -213,7 +217,7 @@ def test_the_table_fits_a_terminal_and_the_json_has_every_figure(
     assert lines[-1] == "parity: passed"
     read = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert read["passed"] is True
-    assert read["tolerance"] == {"factor": 4.0, "floor": 1e-6, "levels": 1, "mean_levels": 0.01}
+    assert read["tolerance"] == dataclasses.asdict(TOLERANCES["fp32"])
     assert [row["latents"] for row in read["figures"]] == ["N(0,1)", "tails, |z| <= 6"]
     assert read["figures"][0]["max_error"] == report.figures[0].max_error
 

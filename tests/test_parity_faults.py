@@ -93,7 +93,7 @@ def test_a_fault_in_a_torch_format_is_refused(fault: str, format_name: str, tmp_
     right = exported(format_name)
     damaged = Half(right.generator) if fault == "half" else off_by_a_thousandth(fault)
     path = tmp_path / "damaged"
-    formats.find(format_name).load_module().write(damaged.eval(), right.generator.spec, path, {}, None)
+    formats.find(format_name).load_module().write(damaged.eval(), right.generator.spec, path, {}, formats.USUAL)
     assert refused(format_name, path, right.probes)
 
 
@@ -101,5 +101,5 @@ def test_a_script_in_training_mode_is_refused(tmp_path: Path) -> None:
     right = exported("torchscript")
     path = tmp_path / "damaged.pt"
     training = copy.deepcopy(right.generator).train()
-    formats.find("torchscript").load_module().write(training, training.spec, path, {}, None)
+    formats.find("torchscript").load_module().write(training, training.spec, path, {}, formats.USUAL)
     assert refused("torchscript", path, right.probes)
