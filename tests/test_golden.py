@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from conftest import ROOT
 
 from dcgan import shipped
 from dcgan.errors import ModelError
@@ -71,6 +74,16 @@ def test_anybodys_safetensors_reads_it(name: str) -> None:
     header, _ = parts(path.read_bytes())
     assert all(isinstance(value, str) for value in header["__metadata__"].values())
     assert struct.unpack_from("<Q", path.read_bytes())[0] % 8 == 0
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_javascript_of_the_page_reads_it(tmp_path: Path) -> None:
+    (snippet,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "verify.md").read_text(), re.DOTALL)
+    (tmp_path / "read.mjs").write_text(snippet)
+    (tmp_path / "models").mkdir()
+    shutil.copy(CONDITIONAL, tmp_path / "models")
+    done = subprocess.run(["node", "read.mjs"], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"[ 20, 1, 28, 28 ] {float(read_golden(CONDITIONAL).z[0, 0])} 15680 7n\n"
 
 
 def metadata(key: str, value: object) -> Callable[[bytes], bytes]:
