@@ -526,7 +526,7 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
     if made[0].dtype != made[1].dtype:  # one of them gives grey levels
         made = [_levels_of(images) for images in made]
     # How exact float32 is depends on the weights, and only a golden file says. Each model may be off by its own limit,
-    # and in opposite directions: right ones, fused and plain, were seen at 0.9 of a single limit.
+    # and in opposite directions: right ones, fused and plain, were at 1.1 of a single limit.
     eager = None if vectors is None else vectors.golden.eager_max_error
     limit = None if eager is None else sum(each.limit(eager) for each in tolerances)
     looser = max(tolerances, key=lambda each: (each.levels, each.mean_levels))
