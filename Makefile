@@ -7,7 +7,7 @@ DATA ?= data
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Tests that need neither torch nor onnx; `make test-light` runs them where there is neither.
-LIGHT_TESTS := $(wildcard tests/test_infer_*.py) $(addprefix tests/test_,latents.py import_rules.py spec.py files.py metrics.py evaluation.py)
+LIGHT_TESTS := $(wildcard tests/test_infer_*.py) $(addprefix tests/test_,latents.py import_rules.py spec.py files.py golden.py metrics.py evaluation.py)
 
 .PHONY: help demo test test-light lint types check models sample clean
 
@@ -35,13 +35,13 @@ types: $(VENV)/installed  ## Check types
 check: lint types test test-light  ## All of the above
 
 models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
-	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx
+	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx --golden models/dcgan-mnist.golden
 	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.pt
-	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx
+	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx --golden models/dcgan-mnist-conditional.golden
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 10 --digits 0123456789 --interpolate 12 --scale 4 --out docs/walk.gif
-	cd models && sha256sum *.onnx *.pt *.safetensors > SHA256SUMS
+	cd models && sha256sum *.onnx *.pt *.safetensors *.golden > SHA256SUMS
 
 sample: $(VENV)/installed  ## Write dcgan/sample/ again from the whole of MNIST in DATA
 	$(VENV)/bin/python tools/make_sample.py $(DATA)

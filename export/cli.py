@@ -68,6 +68,12 @@ if TYPE_CHECKING:
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write the figures to a file."
 )
+@click.option(
+    "--golden",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write latents and exact images, which dcgan-verify holds a model's file against.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="dcgan-export")
 def main(
@@ -80,6 +86,7 @@ def main(
     image: str,
     activation: Activation | None,
     report: Path | None,
+    golden: Path | None,
     as_json: bool,
 ) -> None:
     """Export a generator, and prove the artifact equal to it.
@@ -97,8 +104,8 @@ def main(
       dcgan-export --precision int8 --image uint8 --out small.onnx
       dcgan-export --out digits.pt2 --report parity.json
     """
-    if "-" in map(str, (out, report)):
-        raise click.UsageError("an artifact and its report are files; give a name instead of -.")
+    if "-" in map(str, (out, report, golden)):
+        raise click.UsageError("an artifact, its report and golden vectors are files; give a name instead of -.")
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
@@ -118,7 +125,17 @@ def main(
     publish = require("export.publish", "export").publish
     try:
         artifact = publish(
-            checkpoint, out, form.name, opset, optimize, precision, image, activation, report, say=_status
+            checkpoint,
+            out,
+            form.name,
+            opset=opset,
+            optimize=optimize,
+            precision=precision,
+            image=image,
+            activation=activation,
+            report_path=report,
+            golden_path=golden,
+            say=_status,
         )
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
@@ -126,6 +143,8 @@ def main(
     _print(artifact.report, artifact.as_dict() if as_json else None)
     if not as_json:
         click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
+        if golden is not None:
+            click.echo(f"wrote {golden}")
 
 
 def _print(report: ParityReport, as_json: dict[str, object] | None) -> None:

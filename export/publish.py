@@ -22,6 +22,7 @@ from dcgan.tolerance import TOLERANCES
 
 from . import formats, parity
 from .fuse import fuse
+from .golden import make_golden
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def publish(
     image: str = "float",
     activation: Activation | None = None,
     report_path: Path | None = None,
+    golden_path: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Artifact:
     """Export a checkpoint, and prove the artifact equal to it before anybody can see it.
@@ -87,12 +89,13 @@ def publish(
         image: of an ONNX file, one of `formats.IMAGES`.
         activation: of a `.pt` checkpoint, which does not say.
         report_path: to write the figures to as JSON, whether they pass or not.
+        golden_path: to write golden vectors to, see `dcgan.golden`; only when the artifact passes.
         say: told what is being done, in a few words.
     Raises:
         CheckpointError: the checkpoint is unreadable.
         ExportError: the artifact can't be written as asked.
         ParityError: the artifact is not equal to the checkpoint; its `report` has the figures.
-        OutputError: `path` or `report_path` can't be written.
+        OutputError: `path`, `report_path` or `golden_path` can't be written.
     """
     form = formats.find(format_name)
     optimize = form.optimize if optimize is None else optimize
@@ -109,9 +112,13 @@ def publish(
     taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
     if len(taken) == 1:
         raise ExportError(f"{path} is the checkpoint itself; choose another --out")
-    if report_path is not None and report_path.resolve() in taken:
-        raise ExportError(f"--report {report_path} would overwrite {taken[report_path.resolve()]}; choose another name")
-    with _report(report_path) as figures:
+    for option, other in (("--report", report_path), ("--golden", golden_path)):
+        if other is not None and other.resolve() in taken:
+            raise ExportError(f"{option} {other} would overwrite {taken[other.resolve()]}; choose another name")
+        if other is not None:
+            taken[other.resolve()] = f"the file of {option}"
+    with _report(report_path) as figures, contextlib.ExitStack() as beside:
+        golden = None if golden_path is None else beside.enter_context(replacing(golden_path))
         # Opened before the slow work, so that a folder that can't be written to is said at once.
         with replacing(path) as temporary:
             say(f"reading {checkpoint}")
@@ -141,6 +148,8 @@ def publish(
                     f"{report.reasons[0]}{more}",
                     report,
                 )
+            if golden is not None:
+                golden.write_bytes(make_golden(source).to_bytes())
         artifact = Artifact(path, form.name, optimize, variant, sha256_of(path), path.stat().st_size, metadata, report)
         figures |= artifact.as_dict()
     return artifact

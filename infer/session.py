@@ -68,7 +68,7 @@ class DigitGenerator:
             raise ValueError(f"threads must be 1 or more, found {threads}")
         try:
             self._session, self.provider, self.note = runtime.open_session(content, provider, self.threads)
-            self.spec = _spec_of(self._session)
+            self.spec = spec_of(self._session)
         except ModelError as error:
             raise ModelError(f"can't use model {path}: {error}") from error
         self.runtime_version: str = runtime.onnxruntime().__version__
@@ -294,8 +294,15 @@ def find_model(model: str | Path) -> Path:
     return path
 
 
-def _spec_of(session: Any) -> GeneratorSpec:
-    """The spec inside a model, held against the model's own input and output."""
+def spec_of(session: Any, levels: bool = False) -> GeneratorSpec:
+    """The spec inside a model, held against the model's own inputs and outputs.
+
+    Args:
+        session: an onnxruntime InferenceSession.
+        levels: whether the images may also be grey levels, uint8 of shape (N, height, width).
+    Raises:
+        ModelError: there is no spec, or the inputs and outputs are others than it says.
+    """
     try:
         text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
     except UnicodeDecodeError:
@@ -316,6 +323,7 @@ def _spec_of(session: Any) -> GeneratorSpec:
     expected = [f"z: tensor(float) of (N, {spec.latent_dim})", f"image: tensor(float) of (N, {sizes})"]
     if spec.num_classes:
         expected.insert(1, "label: tensor(int64) of (N)")
-    if found != expected:
+    grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
+    if found != expected and not (levels and found == [*expected[:-1], grey]):
         raise ModelError(f"its inputs and outputs are not what its spec says; expected {expected}, found {found}")
     return spec

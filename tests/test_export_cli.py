@@ -22,6 +22,7 @@ import export
 from dcgan import __version__, shipped
 from dcgan.errors import ExportError, ParityError
 from dcgan.files import sha256_of
+from dcgan.golden import read_golden
 from dcgan.spec import GeneratorSpec
 from export import formats, torchscript_file
 from export.cli import main
@@ -226,6 +227,11 @@ def test_an_opset_that_can_not_be_written_is_one_line(opset: str, folder: Path) 
         ["-o", "a.pt", "--report", "taken"],
         ["-o", "a.pt", "--report", "a.pt"],
         ["-o", "a.pt", "--report", "digits.safetensors"],
+        ["-o", "a.pt", "--golden", "missing/a.golden"],
+        ["-o", "a.pt", "--golden", "taken"],
+        ["-o", "a.pt", "--golden", "a.pt"],
+        ["-o", "a.pt", "--golden", "digits.safetensors"],
+        ["-o", "a.pt", "--report", "same", "--golden", "same"],
     ],
 )
 def test_a_place_that_can_not_be_written_is_said_before_the_work(
@@ -277,6 +283,25 @@ def test_a_mismatch_leaves_the_older_file_and_writes_the_report(folder: Path) ->
     assert report["parity"]["figures"][0]["max_error"] > report["parity"]["figures"][0]["limit"]
     assert json.loads(result.stdout)["parity"] == report["parity"]
     assert "file" not in report
+
+
+def test_golden_vectors_are_written_beside_the_artifact(folder: Path) -> None:
+    result = run("digits.safetensors", "-o", "a.onnx", "--golden", "a.golden", "--json")
+    assert result.exit_code == 0, result.output
+    golden = read_golden(folder / "a.golden")
+    assert golden.weights_sha256 == json.loads(result.stdout)["metadata"]["dcgan.weights_sha256"]
+    assert golden.spec == generator_of().spec
+    first = (folder / "a.golden").read_bytes()
+    assert "wrote a.golden" in run("digits.safetensors", "-o", "a.onnx", "--golden", "a.golden").stdout
+    assert (folder / "a.golden").read_bytes() == first
+
+
+@pytest.mark.usefixtures("damaging")
+def test_a_mismatch_leaves_the_older_golden_file(folder: Path) -> None:
+    (folder / "a.golden").write_bytes(b"older")
+    result = run("digits.safetensors", "-o", "a.pt", "--golden", "a.golden")
+    one_line_and_nothing_left(result, folder, "a.golden", "digits.safetensors")
+    assert (folder / "a.golden").read_bytes() == b"older"
 
 
 @pytest.mark.usefixtures("damaging")

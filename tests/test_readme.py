@@ -50,7 +50,9 @@ def test_no_page_has_a_gap_to_be_filled(page: Path) -> None:
 def test_shipped_files_have_their_digests_and_size() -> None:
     lines = (ROOT / "models" / "SHA256SUMS").read_text().splitlines()
     listed = {name: digest for digest, name in map(str.split, lines)}
-    shipped = {path.name for path in (ROOT / "models").iterdir() if path.suffix in (".onnx", ".pt", ".safetensors")}
+    shipped = {
+        path.name for path in (ROOT / "models").iterdir() if path.suffix in (".onnx", ".pt", ".safetensors", ".golden")
+    }
     assert listed.keys() == shipped
     for name, digest in listed.items():
         assert hashlib.sha256((ROOT / "models" / name).read_bytes()).hexdigest() == digest

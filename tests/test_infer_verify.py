@@ -1,0 +1,586 @@
+"""`dcgan-verify`: what it says of a right model, and of every kind of wrong one. No torch; some models need onnx."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from test_infer_session import varint, with_metadata
+
+from dcgan import __version__, runtime, shipped
+from dcgan.errors import ModelError
+from dcgan.golden import SUFFIX, Golden, read_golden
+from dcgan.tolerance import TOLERANCES, Tolerance
+from infer import verify as verify_module
+from infer.onnx_outline import read_outline
+from infer.verify import FAILED, PASSED, SKIPPED, Check, VerifyReport, verify
+from infer.verify_cli import main
+
+NAME = "dcgan-mnist"
+MODEL = shipped.path_of(NAME, ".onnx")
+GOLDEN = shipped.path_of(NAME, SUFFIX)
+CONDITIONAL = shipped.path_of("dcgan-mnist-conditional", ".onnx")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["--threads", "1", *map(str, arguments)])
+
+
+def outcomes(report: VerifyReport) -> dict[str, str]:
+    return {check.name: check.outcome for check in report.checks}
+
+
+def check_of(report: VerifyReport, name: str) -> Check:
+    return next(check for check in report.checks if check.name == name)
+
+
+def golden_check(path: Path, golden: Path | None = None) -> Check:
+    return check_of(verify(path, golden, threads=1), "golden")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of a shipped model with the manifest that lists it."""
+    shutil.copy(MODEL, tmp_path)
+    shutil.copy(shipped.FOLDER / "SHA256SUMS", tmp_path)
+    return tmp_path / MODEL.name
+
+
+def damaged(path: Path, change: Callable[[bytes], bytes]) -> Path:
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def sign_flipped(content: bytes) -> bytes:
+    """One bit of the first layer's weights: the sign of a weight above 0.05."""
+    weights = np.frombuffer(content, "<f4", offset=len(content) % 4, count=len(content) // 4)
+    middle = len(weights) // 3
+    place = middle + int(np.flatnonzero((np.abs(weights[middle:]) > 0.05) & (np.abs(weights[middle:]) < 1.0))[0])
+    at = len(content) % 4 + 4 * place + 3
+    return content[:at] + bytes((content[at] ^ 0x80,)) + content[at + 1 :]
+
+
+@pytest.mark.parametrize("name", ["dcgan-mnist", "dcgan-mnist-conditional"])
+def test_a_shipped_model_passes_every_check(name: str) -> None:
+    report = verify(name, threads=1)
+    assert outcomes(report) == dict.fromkeys(("integrity", "spec", "operators", "golden"), PASSED)
+    assert report.verdict == "verified: 4 checks passed"
+    difference = check_of(report, "golden").difference
+    assert difference is not None
+    assert difference.images == 20
+    assert difference.max_error is not None
+    assert difference.limit is not None
+    assert 0.0 < difference.max_error <= difference.limit < 2e-5
+    assert difference.limit == 4 * read_golden(shipped.path_of(name, SUFFIX)).eager_max_error + 1e-6
+    assert difference.psnr > 130
+
+
+def test_what_is_printed(copy: Path) -> None:
+    done = run(copy, "--against", NAME)
+    assert done.exit_code == 0, done.output
+    assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stdout.splitlines()[-1] == "verified: 5 checks passed"
+    assert "IR 8, opset 17" in done.stdout
+    damaged(copy, sign_flipped)
+    done = run(copy, "--against", NAME)
+    assert done.exit_code == 1
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert done.stdout.splitlines()[-1] == "NOT verified: 3 failed, 2 passed"
+    assert done.stderr.startswith(f"Error: {copy} is not verified: integrity: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_everything_as_json(copy: Path) -> None:
+    done = run(copy, "--json", "--against", NAME, "-n", "5", "--seed", "3")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["passed"] is True
+    assert result["bytes"] == copy.stat().st_size
+    checks = {check["name"]: check for check in result["checks"]}
+    assert list(checks) == ["integrity", "spec", "operators", "golden", "against"]
+    assert checks["operators"]["figures"]["opsets"] == {"": 17}
+    assert checks["operators"]["figures"]["operators"]["ConvTranspose"] == 1
+    assert checks["golden"]["figures"]["max_error"] < checks["golden"]["figures"]["limit"]
+    assert checks["against"]["figures"]["images"] == 5
+    assert checks["against"]["figures"]["psnr"] is None  # infinite: the same bytes make the same images
+    damaged(copy, lambda content: content[:-4096])
+    result = json.loads(run(copy, "--json").stdout)
+    assert result["passed"] is False
+
+
+def test_a_flipped_bit_in_the_weights_is_noticed_twice(copy: Path) -> None:
+    report = verify(damaged(copy, sign_flipped), threads=1)
+    assert outcomes(report) == {"integrity": FAILED, "spec": PASSED, "operators": PASSED, "golden": FAILED}
+    assert "off by" in check_of(report, "golden").detail
+    (copy.parent / "SHA256SUMS").unlink()
+    assert outcomes(verify(copy, threads=1))["golden"] == FAILED
+
+
+def test_a_truncated_file_is_noticed(copy: Path) -> None:
+    report = verify(damaged(copy, lambda content: content[: len(content) // 2]), threads=1)
+    assert outcomes(report) == {"integrity": FAILED, "spec": FAILED, "operators": FAILED, "golden": SKIPPED}
+    assert "truncated" in check_of(report, "operators").detail
+
+
+def test_nan_in_the_weights_is_noticed(copy: Path) -> None:
+    def change(content: bytes) -> bytes:
+        at = len(content) // 2 & ~3
+        return content[:at] + b"\xff" * 4096 + content[at + 4096 :]
+
+    found = golden_check(damaged(copy, change))
+    assert found.outcome == FAILED
+    assert "NaN or infinite" in found.detail
+    assert found.difference is not None
+    assert found.difference.max_levels == 255
+    assert found.as_dict()["figures"]["max_error"] is None
+    against = check_of(verify(NAME, against=copy, threads=1), "against")
+    assert against.outcome == FAILED
+    assert "NaN or infinite" in against.detail
+
+
+@pytest.mark.parametrize(
+    ("manifest", "outcome", "says"),
+    [
+        (None, SKIPPED, "is not beside it"),
+        ("", SKIPPED, "does not list dcgan-mnist.onnx"),
+        ("{right}  other.onnx\n{wrong}  dcgan-mnist.onnx.bak\n", SKIPPED, "does not list"),
+        ("{right}  dcgan-mnist.onnx\n", PASSED, "is what SHA256SUMS beside it says"),
+        ("{right} *dcgan-mnist.onnx\n", PASSED, "is what SHA256SUMS beside it says"),
+        ("{wrong}  dcgan-mnist.onnx\n", FAILED, "changed, or another file"),
+        ("{right}  dcgan-mnist.onnx\n{wrong}  dcgan-mnist.onnx\n", FAILED, "changed, or another file"),
+    ],
+)
+def test_the_manifest_beside_the_file_is_what_counts(manifest: str | None, outcome: str, says: str, copy: Path) -> None:
+    (copy.parent / "SHA256SUMS").unlink()
+    right = verify(copy, threads=1).sha256
+    if manifest is not None:
+        (copy.parent / "SHA256SUMS").write_text(manifest.format(right=right, wrong="0" * 64))
+    report = verify(copy, threads=1)
+    assert check_of(report, "integrity").outcome == outcome
+    assert says in check_of(report, "integrity").detail
+    expected = {PASSED: "verified: 4 checks passed", SKIPPED: "verified: 3 checks passed, 1 skipped"}
+    assert report.verdict == expected.get(outcome, "NOT verified: 1 failed, 3 passed")
+    assert outcomes(verify(copy, sha256=right.upper(), threads=1))["integrity"] == PASSED
+    assert outcomes(verify(copy, sha256="1" * 64, threads=1))["integrity"] == FAILED
+
+
+def changed(golden: Golden, path: Path, **changes: Any) -> Path:
+    path.write_bytes(dataclasses.replace(golden, **changes).to_bytes())
+    return path
+
+
+def test_a_perturbed_golden_file_is_noticed(tmp_path: Path) -> None:
+    golden = read_golden(GOLDEN)
+    path = tmp_path / "a.golden"
+    assert golden_check(MODEL, changed(golden, path)).outcome == PASSED
+    image = golden.image.copy()
+    image[7, 0, 14, 14] -= np.sign(image[7, 0, 14, 14]) * np.float32(5e-5)
+    found = golden_check(MODEL, changed(golden, path, image=image))
+    assert found.outcome == FAILED
+    assert "off by" in found.detail
+    z = golden.z.copy()
+    z[3, 3] = np.nextafter(z[3, 3], np.float32(9.0))
+    found = golden_check(MODEL, changed(golden, path, z=z))
+    assert found.outcome == FAILED
+    assert "are not those that are drawn here" in found.detail
+    (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  a.golden\n")
+    assert "itself is not what SHA256SUMS" in golden_check(MODEL, changed(golden, path)).detail
+
+
+def test_golden_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
+    found = golden_check(MODEL, shipped.path_of("dcgan-mnist-conditional", SUFFIX))
+    assert found.outcome == FAILED
+    assert "is of weights 108e165ef6c5..., the model of" in found.detail
+    # The digest right and the spec another.
+    golden = read_golden(shipped.path_of("dcgan-mnist-conditional", SUFFIX))
+    path = changed(golden, tmp_path / "a.golden", weights_sha256=read_golden(GOLDEN).weights_sha256)
+    assert "another spec" in golden_check(MODEL, path).detail
+
+
+def test_without_golden_vectors_equality_is_not_claimed(copy: Path) -> None:
+    damaged(copy, lambda content: with_metadata(content, "dcgan.weights_sha256", "ab" * 32))
+    (copy.parent / "SHA256SUMS").unlink()
+    done = run(copy)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == "verified: 2 checks passed, 2 skipped; not compared with a checkpoint"
+    assert "dcgan-export" in done.stdout
+    assert "equality is not shown" in " ".join(done.stdout.split())
+
+
+def test_a_damaged_shipped_golden_file_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / GOLDEN.name).write_bytes(GOLDEN.read_bytes()[:-1])
+    model = shutil.copy(MODEL, tmp_path / "m.onnx")
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    found = golden_check(Path(model))
+    assert found.outcome == FAILED
+    assert "no golden file fits, and golden file" in found.detail
+
+
+@pytest.mark.parametrize("name", ["missing", "foreign"])
+def test_a_golden_file_that_can_not_be_read_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "foreign").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    done = run(MODEL, "--golden", tmp_path / name)
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_model_is_one_line(tmp_path: Path) -> None:
+    for arguments in (["nothing.onnx"], [NAME, "--against", "nothing.onnx"]):
+        done = run(*arguments)
+        assert done.exit_code == 1
+        assert done.stderr.startswith("Error: there is no model 'nothing.onnx'")
+        assert done.stderr.count("\n") == 1
+
+
+def test_an_unknown_precision_is_said(copy: Path) -> None:
+    found = golden_check(damaged(copy, lambda content: with_metadata(content, "dcgan.precision", "fp4")))
+    assert found.outcome == FAILED
+    assert "precision is 'fp4', and this version knows fp32" in found.detail
+
+
+def test_the_tolerance_is_that_of_the_precision(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged(copy, lambda content: with_metadata(content, "dcgan.precision", "coarse"))
+    monkeypatch.setitem(TOLERANCES, "coarse", Tolerance(factor=0.0, floor=1e-9))
+    assert golden_check(copy).outcome == FAILED
+    monkeypatch.setitem(TOLERANCES, "coarse", Tolerance(factor=0.0, floor=2.0, levels=255, mean_levels=255.0))
+    report = verify(damaged(copy, sign_flipped), against=NAME, threads=1)
+    assert check_of(report, "golden").outcome == PASSED
+    assert check_of(report, "against").outcome == PASSED  # the looser of the two
+    assert check_of(verify(copy, against=copy, threads=1), "against").outcome == PASSED
+
+
+def test_a_model_against_another(copy: Path) -> None:
+    against = check_of(verify(NAME, against=copy, n=30, threads=1), "against")
+    assert against.outcome == PASSED
+    assert against.difference is not None
+    assert against.difference.max_error == 0.0
+    # Each may be off by its own limit.
+    assert against.difference.limit == 2 * TOLERANCES["fp32"].limit(read_golden(GOLDEN).eager_max_error)
+    other = check_of(verify(NAME, against="dcgan-mnist-conditional", threads=1), "against")
+    assert other.outcome == FAILED
+    assert other.detail == "dcgan-mnist-conditional.onnx has another spec: num_classes"
+    damaged(copy, sign_flipped)
+    found = check_of(verify(NAME, against=copy, threads=1), "against")
+    assert found.outcome == FAILED
+    assert "off by" in found.detail
+    damaged(copy, lambda content: with_metadata(content, "dcgan.weights_sha256", "ab" * 32))
+    assert "metadata name other weights" in check_of(verify(NAME, against=copy, threads=1), "against").detail
+    damaged(copy, lambda content: content[:1000])
+    found = check_of(verify(NAME, against=copy, threads=1), "against")
+    assert found.outcome == FAILED
+    assert "does not load" in found.detail
+
+
+def test_without_golden_vectors_two_models_are_judged_by_grey_levels(copy: Path) -> None:
+    damaged(copy, lambda content: with_metadata(content, "dcgan.weights_sha256", "ab" * 32))
+    found = check_of(verify(copy, against=NAME, threads=1), "against")
+    assert found.outcome == PASSED
+    assert "only grey levels are judged" in found.detail
+    assert found.difference is not None
+    assert found.difference.limit is None
+    assert found.difference.max_error == 0.0
+
+
+def test_two_conditional_models_are_asked_for_every_class() -> None:
+    asked = []
+    images = verify_module._Subject.images
+
+    def spy(self: Any, z: Any, label: Any, sizes: Any) -> Any:
+        asked.append(label)
+        return images(self, z, label, sizes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_module._Subject, "images", spy)
+        verify("dcgan-mnist-conditional", against="dcgan-mnist-conditional", n=23, threads=1)
+    assert [list(label) for label in asked] == [[*range(10)] * 2, *2 * [[*range(10), *range(10), 0, 1, 2]]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--sha256", "abc"],
+        ["--sha256", "g" * 64],
+        ["-n", "3"],
+        ["--seed", "3"],
+        ["--against", NAME, "-n", "0"],
+        ["--threads", "0"],
+        ["a", "b"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert "Error: " in done.stderr
+
+
+def test_help_needs_neither_numpy_nor_onnxruntime(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom infer.verify_cli import main\ntry: main(['--help'])\n"
+        "except SystemExit: print({'numpy', 'onnxruntime', 'PIL', 'torch', 'onnx'} & set(sys.modules))"
+    )
+    root = Path(verify_module.__file__).resolve().parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.endswith("set()\n")
+    assert run("--version").stdout == f"dcgan-verify, version {__version__}\n"
+
+
+# The outline: a reader of the wire format, on models made by hand.
+
+
+def part(number: int, payload: bytes | int) -> bytes:
+    if isinstance(payload, int):
+        return varint(number << 3) + varint(payload)
+    return varint(number << 3 | 2) + varint(len(payload)) + payload
+
+
+def node(name: str, domain: str = "", more: bytes = b"") -> bytes:
+    return part(1, part(4, name.encode()) + (part(7, domain.encode()) if domain else b"") + more)
+
+
+def model(graph: bytes, more: bytes = b"") -> bytes:
+    return part(1, 8) + part(8, part(2, 17)) + part(7, graph) + more
+
+
+def nested(depth: int) -> bytes:
+    graph = node("Relu")
+    for _ in range(depth):
+        graph = node("If", more=part(5, part(6, graph)))
+    return model(graph)
+
+
+def test_the_outline_of_what_ships_is_what_onnx_reads() -> None:
+    onnx = pytest.importorskip("onnx")
+    for path in (MODEL, CONDITIONAL):
+        expected = onnx.load(path)
+        outline = read_outline(path.read_bytes())
+        assert outline.ir_version == expected.ir_version == 8
+        assert outline.opsets == {entry.domain: entry.version for entry in expected.opset_import}
+        names = sorted(entry.op_type for entry in expected.graph.node)
+        assert sorted(name for (_, name), count in outline.operators.items() for _ in range(count)) == names
+
+
+def test_operators_are_found_wherever_they_hide() -> None:
+    within = model(node("If", more=part(5, part(11, node("Gelu", "com.microsoft")))))
+    assert read_outline(within).custom == ["com.microsoft.Gelu"]
+    function = model(node("Relu"), part(25, part(7, part(4, b"Gelu") + part(7, b"org.evil"))))
+    assert read_outline(function).custom == ["org.evil.Gelu"]
+    assert read_outline(model(node("Relu", "ai.onnx"))).custom == []
+    assert read_outline(nested(16)).operators == {("", "If"): 16, ("", "Relu"): 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "no ONNX file"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(64), "no ONNX file"),
+        (model(node("Relu"))[:-1], "truncated"),
+        (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "truncated"),
+        (b"\x08" + b"\xff" * 11, "does not end"),
+        (b"\x08", "does not end"),
+        (b"\x00\x01", "number 0"),
+        (b"\x0b", "wire type 3"),
+        (part(1, b"8") + part(8, part(2, 17)) + part(7, b""), "no number"),
+        (part(7, 3), "where a part should be"),
+        (part(1, 8) + part(7, node("Relu")), "no opset"),
+        (model(node("\x1b[31m")), "no plain text"),
+        (model(part(1, part(4, b"\xff"))), "no plain text"),
+        (model(node("R" * 201)), "no plain text"),
+        (nested(17), "nested more than 16 deep"),
+        (model(node("Relu") * 600_000), "more than 1,000,000 fields"),
+    ],
+)
+def test_hostile_outlines_are_refused(content: bytes, says: str) -> None:
+    with pytest.raises(ModelError, match=says) as caught:
+        read_outline(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_fixed_size_fields_are_passed_over() -> None:
+    extra = varint(99 << 3 | 5) + bytes(4) + varint(99 << 3 | 1) + bytes(8)
+    assert read_outline(extra + model(node("Relu"))).operators == {("", "Relu"): 1}
+    with pytest.raises(ModelError, match="truncated"):
+        read_outline(model(node("Relu")) + varint(99 << 3 | 1) + bytes(7))
+
+
+def test_a_foreign_file_has_no_spec(copy: Path) -> None:
+    damaged(copy, lambda content: content.replace(b"dcgan.spec", b"dcgan.spem"))
+    report = verify(copy, threads=1)
+    assert outcomes(report) == {"integrity": FAILED, "spec": FAILED, "operators": PASSED, "golden": SKIPPED}
+    assert "no generator spec" in check_of(report, "spec").detail
+
+
+# Models that are made with the onnx package.
+
+
+def build(path: Path, nodes: list[Any], outputs: list[Any], opsets: dict[str, int], metadata: dict[str, str]) -> Path:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    z = helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["batch", 100])
+    graph = helper.make_graph(nodes, "g", [z], outputs)
+    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    made = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    helper.set_model_props(made, metadata)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_a_foreign_onnx_file(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 100])
+    relu = onnx.helper.make_node("Relu", ["z"], ["y"])
+    path = build(tmp_path / "a.onnx", [relu], [output], {"": 17}, {})
+    assert outcomes(verify(path, threads=1)) == {
+        "integrity": SKIPPED,
+        "spec": FAILED,
+        "operators": PASSED,
+        "golden": SKIPPED,
+    }
+
+
+@pytest.mark.parametrize(("domain", "says"), [("com.microsoft", "com.microsoft.Gelu"), ("org.evil", "org.evil.Gelu")])
+def test_operators_outside_of_the_standard_are_refused(domain: str, says: str, tmp_path: Path) -> None:
+    """onnxruntime runs the first kind; other runtimes don't."""
+    onnx = pytest.importorskip("onnx")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 100])
+    gelu = onnx.helper.make_node("Gelu", ["z"], ["y"], domain=domain)
+    path = build(tmp_path / "a.onnx", [gelu], [output], {"": 17, domain: 1}, {})
+    found = check_of(verify(path, threads=1), "operators")
+    assert found.outcome == FAILED
+    assert f"outside of the ONNX standard: {says}" in found.detail
+
+
+def test_a_model_that_onnxruntime_refuses(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", 100])
+    unknown = onnx.helper.make_node("Unheard", ["z"], ["y"])
+    found = check_of(verify(build(tmp_path / "a.onnx", [unknown], [output], {"": 17}, {}), threads=1), "operators")
+    assert found.outcome == FAILED
+    import onnxruntime
+
+    assert f"onnxruntime {onnxruntime.__version__} does not load it: " in found.detail
+    assert "Unheard" in found.detail
+
+
+def grey(path: Path, *, step: int = 0) -> Path:
+    """The shipped model with grey levels as its output, all of them `step` too high."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    made = onnx.load(MODEL)
+    graph = made.graph
+    last = graph.node[-1]
+    assert last.output[0] == "image"
+    last.output[0] = "values"
+    for name, value in (("one", 1.0), ("half", 127.5), ("step", float(step)), ("least", 0.0), ("most", 255.0)):
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "axis"))
+    graph.node.extend(
+        [
+            helper.make_node("Add", ["values", "one"], ["raised"]),
+            helper.make_node("Mul", ["raised", "half"], ["scaled"]),
+            helper.make_node("Round", ["scaled"], ["rounded"]),
+            helper.make_node("Add", ["rounded", "step"], ["stepped"]),
+            helper.make_node("Clip", ["stepped", "least", "most"], ["clipped"]),
+            helper.make_node("Cast", ["clipped"], ["cast"], to=onnx.TensorProto.UINT8),
+            helper.make_node("Squeeze", ["cast", "axis"], ["image"]),
+        ]
+    )
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("image", onnx.TensorProto.UINT8, ["batch", 28, 28]))
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_a_model_that_gives_grey_levels_is_held_against_grey_levels(tmp_path: Path) -> None:
+    path = grey(tmp_path / "a.onnx")
+    report = verify(path, against=NAME, threads=1)
+    assert outcomes(report) == {
+        "integrity": SKIPPED,
+        **dict.fromkeys(("spec", "operators", "golden", "against"), PASSED),
+    }
+    difference = check_of(report, "golden").difference
+    assert difference is not None
+    assert (difference.max_error, difference.limit, difference.mean_error) == (None, None, None)
+    assert "only grey levels are judged" in check_of(report, "against").detail
+    assert max(map(len, report.table().splitlines())) <= 80
+    report = verify(grey(path, step=1), against=NAME, threads=1)
+    assert outcomes(report)["golden"] == outcomes(report)["against"] == FAILED
+    assert "grey levels on average" in check_of(report, "golden").detail
+    report = verify(grey(path, step=2), threads=1)
+    assert "off by 2 grey levels" in check_of(report, "golden").detail
+
+
+def test_a_batch_that_is_fixed_is_noticed(copy: Path) -> None:
+    """The output promises any batch, and a Reshape inside knows one; onnxruntime sees through that."""
+    onnx = pytest.importorskip("onnx")
+    made = onnx.load(copy)
+    (tensor,) = (each for each in made.graph.initializer if each.name == "Reshape_0.input1")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([1, 256, 7, 7], np.int64), tensor.name))
+    copy.write_bytes(made.SerializeToString())
+    found = check_of(verify(copy, threads=1), "spec")
+    assert found.outcome == FAILED
+    assert "found ['z: tensor(float) of (N, 100)', 'image: tensor(float) of (1, 1, 28, 28)']" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (
+            lambda images: images[:1],
+            "a batch of 7 should give float32 of shape (7, 1, 28, 28), found float32 of shape (1,",
+        ),
+        (lambda images: images.astype(np.float64), "a batch of 1 should give float32"),
+        (lambda images: images / (len(images) < 7), "a batch of 7: divide by zero"),
+    ],
+)
+def test_a_model_that_returns_something_else(
+    broken: Callable[[Any], Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        def __init__(self, session: Any) -> None:
+            self._session = session
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._session, name)
+
+        def run(self, names: Any, inputs: Any) -> Any:
+            with np.errstate(all="raise"):
+                return [broken(self._session.run(names, inputs)[0])]
+
+    opened = runtime.open_session
+    monkeypatch.setattr(
+        runtime, "open_session", lambda *options: opened(*options)._replace(session=Session(opened(*options).session))
+    )
+    found = golden_check(MODEL)
+    assert found.outcome == FAILED
+    assert says in found.detail
+
+
+def test_what_a_file_says_can_not_steer_the_terminal(copy: Path) -> None:
+    damaged(copy, lambda content: with_metadata(content, "dcgan.precision", "\x1b[2Jfp32"))
+    done = run(copy)
+    assert done.exit_code == 1
+    assert "\x1b" not in done.output
+
+
+def test_metadata_that_is_no_text(copy: Path) -> None:
+    pairs = b"\x0a\x01a\x12\x01\xff"
+    damaged(copy, lambda content: content + b"\x72" + bytes((len(pairs),)) + pairs)
+    assert outcomes(verify(copy, threads=1))["spec"] == FAILED
+
+
+def test_the_layout_of_the_wire_is_little_endian() -> None:
+    assert struct.unpack("<Q", GOLDEN.read_bytes()[:8])[0] == len(GOLDEN.read_bytes()) - 8 - 86400
