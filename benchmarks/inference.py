@@ -3,8 +3,7 @@
 1. Cold start: the whole process `dcgan-infer --n 16 --out grid.png` against a bare script that imports onnxruntime,
    runs the model once and saves a PNG. Processes take turns.
 2. Throughput: DigitGenerator (latents and grey levels included) and its session alone against torch in eager mode.
-   Each row runs in bursts of a few tenths of a second with a rest of 0.25 s, since the thread pools of both go on
-   spinning after a call and would slow each other down. The same number of threads for all.
+   Measured as `infer.bench.measure` does it, in bursts with rests between; the same number of threads for all.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import numpy as np
 
 from dcgan import shipped
 from infer import DigitGenerator
+from infer.bench import measure, ratios
 from infer.latents import Block
 
 NAME = "dcgan-mnist"  # unconditional
@@ -60,8 +60,8 @@ def cold_start(rounds: int) -> None:
         click.echo(f"{name:<27}{statistics.median(values):>9.3f}{min(values):>10.3f}{ratio:>16.2f}")
 
 
-def rows(batch: int, threads: int) -> dict[str, Callable[[int], None]]:
-    """Functions that make so many images, by name; the peer first."""
+def rows(batch: int, threads: int) -> tuple[int, dict[str, Callable[[], None]]]:
+    """Images that a call makes, and functions by name that make so many; the peer first."""
     import torch
 
     from dcgan.checkpoint import load_generator
@@ -71,39 +71,33 @@ def rows(batch: int, threads: int) -> dict[str, Callable[[int], None]]:
     ours = DigitGenerator(NAME, provider="cpu", threads=threads)
     z = np.random.default_rng(0).standard_normal((batch, ours.spec.latent_dim)).astype(np.float32)
     tensor = torch.from_numpy(z)
+    calls = max(1, 256 // batch)  # DigitGenerator draws latents for several batches at a time
 
-    def run_eager(images: int) -> None:
+    def run_eager() -> None:
         with torch.inference_mode():
-            for _ in range(images // batch):
+            for _ in range(calls):
                 eager(tensor)
 
-    def run_session(images: int) -> None:
-        for _ in ours.run((Block(z) for _ in range(images // batch)), batch):
+    def run_session() -> None:
+        for _ in ours.run((Block(z) for _ in range(calls)), batch):
             pass
 
-    def run_ours(images: int) -> None:
-        for _ in ours.stream(images, batch_size=batch):
+    def run_ours() -> None:
+        for _ in ours.stream(calls * batch, batch_size=batch):
             pass
 
-    return {"torch eager": run_eager, "session alone": run_session, "DigitGenerator": run_ours}
+    return calls * batch, {"torch eager": run_eager, "session alone": run_session, "DigitGenerator": run_ours}
 
 
 def throughput(batch: int, rounds: int, threads: int) -> None:
-    functions = rows(batch, threads)
-    images = {1: 1024, 16: 2048}.get(batch, 2048)
-    rates: dict[str, list[float]] = {name: [] for name in functions}
-    for number in range(rounds + 1):
-        for name, function in functions.items():
-            time.sleep(0.25)
-            start = time.perf_counter()
-            function(images)
-            if number:
-                rates[name].append(images / (time.perf_counter() - start))
+    images, functions = rows(batch, threads)
+    bursts = measure(functions, rounds=rounds)
     head = f"batch {batch}, {threads} threads"
     click.echo(f"\n{head:<27}  median images/s    best   ratio, median")
-    for name, values in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(values, rates["torch eager"], strict=True))
-        click.echo(f"{name:<27}{statistics.median(values):>17,.0f}{max(values):>8,.0f}{ratio:>16.2f}")
+    for name, found in bursts.items():
+        rates = [images * part.rate for part in found]
+        ratio = statistics.median(ratios(found, bursts["torch eager"]))
+        click.echo(f"{name:<27}{statistics.median(rates):>17,.0f}{max(rates):>8,.0f}{ratio:>16.2f}")
 
 
 @click.command()

@@ -13,6 +13,16 @@ def test_round_trip_through_json() -> None:
     assert GeneratorSpec.from_json(spec.to_json()) == spec
 
 
+def test_multiply_adds_of_an_image() -> None:
+    # By hand: linear1 100 * 12544; decon1 49 * 256 * 128 * 9; decon2 49 * 128 * 64 * 16; decon3 196 * 64 * 16.
+    assert GeneratorSpec().multiply_adds == 1_254_400 + 14_450_688 + 6_422_528 + 200_704
+    # Ten classes make the latent ten longer: 10 * 12544 more.
+    assert GeneratorSpec(num_classes=10).multiply_adds == GeneratorSpec().multiply_adds + 125_440
+    # Images of 8x8 begin as 2x2: 7 * 16; 4 * 4 * 3 * 9; 4 * 3 * 2 * 16; 16 * 2 * 16.
+    small = GeneratorSpec(latent_dim=7, image_shape=(1, 8, 8), channels=(4, 3, 2))
+    assert small.multiply_adds == 112 + 432 + 384 + 512
+
+
 def test_json_is_canonical() -> None:
     assert (
         GeneratorSpec().to_json()
