@@ -21,6 +21,11 @@ def to_uint8(images: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     return levels.astype(np.uint8)
 
 
+def to_levels(images: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Grey levels of what a model gave: `to_uint8`, or the images themselves where they are grey levels already."""
+    return images if images.dtype == np.uint8 else to_uint8(images)  # type: ignore[return-value,arg-type]
+
+
 def tile(images: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
     """Lay images out in rows, left to right and top to bottom.
 

@@ -17,7 +17,7 @@ from . import shipped
 from .data import CLASSES
 from .errors import EvaluationError, ModelError, SpecError, first_line
 from .extras import require
-from .images import to_uint8
+from .images import to_levels, to_uint8
 from .latents import labels, latents
 from .runtime import cores, open_session, reason
 from .spec import SPEC_KEY, GeneratorSpec
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 _BATCH = 250
 _SIDES = (28, 28)
 
-# float32 latents (N, latent_dim) and int64 labels (N,) or None, to float32 images (N, 1, H, W) from -1 to 1.
-Run = Callable[[npt.NDArray[np.float32], "npt.NDArray[np.int64] | None"], npt.NDArray[np.float32]]
+# float32 latents (N, latent_dim) and int64 labels (N,) or None, to float32 images (N, 1, H, W) from -1 to 1, or to
+# grey levels, uint8 (N, H, W).
+Run = Callable[[npt.NDArray[np.float32], "npt.NDArray[np.int64] | None"], npt.NDArray[Any]]
 
 
 class Digits:
@@ -55,9 +56,10 @@ class Digits:
         for first in range(0, count, _BATCH):
             z = latents(seed, first, min(_BATCH, count - first), self._spec.latent_dim)
             images = self._run(z, None if wanted is None else wanted[first : first + len(z)])
-            if images.shape != (len(z), 1, *_SIDES) or not np.isfinite(images).all():
+            one = _SIDES if images.dtype == np.uint8 else (1, *_SIDES)
+            if images.shape != (len(z), *one) or not np.isfinite(images).all():
                 raise EvaluationError(f"{self.name} makes values that are not finite, or of shape {images.shape}")
-            parts.append(to_uint8(images[:, 0]))
+            parts.append(to_levels(images).reshape(len(z), *_SIDES))
         return np.concatenate(parts), wanted
 
 

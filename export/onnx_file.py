@@ -72,6 +72,11 @@ def write(
             f"opset {opset} can't be written; choose one from {OLDEST_OPSET} to {newest}, "
             f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know"
         )
+    if variant.image == "uint8" and spec.image_shape[0] != 1:
+        raise ExportError(
+            f"grey levels are of images with one channel, and this generator makes {spec.image_shape[0]}; "
+            "take --image float"
+        )
     written = GreyLevels(generator).eval() if variant.image == "uint8" else generator
     model = _convert(_translate(written, spec), opset)
     _tidy(model)

@@ -151,6 +151,7 @@ def _sizes(stages: list[Tensor], spec: GeneratorSpec) -> list[Tensor]:
     return found
 
 
+@torch.no_grad()
 def _rewritten(exact: Generator, factors: list[Tensor]) -> QuantizableGenerator:
     """Steps 1 to 3 and 5 of the module's docstring.
 

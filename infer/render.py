@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan import __version__
-from dcgan.errors import LatentError
+from dcgan.errors import LatentError, ModelError
 from dcgan.files import sha256_of
-from dcgan.images import to_uint8
+from dcgan.images import to_levels
 
 from .latents import load, load_labels, walk
 from .request import GRIDS, Request
@@ -56,6 +56,11 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
         ModelError, LatentError, DeviceError, RuntimeMissingError, OutputError
     """
     generator = DigitGenerator(request.model, provider=request.provider, threads=request.threads)
+    if request.dtype == "float" and generator.grey_levels:
+        raise ModelError(
+            f"model {generator.name} gives grey levels, no floats; leave --dtype float out, or take a model exported "
+            "with --image float"
+        )
     z = _wanted(request.latents_file, load, request, "latents")
     labels = _wanted(request.labels_file, load_labels, request, "labels")
     blocks = generator.blocks(
@@ -71,7 +76,7 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
     if request.steps:
         blocks = walk(blocks, request.steps)
     values = generator.run(blocks, request.batch_size)
-    images: _Batches = values if request.dtype == "float" else map(to_uint8, values)
+    images: _Batches = values if request.dtype == "float" else map(to_levels, values)
 
     _, height, width = generator.spec.image_shape
     rows, columns = request.layout

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dcgan import runtime, shipped
 from dcgan.errors import LatentError, ModelError, SpecError, first_line
-from dcgan.images import to_uint8
+from dcgan.images import to_levels
 from dcgan.latents import labels as drawn_labels
 from dcgan.latents import latents
 from dcgan.spec import INDICES, SPEC_KEY, GeneratorSpec
@@ -40,6 +40,7 @@ class DigitGenerator:
         provider: `cpu` or `cuda`, where it runs.
         note: with `auto`, why CUDA was offered and not taken; else empty.
         threads: of the CPU provider.
+        grey_levels: whether the model itself gives grey levels, so that there are no floats to be had.
         runtime_version: of onnxruntime.
     """
 
@@ -73,6 +74,7 @@ class DigitGenerator:
             raise ModelError(f"can't use model {path}: {error}") from error
         self.runtime_version: str = runtime.onnxruntime().__version__
         self._outputs = [self._session.get_outputs()[0].name]
+        self.grey_levels = self._session.get_outputs()[0].type == "tensor(uint8)"
 
     def generate(
         self,
@@ -115,8 +117,7 @@ class DigitGenerator:
     ) -> Iterator[_Images]:
         """Like `generate`, in parts of up to `batch_size` images: any `n` in constant memory."""
         blocks = self.blocks(n, seed=seed, start=start, digits=digits, truncation=truncation, batch_size=batch_size)
-        for values in self.run(blocks, batch_size):
-            yield to_uint8(values)
+        yield from map(to_levels, self.run(blocks, batch_size))
 
     def generate_from(
         self,
@@ -144,7 +145,7 @@ class DigitGenerator:
         if len(z) == 0:
             raise LatentError("there are no latents: the first axis is empty")
         blocks = self.blocks(len(z), z=z, labels=labels, batch_size=batch_size)
-        return np.concatenate([to_uint8(values) for values in self.run(blocks, batch_size)])
+        return np.concatenate(list(map(to_levels, self.run(blocks, batch_size))))
 
     def blocks(
         self,
@@ -238,21 +239,23 @@ class DigitGenerator:
             f"{' such as --model ' + known[0] if known else ', trained with dcgan-train --conditional'}"
         )
 
-    def run(self, blocks: Iterable[Block], batch_size: int = BATCH_SIZE) -> Iterator[_Floats]:
+    def run(self, blocks: Iterable[Block], batch_size: int = BATCH_SIZE) -> Iterator[_Floats | _Images]:
         """Run the generator.
 
         Args:
             blocks: latents and labels.
             batch_size: images at a time; a block's rest makes a smaller batch.
         Returns:
-            For each batch float32, shape (N, height, width), range [-1, 1]; -1 is black.
+            For each batch float32, shape (N, height, width), range [-1, 1]; -1 is black. Or uint8, same shape, 0 is
+            black, of a model that gives grey levels.
         Raises:
             LatentError: the latents are not what the model takes.
             ModelError: the model fails, or returns NaN or infinity.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, found {batch_size}")
-        _, height, width = self.spec.image_shape
+        sides = self.spec.image_shape[1:]
+        one = sides if self.grey_levels else self.spec.image_shape
         for block in blocks:
             whole = Block(checked(block.z, self.spec.latent_dim), block.labels)
             for first in range(0, len(whole), batch_size):
@@ -262,14 +265,14 @@ class DigitGenerator:
                     (values,) = self._session.run(self._outputs, inputs)
                 except Exception as error:  # its exceptions have no common base below Exception
                     raise ModelError(f"model {self.name} failed while running: {runtime.reason(error)}") from error
-                if values.shape != (len(batch), 1, height, width):
+                if values.shape != (len(batch), *one):
                     raise ModelError(
                         f"model {self.name} returned shape {values.shape} for {len(batch)} latents, "
-                        f"its spec says {(len(batch), 1, height, width)}"
+                        f"its spec says {(len(batch), *one)}"
                     )
-                if not np.isfinite(values).all():
+                if not self.grey_levels and not np.isfinite(values).all():
                     raise ModelError(f"model {self.name} returned NaN or infinity; its weights are damaged")
-                yield values.reshape(len(batch), height, width)
+                yield values.reshape(len(batch), *sides)
 
 
 def find_model(model: str | Path) -> Path:
@@ -294,12 +297,11 @@ def find_model(model: str | Path) -> Path:
     return path
 
 
-def spec_of(session: Any, levels: bool = False) -> GeneratorSpec:
-    """The spec inside a model, held against the model's own inputs and outputs.
+def spec_of(session: Any) -> GeneratorSpec:
+    """The spec inside a model, held against the model's own inputs and outputs; these may be floats or grey levels.
 
     Args:
         session: an onnxruntime InferenceSession.
-        levels: whether the images may also be grey levels, uint8 of shape (N, height, width).
     Raises:
         ModelError: there is no spec, or the inputs and outputs are others than it says.
     """
@@ -324,6 +326,6 @@ def spec_of(session: Any, levels: bool = False) -> GeneratorSpec:
     if spec.num_classes:
         expected.insert(1, "label: tensor(int64) of (N)")
     grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
-    if found != expected and not (levels and found == [*expected[:-1], grey]):
+    if found != expected and found != [*expected[:-1], grey]:
         raise ModelError(f"its inputs and outputs are not what its spec says; expected {expected}, found {found}")
     return spec

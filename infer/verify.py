@@ -245,7 +245,7 @@ class _Subject:
             self.problem = f"onnxruntime does not load it: {self.refusal}"
             return
         try:
-            self._spec = spec_of(self._session, levels=True)
+            self._spec = spec_of(self._session)
         except ModelError as error:
             self.problem = str(error)
         except UnicodeDecodeError:  # onnxruntime hands names on as they are

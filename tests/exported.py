@@ -10,7 +10,9 @@ from pathlib import Path
 
 import onnx
 import torch
+from hypothesis import strategies as st
 from planted_faults import trained_like
+from torch import Tensor
 
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
@@ -20,6 +22,10 @@ from export import formats, parity
 METADATA = {"dcgan.note": "a test"}
 # The document's four, and those that take a parameter with another one than the default.
 ACTIVATIONS = ("relu", "leaky-relu", "elu", "softplus", "leaky-relu:0.2", "elu:0.5", "softplus:2")
+
+
+# Scales of a BatchNorm: any sign, far from 1, and none at all.
+SCALES = st.sampled_from(["positive", "mixed", "negative", "zeros", "all zero"])
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,9 @@ def onnx_model(activation: str = "relu", full_size: bool = False) -> onnx.ModelP
     return onnx.load_from_string(exported("onnx", activation, full_size=full_size).content)
 
 
-def save(path: Path, activation: str = "relu") -> Path:
+def save(path: Path, activation: str = "relu", trained: bool = True) -> Path:
     """A checkpoint of a small generator."""
-    generator = generator_of(activation)
+    generator = generator_of(activation, trained)
     save_generator(path, generator.state_dict(), generator.spec, '{"recipe":"test"}')
     return path
 
@@ -71,3 +77,33 @@ def metadata_of(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if "/extra/" in name]
         return {name.partition("/extra/")[2]: archive.read(name).decode() for name in names}
+
+
+def with_statistics(spec: GeneratorSpec, seed: int, scales: str, spread: float = 1.0) -> Generator:
+    """A generator in float64 whose BatchNorms have been somewhere."""
+    torch.manual_seed(seed)
+    generator = Generator(spec).double().eval()
+    with torch.no_grad():
+        for name, tensor in generator.state_dict().items():
+            if not name.startswith("bn") or not tensor.is_floating_point():
+                continue
+            random = torch.randn_like(tensor) * spread
+            if name.endswith("running_var"):
+                tensor.copy_(random.exp())
+            elif name.endswith("weight"):
+                kinds = {
+                    "positive": random.abs(),
+                    "mixed": random,
+                    "negative": -random.abs(),
+                    "zeros": torch.where(torch.rand_like(random) < 0.3, 0.0, random),
+                    "all zero": torch.zeros_like(random),
+                }
+                tensor.copy_(kinds[scales])
+            else:
+                tensor.copy_(random)
+    return generator
+
+
+def inputs_of(spec: GeneratorSpec, count: int = 6) -> tuple[Tensor, ...]:
+    z = torch.randn(count, spec.latent_dim, dtype=torch.float64) * 3.0
+    return (z, torch.arange(count) % spec.num_classes) if spec.num_classes else (z,)

@@ -8,48 +8,14 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from exported import ACTIVATIONS, METADATA, generator_of, small_spec
+from exported import ACTIVATIONS, METADATA, SCALES, generator_of, inputs_of, small_spec, with_statistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from dcgan.networks import Generator
 from dcgan.spec import Activation, GeneratorSpec
 from export import formats, onnx_file, parity
 from export.fuse import fuse
-
-# Scales of a BatchNorm: any sign, far from 1, and none at all.
-_SCALES = st.sampled_from(["positive", "mixed", "negative", "zeros", "all zero"])
-
-
-def with_statistics(spec: GeneratorSpec, seed: int, scales: str, spread: float = 1.0) -> Generator:
-    """A generator in float64 whose BatchNorms have been somewhere."""
-    torch.manual_seed(seed)
-    generator = Generator(spec).double().eval()
-    with torch.no_grad():
-        for name, tensor in generator.state_dict().items():
-            if not name.startswith("bn") or not tensor.is_floating_point():
-                continue
-            random = torch.randn_like(tensor) * spread
-            if name.endswith("running_var"):
-                tensor.copy_(random.exp())
-            elif name.endswith("weight"):
-                kinds = {
-                    "positive": random.abs(),
-                    "mixed": random,
-                    "negative": -random.abs(),
-                    "zeros": torch.where(torch.rand_like(random) < 0.3, 0.0, random),
-                    "all zero": torch.zeros_like(random),
-                }
-                tensor.copy_(kinds[scales])
-            else:
-                tensor.copy_(random)
-    return generator
-
-
-def inputs_of(spec: GeneratorSpec, count: int = 6) -> tuple[Tensor, ...]:
-    z = torch.randn(count, spec.latent_dim, dtype=torch.float64) * 3.0
-    return (z, torch.arange(count) % spec.num_classes) if spec.num_classes else (z,)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -59,7 +25,7 @@ def inputs_of(spec: GeneratorSpec, count: int = 6) -> tuple[Tensor, ...]:
     num_classes=st.sampled_from([0, 1, 3]),
     channels=st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7)),
     image=st.sampled_from([(1, 4, 4), (1, 8, 8), (3, 8, 8), (1, 12, 12)]),
-    scales=_SCALES,
+    scales=SCALES,
     spread=st.floats(0.0, 2.0),
     seed=st.integers(0, 1000),
 )
