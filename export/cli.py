@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from dcgan.errors import OutputError, ParityError
 from dcgan.extras import require
 
 from .formats import FORMATS, IMAGES, OPTIMIZATIONS, PRECISIONS
+from .targets import TARGETS, publish_to_triton
 
 if TYPE_CHECKING:
     from dcgan.spec import Activation
@@ -46,18 +48,22 @@ if TYPE_CHECKING:
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
-    default="fp32",
-    show_default=True,
     help="Of ONNX. fp16: weights stored in half the bits, computed in fp32: half the size, the same speed (half "
     "arithmetic is for GPUs: load TorchScript there, and call .half()). int8: convolutions computed in 8 bits: a third "
-    "of the size, faster, and off by half a grey level on average.",
+    "of the size, faster, and off by half a grey level on average.  [default: fp32]",
 )
 @click.option(
     "--image",
     type=click.Choice(IMAGES),
-    default="float",
-    show_default=True,
-    help="What an ONNX file gives. float: (N, 1, 28, 28) from -1 to 1; uint8: grey levels (N, 28, 28), ready to show.",
+    help="What an ONNX file gives. float: (N, 1, 28, 28) from -1 to 1; uint8: grey levels (N, 28, 28), ready to show."
+    "  [default: float]",
+)
+@click.option(
+    "--target",
+    "target_name",
+    type=click.Choice(list(TARGETS)),
+    help="ONNX as suits a consumer. ort: the defaults; cpp: --image uint8; web: --precision int8 --image uint8, a "
+    "small file; triton: a model repository in the folder --out.",
 )
 @click.option(
     "--activation",
@@ -82,8 +88,9 @@ def main(
     out: Path | None,
     opset: int | None,
     optimize: str | None,
-    precision: str,
-    image: str,
+    precision: str | None,
+    image: str | None,
+    target_name: str | None,
     activation: Activation | None,
     report: Path | None,
     golden: Path | None,
@@ -102,6 +109,7 @@ def main(
       dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
       dcgan-export --optimize none --out plain.onnx
       dcgan-export --precision int8 --image uint8 --out small.onnx
+      dcgan-export --target triton --out model_repository
       dcgan-export --out digits.pt2 --report parity.json
     """
     if "-" in map(str, (out, report, golden)):
@@ -110,33 +118,39 @@ def main(
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
     form = FORMATS[format_name or implied or "onnx"]
-    given = {"--opset": opset is not None, "--precision": precision != "fp32", "--image": image != "float"}
-    for option in (option for option, is_given in given.items() if is_given and not form.has_variants):
+    given = {"--opset": opset, "--precision": precision, "--image": image, "--target": target_name}
+    for option in (option for option, value in given.items() if value is not None and not form.has_variants):
         raise click.UsageError(f"{option} is for ONNX only, not for {form.name}.")
+    target = TARGETS[target_name or "ort"]
+    precision, image = precision or target.variant.precision, image or target.variant.image
+    if target.repository and (implied or report):
+        raise click.UsageError("--target triton writes a folder, and no report; give a folder's name, or take --json.")
     if precision == "int8" and optimize == "none":
         raise click.UsageError("--precision int8 needs the fused form; leave --optimize none out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
-    if out is None:
+    if out is None and target.repository:
+        out = Path("model_repository")
+    elif out is None:
         out = Path(checkpoint.stem + form.suffix)
         if out.exists():  # perhaps a checkpoint: the document's script saves .pt files too
             raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
     for package, extra in form.needs:
         require(package, extra)
-    publish = require("export.publish", "export").publish
+    publish = functools.partial(
+        require("export.publish", "export").publish,
+        checkpoint,
+        format_name=form.name,
+        opset=opset,
+        optimize=optimize,
+        precision=precision,
+        image=image,
+        activation=activation,
+        report_path=report,
+        golden_path=golden,
+        say=_status,
+    )
     try:
-        artifact = publish(
-            checkpoint,
-            out,
-            form.name,
-            opset=opset,
-            optimize=optimize,
-            precision=precision,
-            image=image,
-            activation=activation,
-            report_path=report,
-            golden_path=golden,
-            say=_status,
-        )
+        artifact = publish_to_triton(publish, out, checkpoint.stem, image) if target.repository else publish(out)
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise

@@ -15,7 +15,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from exported import generator_of, save
+from exported import generator_of, metadata_of, save
 from torch import nn
 
 import export
@@ -24,9 +24,10 @@ from dcgan.errors import ExportError, ParityError
 from dcgan.files import sha256_of
 from dcgan.golden import read_golden
 from dcgan.spec import GeneratorSpec
-from export import formats, torchscript_file
+from export import formats, onnx_file, torchscript_file
 from export.cli import main
 from export.publish import publish
+from export.targets import triton_config
 
 ROOT = Path(export.__file__).resolve().parent.parent
 
@@ -357,3 +358,70 @@ def test_paths_the_system_refuses_are_one_line(folder: Path) -> None:
         assert done.exit_code == 1
         assert "file name too long" in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_a_target_is_a_preset_that_options_override(folder: Path) -> None:
+    assert run("digits.safetensors", "--target", "web", "--out", "a.onnx", "--precision", "fp32").exit_code == 0
+    metadata = metadata_of(folder / "a.onnx")
+    assert (metadata["dcgan.precision"], metadata["Image.NominalPixelRange"]) == ("fp32", "NominalRange_0_255")
+
+
+def test_triton_gets_a_model_repository(folder: Path) -> None:
+    result = run("digits.safetensors", "--target", "triton", "--out", "models", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["file"] == "models/digits/1/model.onnx"
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    assert found == ["digits.safetensors", "models/digits/1/model.onnx", "models/digits/config.pbtxt"]
+    config = (folder / "models/digits/config.pbtxt").read_text()
+    assert 'name: "digits"' in config
+    assert "dims: [ 6 ]" in config
+    assert "dims: [ 1, 8, 8 ]" in config
+    again = run("digits.safetensors", "--target", "triton", "--out", "models")
+    assert again.exit_code == 1
+    assert again.stderr == "Error: models/digits already exists; remove it, or give another --out\n"
+
+
+def test_a_config_for_triton_names_what_the_model_takes_and_gives() -> None:
+    config = triton_config("digits", GeneratorSpec(num_classes=10), "uint8")
+    assert '{ name: "label" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] } }' in config
+    assert '{ name: "image" data_type: TYPE_UINT8 dims: [ 28, 28 ] }' in config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target", "triton", "--out", "a.onnx"], "--target triton writes a folder"),
+        (["--target", "triton", "--report", "r.json"], "--target triton writes a folder"),
+        (["--target", "web", "--out", "a.pt"], "--target is for ONNX only"),
+        (["--precision", "int8", "--format", "torchscript"], "--precision is for ONNX only"),
+        (["--image", "uint8", "--out", "a.pt2"], "--image is for ONNX only"),
+        (["--precision", "int8", "--optimize", "none"], "--precision int8 needs the fused form"),
+    ],
+)
+def test_variants_that_can_not_be_had_are_wrong_usage(arguments: list[str], said: str, folder: Path) -> None:
+    result = run("digits.safetensors", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
+
+
+@pytest.mark.usefixtures("damaging_onnx")
+def test_a_mismatch_leaves_no_half_of_a_repository(folder: Path) -> None:
+    result = run("digits.safetensors", "--target", "triton", "--out", "models")
+    one_line_and_nothing_left(result, folder, "digits.safetensors")
+
+
+@pytest.fixture
+def damaging_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ONNX file is written with one layer off by 0.1 %."""
+    write = onnx_file.write
+
+    def damaged(
+        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: formats.Variant
+    ) -> None:
+        broken = copy.deepcopy(generator)
+        with torch.no_grad():
+            broken.get_parameter("conv2_ee.weight").mul_(1.001)
+        write(broken, spec, path, metadata, variant)
+
+    monkeypatch.setattr(onnx_file, "write", damaged)
