@@ -57,6 +57,9 @@ FORMS = (
     Form("TorchScript fused", "torchscript", {"optimize": "fused"}, "torch"),
     Form(PEER, "onnx", {"optimize": "none"}, "onnxruntime"),
     Form("ONNX fused", "onnx", {"optimize": "fused"}, "onnxruntime"),
+    Form("ONNX fused, fp16 weights", "onnx", {"precision": "fp16"}, "onnxruntime"),
+    Form("ONNX int8", "onnx", {"precision": "int8"}, "onnxruntime"),
+    Form("ONNX int8, grey levels", "onnx", {"precision": "int8", "image": "uint8"}, "onnxruntime"),
     Form("ONNX plain in OpenVINO, float32", "onnx", {"optimize": "none"}, "openvino"),
 )
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     "--optimize",
     type=click.Choice(OPTIMIZATIONS),
     help="fused: the same function in fewer, faster operations; none: the checkpoint's own layers and parameter names."
-    "  [default: fused; pt2: none]",
+    "  [default: fused for ONNX, none for the others]",
 )
 @click.option(
     "--precision",
@@ -117,11 +117,14 @@ def main(
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
+    target = TARGETS[target_name or "ort"]
+    if out and not (implied or format_name or target.repository):
+        suffixes = ", ".join(form.suffix for form in FORMATS.values())
+        raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
     form = FORMATS[format_name or implied or "onnx"]
     given = {"--opset": opset, "--precision": precision, "--image": image, "--target": target_name}
     for option in (option for option, value in given.items() if value is not None and not form.has_variants):
         raise click.UsageError(f"{option} is for ONNX only, not for {form.name}.")
-    target = TARGETS[target_name or "ort"]
     precision, image = precision or target.variant.precision, image or target.variant.image
     if target.repository and (implied or report):
         raise click.UsageError("--target triton writes a folder, and no report; give a folder's name, or take --json.")

@@ -115,7 +115,8 @@ FORMATS = {
             (*_TORCH, ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")),
             has_variants=True,
         ),
-        Format("torchscript", ".pt", "torchscript_file", _TORCH),
+        # torch runs the trained layers faster than their fused form, but for single images (docs/export.md).
+        Format("torchscript", ".pt", "torchscript_file", _TORCH, optimize="none"),
         # Whoever takes a pt2 compiles it, and a compiler fuses by itself.
         Format("pt2", ".pt2", "pt2_file", _TORCH, optimize="none"),
     )

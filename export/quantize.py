@@ -13,8 +13,6 @@ generator is first rewritten, by exact algebra, into a form in which nothing sta
    small channels are not lost in the range of the largest (after Nagel et al. 2019, arXiv:1906.04721, section 4.1).
    That is free for ReLU, which lets positive factors through.
 4. The ones meet weights that are larger than others, so what their rounding adds is taken off the bias (section 4.2).
-5. The four phases are put together with rows and columns before channels: by copying, where a DepthToSpace
-   between channels-last convolutions would be a slow permutation.
 
 Weights have 7 bits because processors without VNNI add two products in 16 bits, which 8-bit weights can overflow
 (onnxruntime's documentation calls it reduce_range): with 7, every processor computes the same numbers. Ranges are the
@@ -39,7 +37,7 @@ from dcgan.latents import labels, latents
 from dcgan.networks import Generator, with_class
 from dcgan.spec import GeneratorSpec
 
-from .fuse import PHASE_TAPS, scale_and_shift
+from .fuse import PHASE_TAPS, Interleave, scale_and_shift
 
 CALIBRATION, CALIBRATION_SEED = 1024, 1  # latents; parity has others
 _POWER = 0.5  # of a channel's range that it is divided by
@@ -66,8 +64,7 @@ class QuantizableGenerator(nn.Module):
         image, height, width = spec.image_shape
         side = spec.base_side
         self.num_classes = spec.num_classes
-        self.first, self.second_side = first, 2 * side
-        self.third = third
+        self.first = first
         self.two_sided = two_sided
         self.ranges: list[tuple[float, float]] = []
         features = (first + 1) * side * side  # the last channel is 1 everywhere
@@ -77,6 +74,7 @@ class QuantizableGenerator(nn.Module):
         self.unflatten = nn.Unflatten(1, (first + 1, side, side))
         self.conv1 = nn.Conv2d(first + 1, second, kernel_size=3, padding=1)
         self.conv2 = nn.ModuleList(nn.Conv2d(second + 1, third, kernel_size=2) for _ in PHASE_TAPS)
+        self.merge = Interleave()
         self.decon3 = nn.ConvTranspose2d(third, image, kernel_size=4, stride=2, padding=1, bias=False)
         self.register_buffer("map3", torch.zeros(image, height, width))
 
@@ -93,13 +91,10 @@ class QuantizableGenerator(nn.Module):
         x = F.relu(self.conv1(first))  # (N, 128, 7, 7)
         second = torch.cat([x, first[:, self.first :]], 1)  # (N, 129, 7, 7)
         phases = [
-            F.relu(convolution(F.pad(second, [1 - column, column, 1 - row, row]))).permute(0, 2, 3, 1)
+            F.relu(convolution(F.pad(second, [1 - column, column, 1 - row, row])))
             for convolution, (row, column) in zip(self.conv2, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
-        ]  # (N, 7, 7, 64) each
-        side, length = self.second_side, self.second_side * self.third
-        rows = [torch.cat(phases[i : i + 2], 3).reshape(-1, side // 2, 1, length) for i in (0, 2)]
-        x = torch.cat(rows, 2).reshape(-1, side, side, self.third)  # (N, 14, 14, 64)
-        third = x.permute(0, 3, 1, 2)  # (N, 64, 14, 14)
+        ]  # (N, 64, 7, 7) each
+        third = self.merge(phases)  # (N, 64, 14, 14)
         image = torch.tanh(self.decon3(third) + self.get_buffer("map3"))  # (N, 1, 28, 28)
         return [first, second, third, image]
 
@@ -153,7 +148,7 @@ def _sizes(stages: list[Tensor], spec: GeneratorSpec) -> list[Tensor]:
 
 @torch.no_grad()
 def _rewritten(exact: Generator, factors: list[Tensor]) -> QuantizableGenerator:
-    """Steps 1 to 3 and 5 of the module's docstring.
+    """Steps 1 to 3 of the module's docstring.
 
     Args:
         exact: float64, in eval mode.

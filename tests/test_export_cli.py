@@ -257,7 +257,7 @@ def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
     ) -> None:
         broken = copy.deepcopy(generator)
         with torch.no_grad():
-            broken.get_parameter("conv2_ee.weight").mul_(1.001)
+            broken.get_parameter("decon2.weight").mul_(1.001)
         write(broken, spec, path, metadata, variant)
 
     monkeypatch.setattr(torchscript_file, "write", damaged)
