@@ -15,7 +15,8 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import DeviceError, ModelError, RuntimeMissingError, first_line
+from .errors import DeviceError, ModelError, RuntimeMissingError, SpecError, first_line
+from .spec import SPEC_KEY, GeneratorSpec
 
 PROVIDERS = ("auto", "cpu", "cuda")
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -189,3 +190,47 @@ def reason(error: Exception) -> str:
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def spec_of(session: Any) -> GeneratorSpec:
+    """The spec inside a model, held against the model's own inputs and outputs; these may be floats or grey levels.
+
+    Args:
+        session: an onnxruntime InferenceSession.
+    Raises:
+        ModelError: there is no spec, or the inputs and outputs are others than it says.
+    """
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise ModelError(f"it carries no generator spec (metadata {SPEC_KEY}); write it with dcgan-export")
+    try:
+        spec = GeneratorSpec.from_json(text)
+    except SpecError as error:
+        raise ModelError(str(error)) from error
+    if spec.image_shape[0] != 1:
+        raise ModelError(f"it makes images of {spec.image_shape[0]} channels; this version makes grey ones only")
+    try:
+        found = _signature(session)
+    except UnicodeDecodeError:  # onnxruntime hands names on as they are
+        raise ModelError("the name of an input or output is no text") from None
+    sizes = ", ".join(map(str, spec.image_shape))
+    expected = [f"z: tensor(float) of (N, {spec.latent_dim})", f"image: tensor(float) of (N, {sizes})"]
+    if spec.num_classes:
+        expected.insert(1, "label: tensor(int64) of (N)")
+    grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
+    if found != expected and found != [*expected[:-1], grey]:
+        raise ModelError(
+            f"its inputs and outputs are not what its spec says; expected {expected}, or {grey!r}, found {found}"
+        )
+    return spec
+
+
+def _signature(session: Any) -> list[str]:
+    """Name, type and shape of each input and output."""
+    return [
+        f"{node.name}: {node.type} of ({', '.join(str(size) if isinstance(size, int) else 'N' for size in node.shape)})"
+        for node in (*session.get_inputs(), *session.get_outputs())
+    ]

@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from . import shipped
 from .data import CLASSES
-from .errors import EvaluationError, ModelError, SpecError, first_line
+from .errors import EvaluationError, ModelError, first_line
 from .extras import require
 from .images import to_levels, to_uint8
 from .latents import labels, latents
-from .runtime import cores, open_session, reason
-from .spec import SPEC_KEY, GeneratorSpec
+from .runtime import cores, open_session, reason, spec_of
+from .spec import GeneratorSpec
 
 if TYPE_CHECKING:
     from .networks import Generator
@@ -125,17 +125,15 @@ def _open_checkpoint(path: Path, threads: int) -> Digits:
 def _open_onnx(path: Path, threads: int) -> Digits:
     try:
         session = open_session(path.read_bytes(), "cpu", threads).session
-        spec = GeneratorSpec.from_json(session.get_modelmeta().custom_metadata_map[SPEC_KEY])
-    except KeyError as error:
-        raise ModelError(f"model {path} carries no generator spec; write it with dcgan-export") from error
-    except (OSError, ModelError, SpecError, UnicodeDecodeError) as error:
+        spec = spec_of(session)
+    except (OSError, ModelError) as error:
         raise ModelError(f"can't use model {path}: {first_line(error)}") from error
     _refuse_foreign(path, spec)
 
-    def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
+    def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
         inputs: dict[str, Any] = {"z": z} if wanted is None else {"z": z, "label": wanted}
         try:
-            images: npt.NDArray[np.float32] = session.run(["image"], inputs)[0]
+            images: npt.NDArray[Any] = session.run(["image"], inputs)[0]
         except Exception as error:  # onnxruntime's exceptions have no common base below Exception
             raise ModelError(f"model {path} failed while running: {reason(error)}") from error
         return images

@@ -119,8 +119,8 @@ class GeneratorSpec:
         _, height, width = self.image_shape
         if height != width or height % 4:
             raise SpecError(f"images must be square with a side that 4 divides, found {height}x{width}")
-        if type(self.num_classes) is not int or self.num_classes < 0:
-            raise SpecError(f"num_classes must be 0 or more, found {self.num_classes}")
+        if type(self.num_classes) is not int or not 0 <= self.num_classes <= 1 << 16:
+            raise SpecError(f"num_classes must be 0 to 65536, found {self.num_classes}")
         if self.latent_distribution != "standard-normal":
             raise SpecError(
                 f"unknown latent distribution {self.latent_distribution!r}; this version knows standard-normal"

@@ -143,7 +143,7 @@ def main(
         require("export.publish", "export").publish,
         checkpoint,
         format_name=form.name,
-        opset=opset,
+        opset=opset if opset is not None else target.variant.opset,
         optimize=optimize,
         precision=precision,
         image=image,

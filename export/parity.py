@@ -51,6 +51,7 @@ class Probe:
         exact: float64, shape (M, 1, 28, 28), the checkpoint in float64.
         eager: float32, same shape, the checkpoint in float32, run in `BATCHES`.
         labels: int64, shape (M,), every class in turn; None for an unconditional checkpoint.
+        tail: whether the latents are further out than N(0, 1) ever is.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Probe:
     exact: ExactArray
     eager: FloatArray
     labels: IntArray | None = None
+    tail: bool = False
 
     @property
     def inputs(self) -> tuple[FloatArray | IntArray, ...]:
@@ -72,18 +74,22 @@ class Figures:
     Attributes:
         latents: name of the kind of latents.
         images: number of images compared.
-        limit: for `max_error` and `max_mates`, `factor` times `eager_max_error` plus `floor`.
+        limit: for `max_error`, `factor` times `eager_max_error` plus `floor`.
         max_error: largest difference of the artifact to float64.
         mean_error: mean of the same.
         eager_max_error: largest difference of eager float32 to float64.
         eager_mean_error: mean of the same.
         max_to_eager: largest difference of the artifact to eager float32.
         mean_to_eager: mean of the same.
+        mates_limit: for `max_mates`.
         max_mates: largest difference between the images of a latent in two batches, of other sizes, order and company.
         pixels: number of pixels compared.
         pixels_off: how many have another grey level than in float64, or none.
         max_levels: grey levels that the worst of them is off by.
         mean_levels: grey levels that pixels are off by on average.
+        mean_levels_limit: for `mean_levels`.
+        image_levels: the same of the worst image, in either of its batches.
+        image_levels_limit: for `image_levels`.
         psnr: peak signal-to-noise ratio to float64 in dB, with the value range, 2, as peak; infinite when equal.
         lowest: smallest value of the artifact.
         highest: largest value of the artifact.
@@ -98,11 +104,15 @@ class Figures:
     eager_mean_error: float
     max_to_eager: float
     mean_to_eager: float
+    mates_limit: float
     max_mates: float
     pixels: int
     pixels_off: int
     max_levels: int
     mean_levels: float
+    mean_levels_limit: float
+    image_levels: float
+    image_levels_limit: float
     psnr: float
     lowest: float
     highest: float
@@ -163,9 +173,14 @@ class ParityReport:
             ("max difference to eager", [f"{row.max_to_eager:.2e}" for row in self.figures]),
             ("mean difference to eager", [f"{row.mean_to_eager:.2e}" for row in self.figures]),
             ("max difference between batches", [f"{row.max_mates:.2e}" for row in self.figures]),
+            ("  limit", [f"{row.mates_limit:.2e}" for row in self.figures]),
             ("pixels off by a grey level", [f"{row.pixels_off} of {row.pixels}" for row in self.figures]),
             ("  share", [f"{row.pixels_off / row.pixels:.4%}" for row in self.figures]),
             (f"  worst, in levels (limit {tolerance.levels})", [f"{row.max_levels}" for row in self.figures]),
+            ("grey levels off on average", [f"{row.mean_levels:.4f}" for row in self.figures]),
+            ("  limit", [f"{row.mean_levels_limit:g}" for row in self.figures]),
+            ("  of the worst image", [f"{row.image_levels:.4f}" for row in self.figures]),
+            ("  limit", [f"{row.image_levels_limit:g}" for row in self.figures]),
             ("PSNR to float64", [f"{row.psnr:.1f} dB" for row in self.figures]),
             ("lowest value", [f"{row.lowest:+.6f}" for row in self.figures]),
             ("highest value", [f"{row.highest:+.6f}" for row in self.figures]),
@@ -208,24 +223,27 @@ def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> 
             raise CheckpointError(
                 f"the checkpoint itself gives images that are not finite on latents from {name}; train it again"
             )
-        probes.append(Probe(name, latents, right, own, labels))
+        probes.append(Probe(name, latents, right, own, labels, tail=name != _NORMAL))
     return tuple(probes)
 
 
-def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32) -> ParityReport:
+def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32, grey: bool = False) -> ParityReport:
     """Compare an artifact with its checkpoint.
 
     It passes when all of this holds, on each probe by itself:
-    - every batch of `BATCHES` gives float32 images of the checkpoint's shape, or grey levels;
+    - every batch of `BATCHES` gives float32 images of the checkpoint's shape, or grey levels if `grey`;
     - every value is finite and in [-1, 1], give or take `OVERSHOOT`;
     - the largest error to float64 is within `factor * eager's own largest error + floor`;
-    - no pixel moves by more than `levels` grey levels, and all of them by no more than `mean_levels` on average;
-    - the image of a latent stays the same, within that limit, in a batch of another size, order and company.
+    - no pixel moves by more than `levels` grey levels, all of them by no more than `mean_levels` on average, and those
+      of a single image by no more than `image_levels`;
+    - the image of a latent stays the same, within eager's limit or `batch_floor`, in a batch of another size, order and
+      company.
 
     Args:
         run: the artifact; may raise whatever its runtime raises.
         probes: what `make_probes` made of the checkpoint.
         tolerance: what to allow.
+        grey: whether the artifact gives grey levels, uint8 of shape (N, 28, 28); `tolerance` is then for these.
     Returns:
         The figures, and the reasons why it did not pass, if so.
     """
@@ -233,7 +251,7 @@ def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32
     for probe in probes:
         # The second time back to front, in batches of the same sizes: no latent keeps its place or its mates, and those
         # that were in the small batches are now in the large one.
-        results = [_images(run, probe, order) for order in (1, -1)]
+        results = [_images(run, probe, order, grey) for order in (1, -1)]
         broken = [result for result in results if isinstance(result, str)]
         first, again = results
         if isinstance(first, str) or isinstance(again, str):
@@ -264,7 +282,7 @@ def _tails(random: np.random.Generator, count: int, latent_dim: int) -> FloatArr
     return latents
 
 
-def _images(run: Runner, probe: Probe, order: int) -> FloatArray | str:
+def _images(run: Runner, probe: Probe, order: int, grey: bool) -> FloatArray | str:
     """Images of a probe's latents, or why there are none; `order` -1 hands the latents over back to front."""
     images = []
     columns = (np.split(each[::order].copy(), np.cumsum(BATCHES)[:-1]) for each in probe.inputs)
@@ -273,15 +291,14 @@ def _images(run: Runner, probe: Probe, order: int) -> FloatArray | str:
             made = run(*batch)
         except Exception as error:  # runtimes raise what they like; whatever it is, these latents have no images
             return f"the artifact does not run on a batch of {size}: {first_line(error)}"
-        shape = (size, *probe.exact.shape[1:])
-        if made.dtype == np.uint8 and made.shape == (size, *shape[2:]):
-            made = (made[:, None] * LEVEL - 1.0).astype(np.float32)
-        if made.shape != shape or made.dtype != np.float32:
+        dtype: type[np.generic] = np.uint8 if grey else np.float32
+        shape = (size, *probe.exact.shape[2 if grey else 1 :])
+        if made.shape != shape or made.dtype != dtype:
             return (
-                f"a batch of {size} should give float32 images of shape {shape}, or uint8 {(size, *shape[2:])}, "
+                f"a batch of {size} should give {dtype.__name__} images of shape {shape}, "
                 f"found {made.dtype} of shape {made.shape}"
             )
-        images.append(made.astype(np.float32, copy=False))
+        images.append((made[:, None] * LEVEL - 1.0).astype(np.float32) if grey else made.astype(np.float32, copy=False))
     return np.concatenate(images)[::order]
 
 
@@ -291,9 +308,8 @@ def _measure(probe: Probe, images: FloatArray, again: FloatArray, tolerance: Tol
         eager_error = np.abs(probe.eager - probe.exact)
         to_eager = np.abs(images.astype(np.float64) - probe.eager)
         mates = np.abs(images.astype(np.float64) - again)
-    finite = np.isfinite(images)
-    levels = np.abs(to_uint8(np.where(finite, images, 0.0)).astype(int) - to_uint8(probe.exact))
-    levels[~finite] = 255
+    levels, again_levels = (_levels_off(made, probe.exact) for made in (images, again))
+    by_image = np.maximum(levels, again_levels).reshape(len(images), -1).mean(1)
     return Figures(
         latents=probe.name,
         images=len(images),
@@ -304,15 +320,27 @@ def _measure(probe: Probe, images: FloatArray, again: FloatArray, tolerance: Tol
         eager_mean_error=float(eager_error.mean()),
         max_to_eager=float(to_eager.max()),
         mean_to_eager=float(to_eager.mean()),
+        mates_limit=tolerance.factor * float(eager_error.max()) + tolerance.batch_floor,
         max_mates=float(mates.max()),
         pixels=images.size,
         pixels_off=int(np.count_nonzero(levels)),
         max_levels=int(levels.max()),
         mean_levels=float(levels.mean()),
+        mean_levels_limit=tolerance.tail_mean_levels if probe.tail else tolerance.mean_levels,
+        image_levels=float(by_image.max()),
+        image_levels_limit=tolerance.tail_image_levels if probe.tail else tolerance.image_levels,
         psnr=_psnr(error),
         lowest=float(images.min()),
         highest=float(images.max()),
     )
+
+
+def _levels_off(images: FloatArray, exact: ExactArray) -> IntArray:
+    """Grey levels that each pixel is off by; 255 where there is none. Same shape."""
+    finite = np.isfinite(images)
+    levels: IntArray = np.abs(to_uint8(np.where(finite, images, 0.0)).astype(np.int64) - to_uint8(exact))
+    levels[~finite] = 255
+    return levels
 
 
 def _psnr(error: ExactArray) -> float:
@@ -331,9 +359,15 @@ def _judge(row: Figures, tolerance: Tolerance) -> list[str]:
         reasons.append(f"off by {row.max_error:.2e} from float64, the limit is {row.limit:.2e}")
     if not (row.max_levels <= tolerance.levels):
         reasons.append(f"a pixel is off by {row.max_levels} grey levels, the limit is {tolerance.levels}")
-    mean_levels = tolerance.mean_levels if row.latents == _NORMAL else tolerance.tail_mean_levels
-    if not (row.mean_levels <= mean_levels):
-        reasons.append(f"pixels are off by {row.mean_levels:.2f} grey levels on average, the limit is {mean_levels:g}")
-    if not (row.max_mates <= row.limit):
-        reasons.append(f"images change by {row.max_mates:.2e} with their batch, the limit is {row.limit:.2e}")
+    if not (row.mean_levels <= row.mean_levels_limit):
+        reasons.append(
+            f"pixels are off by {row.mean_levels:.2f} grey levels on average, the limit is {row.mean_levels_limit:g}"
+        )
+    if not (row.image_levels <= row.image_levels_limit):
+        reasons.append(
+            f"the pixels of an image are off by {row.image_levels:.2f} grey levels on average, "
+            f"the limit is {row.image_levels_limit:g}"
+        )
+    if not (row.max_mates <= row.mates_limit):
+        reasons.append(f"images change by {row.max_mates:.2e} with their batch, the limit is {row.mates_limit:.2e}")
     return reasons

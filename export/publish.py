@@ -107,6 +107,8 @@ def publish(
     ):
         if name not in names:
             raise ExportError(f"unknown {what} {name!r}; choose from {', '.join(names)}")
+    if variant != formats.USUAL and not form.has_variants:
+        raise ExportError(f"{form.name} has no opsets, precisions or other images; leave these out, or export onnx")
     if precision == "int8" and optimize != "fused":
         raise ExportError("int8 needs the fused form: no runtime has transposed convolutions in int8")
     taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
@@ -132,8 +134,9 @@ def publish(
             module.write(_prepared(source.generator, optimize, precision), spec, temporary, metadata, variant)
             say("comparing the artifact with the checkpoint")
             tolerance = TOLERANCES[precision]
-            tolerance = tolerance.for_grey_levels() if image == "uint8" else tolerance
-            report = parity.compare(module.load(temporary), probes, tolerance)
+            grey = image == "uint8"
+            tolerance = tolerance.for_grey_levels() if grey else tolerance
+            report = parity.compare(module.load(temporary), probes, tolerance, grey)
             figures |= {
                 "format": form.name,
                 "optimize": optimize,

@@ -25,6 +25,7 @@ the worst pixels far worse. docs/export.md has the figures behind each choice.
 from __future__ import annotations
 
 import copy
+import math
 
 import numpy as np
 import torch
@@ -40,10 +41,14 @@ from dcgan.spec import GeneratorSpec
 from .fuse import PHASE_TAPS, Interleave, scale_and_shift
 
 CALIBRATION, CALIBRATION_SEED = 1024, 1  # latents; parity has others
+_CHUNK = 128  # of them at a time, for memory
+_GRID = 256.0  # ranges are multiples of 1 / 256
 _POWER = 0.5  # of a channel's range that it is divided by
 _WEIGHT_LEVELS = 63  # 7 bits, symmetric
 _LAYER_LEVELS = 127  # 8 bits, symmetric, of linear1's weights, which are only stored so
+_CARRIERS = ("Relu", "Slice", "Concat", "Transpose", "Reshape")  # they round to what they are given
 _UNBOUNDED = float(torch.finfo(torch.float32).max)
+_BIAS_LEVELS = float(1 << 30)
 _LARGE = 1024  # numbers that a tensor must have to be worth storing in half the bits
 
 
@@ -117,33 +122,41 @@ def quantizable(generator: Generator) -> QuantizableGenerator:
             "which would be rounded once more and computed in float32: take --precision fp32 or fp16"
         )
     exact = copy.deepcopy(generator).eval().cpu().double()
-    inputs = _calibration(spec)
     ones = [torch.ones(channels, dtype=torch.float64) for channels in spec.channels]
-    plain = _rewritten(exact, ones)
-    sizes = _sizes(plain.float().stages(*inputs), spec)
+    bounds = _bounds(_rewritten(exact, ones), spec)
+    # The largest value of each channel; 1 of a channel that is always 0.
+    sizes = [torch.maximum(-low, high)[:channels] for (low, high), channels in zip(bounds, spec.channels, strict=True)]
+    sizes = [torch.where(size > 0, size, torch.ones_like(size)) for size in sizes]
     # What a channel is divided by; then all by one number, so that the largest value is 1 and the ones fit in.
     factors = [size**power for size, power in zip(sizes, (_POWER, _POWER, 1.0), strict=True)]
-    factors = [factor * (size / factor).max() for size, factor in zip(sizes, factors, strict=True)]
-    balanced = _rewritten(exact, factors).float()
-    stages = balanced.stages(*inputs)[:3]
-    balanced.ranges = [(min(0.0, float(stage.min())), max(1.0, float(stage.max()))) for stage in stages]
-    return balanced.eval().requires_grad_(False)
+    factors = [_coarse(factor * (size / factor).max()) for size, factor in zip(sizes, factors, strict=True)]
+    balanced = _rewritten(exact, factors)
+    for low, high in _bounds(balanced, spec):
+        least, largest = min(0.0, float(low.min())), max(1.0, float(high.max()))
+        balanced.ranges.append((math.floor(least * _GRID) / _GRID, math.ceil(largest * _GRID) / _GRID))
+    return balanced.float().eval().requires_grad_(False)
 
 
-def _calibration(spec: GeneratorSpec) -> tuple[Tensor, ...]:
-    z = torch.from_numpy(latents(CALIBRATION_SEED, 0, CALIBRATION, spec.latent_dim))
-    if not spec.num_classes:
-        return (z,)
-    return z, torch.from_numpy(labels(CALIBRATION_SEED, 0, CALIBRATION, spec.num_classes))
-
-
-def _sizes(stages: list[Tensor], spec: GeneratorSpec) -> list[Tensor]:
-    """The largest absolute value of each channel, float64, without the channel of ones; never 0."""
-    found = []
-    for stage, channels in zip(stages[:3], spec.channels, strict=True):
-        size = stage[:, :channels].abs().amax((0, 2, 3)).double()
-        found.append(torch.where(size > 0, size, torch.ones_like(size)))
+def _bounds(module: QuantizableGenerator, spec: GeneratorSpec) -> list[tuple[Tensor, Tensor]]:
+    """Smallest and largest value of each channel of the three activations over the calibration's latents, float64."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for first in range(0, CALIBRATION, _CHUNK):
+        inputs = [torch.from_numpy(latents(CALIBRATION_SEED, first, _CHUNK, spec.latent_dim)).double()]
+        if spec.num_classes:
+            inputs.append(torch.from_numpy(labels(CALIBRATION_SEED, first, _CHUNK, spec.num_classes)))
+        new = [(stage.amin((0, 2, 3)), stage.amax((0, 2, 3))) for stage in module.stages(*inputs)[:3]]
+        old = found or new
+        found = [
+            (torch.minimum(low, lower), torch.maximum(high, higher))
+            for (low, high), (lower, higher) in zip(old, new, strict=True)
+        ]
     return found
+
+
+def _coarse(factor: Tensor) -> Tensor:
+    """Factors rounded up to 8 bits: the last bits of a measurement are the machine's, and files are to be alike."""
+    mantissa, exponent = torch.frexp(factor)
+    return torch.ldexp(torch.ceil(mantissa * _GRID) / _GRID, exponent)
 
 
 @torch.no_grad()
@@ -222,6 +235,8 @@ def quantize(model: ModelProto, ranges: list[tuple[float, float]]) -> None:
             nodes += _rounded_weights(graph, weights, node, float(step[0]), ones=convolutions > 0)
             convolutions += 1
             inside = True
+        elif inside and node.op_type not in _CARRIERS:
+            raise ExportError(f"int8 is not made for {node.op_type} between convolutions; export the fused form")
         nodes.append(node)
         (value,) = node.output
         if value == first or (inside and node.op_type != "Conv"):
@@ -259,7 +274,8 @@ def _rounded_weights(
     name = node.input[1]
     weight = numpy_helper.to_array(weights[name]).astype(np.float64)
     bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)
-    levels, steps = _symmetric(weight, _WEIGHT_LEVELS)
+    # A step is so large that the bias fits into 32 bits: beside such a bias the weights are as good as 0.
+    levels, steps = _symmetric(weight, _WEIGHT_LEVELS, least=np.abs(bias) / (step * _BIAS_LEVELS))
     if ones:  # the last channel in is 1, or 0 past the border
         error = weight[:, -1] - levels[:, -1] * steps[:, None, None].astype(np.float64)
         bias = bias + error.sum((1, 2))
@@ -277,10 +293,16 @@ def _rounded_weights(
     return nodes
 
 
-def _symmetric(weight: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as int8 from -levels to levels, and the size of a step for each output, float32, shape (O,)."""
-    largest = np.abs(weight).reshape(len(weight), -1).max(1)
-    steps = np.where(largest > 0, largest / levels, 1.0).astype(np.float32)
+def _symmetric(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as int8 from -levels to levels, and the size of a step for each output, float32, shape (O,).
+
+    Args:
+        weight: float64, shape (O, ...).
+        levels: the largest.
+        least: that a step must be.
+    """
+    largest = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / levels, least)
+    steps = np.where(largest > 0, largest, 1.0).astype(np.float32)
     scaled = weight / steps.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     return np.rint(scaled).clip(-levels, levels).astype(np.int8), steps
 

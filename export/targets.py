@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan.errors import OutputError, first_line
+from dcgan.errors import OutputError, ParityError, first_line
 from dcgan.files import TEMPORARY
 from dcgan.spec import SPEC_KEY, GeneratorSpec
 
@@ -47,14 +47,14 @@ _TRITON_TYPES = {"float": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 MAX_BATCH = 64  # images that Triton may put into one call; larger batches are no faster
 
 
-def triton_config(name: str, spec: GeneratorSpec, image: str) -> str:
+def triton_config(spec: GeneratorSpec, image: str) -> str:
     """A model's config.pbtxt, of Triton's model repository.
 
     https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html:
-    with a `max_batch_size` the first dimension is left out; of a label nothing is left then, which takes a reshape.
+    the name is that of the folder; with a `max_batch_size` the first dimension is left out; of a label nothing is left
+    then, which takes a reshape.
 
     Args:
-        name: of the model, and of its folder.
         spec: of the generator.
         image: one of `formats.IMAGES`.
     """
@@ -63,7 +63,6 @@ def triton_config(name: str, spec: GeneratorSpec, image: str) -> str:
     if spec.num_classes:
         inputs.append('  { name: "label" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] } }')
     lines = [
-        f'name: "{name}"',
         'backend: "onnxruntime"',
         f"max_batch_size: {MAX_BATCH}",
         "input [",
@@ -92,14 +91,18 @@ def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, nam
     if model.exists():
         raise OutputError(f"{model} already exists; remove it, or give another --out")
     try:
+        repository.mkdir(exist_ok=True)  # before the slow work: what can't be written to is said at once
         # Beside the repository: a server that watches it must see no half of a model.
         with tempfile.TemporaryDirectory(prefix=".dcgan-export.", suffix=TEMPORARY, dir=repository.parent) as folder:
             whole = Path(folder) / name
             (whole / "1").mkdir(parents=True)
-            artifact = publish(whole / "1" / "model.onnx")
+            try:
+                artifact = publish(whole / "1" / "model.onnx")
+            except ParityError as error:  # its message names a file that nobody will find
+                message = str(error).replace(str(whole), str(model))
+                raise ParityError(message, error.report) from error
             spec = GeneratorSpec.from_json(artifact.metadata[SPEC_KEY])
-            (whole / "config.pbtxt").write_text(triton_config(name, spec, image), encoding="utf-8")
-            repository.mkdir(exist_ok=True)
+            (whole / "config.pbtxt").write_text(triton_config(spec, image), encoding="utf-8")
             whole.rename(model)
     except OutputError:
         raise

@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dcgan import __version__, runtime
-from dcgan.errors import ModelError, RuntimeMissingError, SpecError, first_line
+from dcgan.errors import ModelError, RuntimeMissingError, first_line
 from dcgan.latents import labels, latents
-from dcgan.spec import SPEC_KEY, GeneratorSpec
+from dcgan.spec import GeneratorSpec
 
 from .machine import Processor, processor
 from .session import find_model
@@ -352,14 +352,8 @@ def _open(path: Path, content: bytes, threads: int) -> tuple[Any, GeneratorSpec]
     """A session of onnxruntime on the CPU, and the spec that the model carries."""
     try:
         session = runtime.open_session(content, "cpu", threads).session
-        try:
-            text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
-        except UnicodeDecodeError:
-            text = None
-        if text is None:
-            raise ModelError(f"it carries no generator spec (metadata {SPEC_KEY}); write it with dcgan-export")
-        return session, GeneratorSpec.from_json(text)
-    except (ModelError, SpecError) as error:
+        return session, runtime.spec_of(session)
+    except ModelError as error:
         raise ModelError(f"can't use model {path}: {error}") from error
 
 

@@ -157,11 +157,12 @@ def main(
                 seed=seed,
                 after_burst=after_burst,
             )
+        # Said before it is drawn: a full disk must not cost the figures.
+        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else table(report))
         if plot is not None:
             from .bench_plot import draw
 
             draw(temporary, report)
-    click.echo(json.dumps(report.as_dict(), indent=2) if as_json else table(report))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from dcgan.errors import ModelError
 _IR_VERSION, _GRAPH, _OPSET_IMPORT, _FUNCTIONS = 1, 7, 8, 25  # ModelProto
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2  # OperatorSetIdProto
 _GRAPH_NODE, _FUNCTION_NODE = 1, 7  # GraphProto, FunctionProto
+_INITIALIZER, _DATA_TYPE = 5, 2  # GraphProto, TensorProto
 _OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # NodeProto
 _SUBGRAPHS = (6, 11)  # AttributeProto: one graph, several graphs
 # Wire types of protobuf; 3 and 4 are the groups of its first version, which ONNX has none of.
@@ -26,6 +27,8 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MOST_FIELDS = 1_000_000  # of which a generator has some hundreds; keeps a file of nothing but fields to some seconds
 _DEEPEST = 16
 _LONGEST_NAME = 200  # of an operator or a domain
+
+INT8, FLOAT16 = 3, 10  # of TensorProto.DataType
 
 STANDARD_DOMAINS = ("", "ai.onnx")  # two names of the same
 
@@ -38,11 +41,13 @@ class Outline:
         ir_version: of the file format.
         opsets: version of the operators, by domain.
         operators: how often each occurs, by domain and name, in graphs inside of operators and in functions too.
+        weight_types: of the main graph's initializers, as TensorProto.DataType numbers them.
     """
 
     ir_version: int
     opsets: dict[str, int]
     operators: dict[tuple[str, str], int] = field(default_factory=dict)
+    weight_types: frozenset[int] = frozenset()
 
     @property
     def custom(self) -> list[str]:
@@ -65,6 +70,7 @@ class _Reader:
     def __init__(self) -> None:
         self._fields_left = _MOST_FIELDS
         self._operators: Counter[tuple[str, str]] = Counter()
+        self._weight_types: set[int] = set()
 
     def model(self, message: memoryview) -> Outline:
         ir_version, opsets, graphs = 0, {}, 0
@@ -77,11 +83,13 @@ class _Reader:
             elif number == _GRAPH:
                 graphs += 1
                 self._nodes(_message(value), _GRAPH_NODE, 0)
+                self._weights(_message(value))
             elif number == _FUNCTIONS:
                 self._nodes(_message(value), _FUNCTION_NODE, 0)
         if not (ir_version and opsets and graphs):
             raise ModelError("it is no ONNX file: it has no IR version, no opset or no graph")
-        return Outline(ir_version, dict(sorted(opsets.items())), dict(sorted(self._operators.items())))
+        operators = dict(sorted(self._operators.items()))
+        return Outline(ir_version, dict(sorted(opsets.items())), operators, frozenset(self._weight_types))
 
     def _opset(self, message: memoryview) -> tuple[str, int]:
         domain, version = "", 0
@@ -91,6 +99,13 @@ class _Reader:
             elif number == _OPSET_VERSION:
                 version = _whole(value)
         return domain, version
+
+    def _weights(self, graph: memoryview) -> None:
+        for number, value in self._fields(graph):
+            if number == _INITIALIZER:
+                self._weight_types |= {
+                    _whole(kind) for part, kind in self._fields(_message(value)) if part == _DATA_TYPE
+                }
 
     def _nodes(self, message: memoryview, node: int, depth: int) -> None:
         """Count the nodes of a graph or a function, and those of the graphs inside of them."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcgan import runtime, shipped
-from dcgan.errors import LatentError, ModelError, SpecError, first_line
+from dcgan.errors import LatentError, ModelError, first_line
 from dcgan.images import to_levels
 from dcgan.latents import labels as drawn_labels
 from dcgan.latents import latents
-from dcgan.spec import INDICES, SPEC_KEY, GeneratorSpec
+from dcgan.spec import INDICES
 
 from .latents import Block, checked, checked_labels
 from .request import BATCH_SIZE
@@ -69,7 +68,7 @@ class DigitGenerator:
             raise ValueError(f"threads must be 1 or more, found {threads}")
         try:
             self._session, self.provider, self.note = runtime.open_session(content, provider, self.threads)
-            self.spec = spec_of(self._session)
+            self.spec = runtime.spec_of(self._session)
         except ModelError as error:
             raise ModelError(f"can't use model {path}: {error}") from error
         self.runtime_version: str = runtime.onnxruntime().__version__
@@ -295,37 +294,3 @@ def find_model(model: str | Path) -> Path:
         known = ", ".join(names) or "none is installed"
         raise ModelError(f"there is no model {str(model)!r}: neither a file nor a shipped model (these are: {known})")
     return path
-
-
-def spec_of(session: Any) -> GeneratorSpec:
-    """The spec inside a model, held against the model's own inputs and outputs; these may be floats or grey levels.
-
-    Args:
-        session: an onnxruntime InferenceSession.
-    Raises:
-        ModelError: there is no spec, or the inputs and outputs are others than it says.
-    """
-    try:
-        text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
-    except UnicodeDecodeError:
-        text = None
-    if text is None:
-        raise ModelError(f"it carries no generator spec (metadata {SPEC_KEY}); write it with dcgan-export")
-    try:
-        spec = GeneratorSpec.from_json(text)
-    except SpecError as error:
-        raise ModelError(str(error)) from error
-    if spec.image_shape[0] != 1:
-        raise ModelError(f"it makes images of {spec.image_shape[0]} channels; this version makes grey ones only")
-    found = [
-        f"{node.name}: {node.type} of ({', '.join(str(size) if isinstance(size, int) else 'N' for size in node.shape)})"
-        for node in (*session.get_inputs(), *session.get_outputs())
-    ]
-    sizes = ", ".join(map(str, spec.image_shape))
-    expected = [f"z: tensor(float) of (N, {spec.latent_dim})", f"image: tensor(float) of (N, {sizes})"]
-    if spec.num_classes:
-        expected.insert(1, "label: tensor(int64) of (N)")
-    grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
-    if found != expected and found != [*expected[:-1], grey]:
-        raise ModelError(f"its inputs and outputs are not what its spec says; expected {expected}, found {found}")
-    return spec

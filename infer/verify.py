@@ -21,23 +21,23 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan import runtime, shipped
-from dcgan.errors import ModelError, first_line
+from dcgan.errors import LatentError, ModelError, first_line
 from dcgan.golden import BATCHES, COUNT, SEED, START, SUFFIX, Golden, parse_golden
 from dcgan.images import to_uint8
 from dcgan.latents import latents
 from dcgan.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
 from dcgan.tolerance import TOLERANCES, Tolerance
 
-from .onnx_outline import STANDARD_DOMAINS, read_outline
+from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, read_outline
 from .request import BATCH_SIZE
-from .session import find_model, spec_of
+from .session import find_model
 
 MANIFEST = "SHA256SUMS"
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+_IDENTIFY = ("integrity", "golden", "against")  # checks that say which model it is
 WIDTH = 80  # of the table
 N = 64  # images that two models are compared on
 
-_LEVELS = 127.5  # grey levels to a unit of the value range
 _Floats = npt.NDArray[np.float32]
 _Bytes = npt.NDArray[np.uint8]
 _Labels = npt.NDArray[np.int64]
@@ -54,7 +54,7 @@ class Difference:
         mean_error: mean of the differences; None where grey levels are all there is.
         max_levels: grey levels that the worst pixel is off by; 255 where a value is not finite.
         levels_limit: for `max_levels`.
-        mean_levels: grey levels that pixels are off by on average, from values before rounding where there are any.
+        mean_levels: grey levels that pixels are off by on average.
         mean_levels_limit: for `mean_levels`.
         pixels: number of pixels compared.
         pixels_off: how many have another grey level, or none.
@@ -150,15 +150,22 @@ class VerifyReport:
         return tuple(check for check in self.checks if check.outcome == FAILED)
 
     @property
+    def identified(self) -> bool:
+        """Whether the model was held against anything: its bytes, golden vectors, or another model."""
+        return any(check.outcome == PASSED for check in self.checks if check.name in _IDENTIFY)
+
+    @property
     def passed(self) -> bool:
-        """Whether none failed; some may have been skipped."""
-        return not self.failed
+        """Whether none failed, and at least one says which model it is; others may have been skipped."""
+        return not self.failed and self.identified
 
     @property
     def verdict(self) -> str:
         """The last line: it claims what was checked, and no more."""
         count = {name: sum(check.outcome == name for check in self.checks) for name in (PASSED, FAILED, SKIPPED)}
         skipped = f", {count[SKIPPED]} skipped" if count[SKIPPED] else ""
+        if not self.failed and not self.identified:
+            return "NOT verified: held against nothing; give --sha256, --golden or --against"
         if not self.passed:
             return f"NOT verified: {count[FAILED]} failed, {count[PASSED]} passed{skipped}"
         unequal = (
@@ -245,11 +252,9 @@ class _Subject:
             self.problem = f"onnxruntime does not load it: {self.refusal}"
             return
         try:
-            self._spec = spec_of(self._session)
+            self._spec = runtime.spec_of(self._session)
         except ModelError as error:
             self.problem = str(error)
-        except UnicodeDecodeError:  # onnxruntime hands names on as they are
-            self.problem = "the name of an input or output is no text"
 
     @cached_property
     def sha256(self) -> str:
@@ -343,7 +348,7 @@ def verify(
         RuntimeMissingError: onnxruntime is missing, broken or installed twice.
     """
     if n < 1:
-        raise ValueError(f"n must be 1 or more, found {n}")
+        raise LatentError(f"n must be 1 or more, found {n}")
     threads = runtime.cores() if threads is None else threads
     vectors = None if golden is None else _Vectors(golden)
     subject = _Subject(model, threads)
@@ -410,6 +415,11 @@ def _spec(subject: _Subject) -> Check:
     if subject.problem:
         return Check("spec", FAILED, subject.problem)
     spec = subject.spec
+    stored = _stored_precision(subject)
+    if stored and stored != subject.precision:
+        # The tolerance follows the precision, so a file must not choose it.
+        reason = f"its metadata says {subject.precision[:40]!r}, and its weights are those of {stored}"
+        return Check("spec", FAILED, reason)
     classes = f"{spec.num_classes} classes" if spec.num_classes else "unconditional"
     size = "x".join(map(str, spec.image_shape[1:]))
     return Check(
@@ -418,6 +428,15 @@ def _spec(subject: _Subject) -> Check:
         f"{spec.latent_dim} latents, {classes}, images of {size}, as its inputs and outputs are",
         {"spec": spec.to_json(), "precision": subject.precision},
     )
+
+
+def _stored_precision(subject: _Subject) -> str:
+    """The precision that a model's weights are stored in; empty where the file can't be read, see operators."""
+    try:
+        types = read_outline(subject.content).weight_types
+    except ModelError:
+        return ""
+    return "int8" if INT8 in types else "fp16" if FLOAT16 in types else "fp32"
 
 
 def _operators(subject: _Subject, version: str) -> Check:
@@ -529,8 +548,12 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
     # and in opposite directions: right ones, fused and plain, were at 1.1 of a single limit.
     eager = None if vectors is None else vectors.golden.eager_max_error
     limit = None if eager is None else sum(each.limit(eager) for each in tolerances)
-    looser = max(tolerances, key=lambda each: (each.levels, each.mean_levels))
-    difference = _compare(made[0], made[1], limit, looser)
+    both = replace(
+        tolerances[0],
+        levels=min(255, sum(each.levels for each in tolerances)),
+        mean_levels=sum(each.mean_levels for each in tolerances),
+    )
+    difference = _compare(made[0], made[1], limit, both)
     notes = [] if difference.limit is not None else ["only grey levels are judged"]
     if subject.metadata.get(WEIGHTS_SHA256_KEY) != other.metadata.get(WEIGHTS_SHA256_KEY):
         notes.append("their metadata name other weights")
@@ -576,7 +599,7 @@ def _compare(
         mean_error=float(error.mean()) if floats else None,
         max_levels=int(levels.max()),
         levels_limit=tolerance.levels,
-        mean_levels=float(error.mean()) * _LEVELS if floats else float(levels.mean()),
+        mean_levels=float(levels.mean()),
         mean_levels_limit=tolerance.mean_levels,
         pixels=images.size,
         pixels_off=int(np.count_nonzero(levels)),

@@ -81,6 +81,8 @@ def main(
         model, golden, against=against, sha256=sha256, n=N if n is None else n, seed=seed or 0, threads=threads
     )
     click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else report.table())
+    if not report.failed and not report.passed:
+        raise ModelError(f"{report.model} is {report.verdict}")
     if not report.passed:
         first = report.failed[0]
         raise ModelError(f"{report.model} is not verified: {first.name}: {first.detail}")

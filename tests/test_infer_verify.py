@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import struct
@@ -80,9 +81,9 @@ def test_a_shipped_model_passes_every_check(name: str) -> None:
     assert difference.images == 20
     assert difference.max_error is not None
     assert difference.limit is not None
-    assert 0.0 < difference.max_error <= difference.limit < 2e-5
+    assert 0.0 < difference.max_error <= difference.limit < 1e-4
     assert difference.limit == 4 * read_golden(shipped.path_of(name, SUFFIX)).eager_max_error + 1e-6
-    assert difference.psnr > 130
+    assert difference.psnr > 120
 
 
 def test_what_is_printed(copy: Path) -> None:
@@ -201,7 +202,8 @@ def test_a_perturbed_golden_file_is_noticed(tmp_path: Path) -> None:
 def test_golden_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
     found = golden_check(MODEL, shipped.path_of("dcgan-mnist-conditional", SUFFIX))
     assert found.outcome == FAILED
-    assert "is of weights 108e165ef6c5..., the model of" in found.detail
+    theirs = read_golden(shipped.path_of("dcgan-mnist-conditional", SUFFIX)).weights_sha256
+    assert f"is of weights {theirs[:12]}..., the model of" in found.detail
     # The digest right and the spec another.
     golden = read_golden(shipped.path_of("dcgan-mnist-conditional", SUFFIX))
     path = changed(golden, tmp_path / "a.golden", weights_sha256=read_golden(GOLDEN).weights_sha256)
@@ -212,8 +214,14 @@ def test_without_golden_vectors_equality_is_not_claimed(copy: Path) -> None:
     damaged(copy, lambda content: with_metadata(content, "dcgan.weights_sha256", "ab" * 32))
     (copy.parent / "SHA256SUMS").unlink()
     done = run(copy)
-    assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[-1] == "verified: 2 checks passed, 2 skipped; not compared with a checkpoint"
+    assert done.exit_code == 1, done.output
+    verdict = "NOT verified: held against nothing; give --sha256, --golden or --against"
+    assert done.stdout.splitlines()[-1] == verdict
+    assert done.stderr == f"Error: {copy} is {verdict}\n"
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    known = run(copy, "--sha256", digest)
+    assert known.exit_code == 0, known.output
+    assert known.stdout.splitlines()[-1] == "verified: 3 checks passed, 1 skipped; not compared with a checkpoint"
     assert "dcgan-export" in done.stdout
     assert "equality is not shown" in " ".join(done.stdout.split())
 
@@ -250,15 +258,21 @@ def test_an_unknown_precision_is_said(copy: Path) -> None:
     assert "precision is 'fp4', and this version knows fp32" in found.detail
 
 
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_a_file_does_not_choose_its_tolerance(precision: str, copy: Path) -> None:
+    damaged(copy, lambda content: with_metadata(sign_flipped(content), "dcgan.precision", precision))
+    found = check_of(verify(copy, threads=1), "spec")
+    assert found.outcome == FAILED
+    assert found.detail == f"its metadata says '{precision}', and its weights are those of fp32"
+
+
 def test_the_tolerance_is_that_of_the_precision(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    damaged(copy, lambda content: with_metadata(content, "dcgan.precision", "coarse"))
-    monkeypatch.setitem(TOLERANCES, "coarse", Tolerance(factor=0.0, floor=1e-9))
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(factor=0.0, floor=1e-9))
     assert golden_check(copy).outcome == FAILED
-    monkeypatch.setitem(TOLERANCES, "coarse", Tolerance(factor=0.0, floor=2.0, levels=255, mean_levels=255.0))
+    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(factor=0.0, floor=2.0, levels=255, mean_levels=255.0))
     report = verify(damaged(copy, sign_flipped), against=NAME, threads=1)
     assert check_of(report, "golden").outcome == PASSED
-    assert check_of(report, "against").outcome == PASSED  # the looser of the two
-    assert check_of(verify(copy, against=copy, threads=1), "against").outcome == PASSED
+    assert check_of(report, "against").outcome == PASSED
 
 
 def test_a_model_against_another(copy: Path) -> None:

@@ -16,6 +16,7 @@ import torch
 from exported import generator_of
 
 from dcgan.errors import CheckpointError
+from dcgan.images import to_levels
 from dcgan.networks import Generator
 from dcgan.tolerance import TOLERANCES
 from export import parity
@@ -229,3 +230,26 @@ def test_equal_images_have_an_infinite_psnr_that_json_can_say(probes: tuple[pari
     assert report.passed
     assert report.figures[0].psnr == math.inf
     assert report.as_dict()["figures"][0]["psnr"] is None
+
+
+def test_a_wrong_batch_is_not_lost_in_a_mean(probes: tuple[parity.Probe, ...], generator: Generator) -> None:
+    right = runner(generator)
+
+    def run(z: FloatArray) -> npt.NDArray[Any]:
+        return np.full((1, 1, 8, 8), -1.0, np.float32) if len(z) == 1 else right(z)
+
+    assert not parity.compare(run, probes, TOLERANCES["int8"]).passed
+
+
+def test_the_kind_of_image_that_was_asked_for_is_the_one_that_passes(
+    probes: tuple[parity.Probe, ...], generator: Generator
+) -> None:
+    right = runner(generator)
+
+    def grey(z: FloatArray) -> npt.NDArray[Any]:
+        return to_levels(right(z))[:, 0]
+
+    tolerance = TOLERANCES["fp32"].for_grey_levels()
+    assert parity.compare(grey, probes, tolerance, grey=True).passed
+    assert "should give float32 images" in parity.compare(grey, probes, tolerance).reasons[0]
+    assert "should give uint8 images" in parity.compare(right, probes, tolerance, grey=True).reasons[0]
