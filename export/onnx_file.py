@@ -101,7 +101,7 @@ def load(path: Path) -> Runner:
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ExportError(f"onnxruntime refuses the ONNX file: {first_line(error)}") from error
+        raise ExportError(f"onnxruntime refuses the ONNX file; a lower --opset may do: {first_line(error)}") from error
     names = [value.name for value in session.get_inputs()]
     found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
     if tuple(names) not in (INPUTS[:1], INPUTS) or found != [(name, [BATCH]) for name in (*names, OUTPUT)]:

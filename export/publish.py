@@ -146,9 +146,11 @@ def publish(
             }
             if not report.passed:
                 more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
+                # A right file of a network that can't bear so few bits looks the same as a wrong one.
+                advice = "" if precision == "fp32" else "; this network may need more bits: take --precision fp32"
                 raise ParityError(
                     f"the {form.name} artifact is not equal to {checkpoint}, {path} was not written: "
-                    f"{report.reasons[0]}{more}",
+                    f"{report.reasons[0]}{more}{advice}",
                     report,
                 )
             if golden is not None:

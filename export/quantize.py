@@ -273,7 +273,10 @@ def _rounded_weights(
     """Make a convolution take 8-bit weights, a step for each output channel, and a 32-bit bias."""
     name = node.input[1]
     weight = numpy_helper.to_array(weights[name]).astype(np.float64)
-    bias = numpy_helper.to_array(weights[node.input[2]]).astype(np.float64)
+    if len(node.input) < 3:  # torch's exporter leaves out a bias that is 0
+        node.input.append("")
+    stored = weights.get(node.input[2])
+    bias = np.zeros(len(weight)) if stored is None else numpy_helper.to_array(stored).astype(np.float64)
     # A step is so large that the bias fits into 32 bits: beside such a bias the weights are as good as 0.
     levels, steps = _symmetric(weight, _WEIGHT_LEVELS, least=np.abs(bias) / (step * _BIAS_LEVELS))
     if ones:  # the last channel in is 1, or 0 past the border

@@ -6,6 +6,7 @@ Which consumer loads what was tried, not recalled: docs/export.md, "Targets".
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,12 +89,16 @@ def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, nam
         OutputError: the repository has a model of that name, or can't be written to.
     """
     model = repository / name
-    if model.exists():
+    if repository.exists() and not repository.is_dir():
+        raise OutputError(f"{repository} is a file; give the name of a folder")
+    if os.path.lexists(model):
         raise OutputError(f"{model} already exists; remove it, or give another --out")
     try:
         repository.mkdir(exist_ok=True)  # before the slow work: what can't be written to is said at once
         # Beside the repository: a server that watches it must see no half of a model.
-        with tempfile.TemporaryDirectory(prefix=".dcgan-export.", suffix=TEMPORARY, dir=repository.parent) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=".dcgan-export.", suffix=TEMPORARY, dir=repository.resolve().parent
+        ) as folder:
             whole = Path(folder) / name
             (whole / "1").mkdir(parents=True)
             try:

@@ -121,7 +121,7 @@ class DigitGenerator:
     def generate_from(
         self,
         z: npt.NDArray[np.floating],
-        labels: npt.NDArray[np.integer] | None = None,
+        labels: npt.NDArray[np.integer] | Sequence[int] | None = None,
         *,
         batch_size: int = BATCH_SIZE,
     ) -> _Images:
@@ -139,6 +139,7 @@ class DigitGenerator:
         """
         if labels is None and self.spec.num_classes:
             raise LatentError(f"model {self.name} is conditional: give a label for each latent")
+        labels = None if labels is None else np.asarray(labels)
         if labels is not None and len(labels) != len(z):
             raise LatentError(f"there are {len(labels)} labels for {len(z)} latents")
         if len(z) == 0:

@@ -88,7 +88,7 @@ class Difference:
             reasons.append(f"a pixel is off by {self.max_levels} grey levels, the limit is {self.levels_limit}")
         if not (self.mean_levels <= self.mean_levels_limit):
             reasons.append(
-                f"pixels are off by {self.mean_levels:.2g} grey levels on average, "
+                f"pixels are off by {self.mean_levels:.3f} grey levels on average, "
                 f"the limit is {self.mean_levels_limit:g}"
             )
         return reasons
