@@ -104,8 +104,15 @@ _ACTIVATIONS = ("leaky-relu:0.2", "elu", "softplus")
 # What a group changes in all of its rows. The networks are compared in a plain game, a critic of pixels without labels:
 # the recipe's own critic would hide what they do.
 BASES: dict[str, dict[str, Any]] = {
-    "recipe": {},
-    "networks": {"discriminator": "spectral", "labels": "none", "loss": "non-saturating", "g_lr": 0.25, "d_lr": 0.25},
+    "recipe": {"batch_size": 64},  # as the recipe had it when the table was made
+    "networks": {
+        "batch_size": 64,
+        "discriminator": "spectral",
+        "labels": "none",
+        "loss": "non-saturating",
+        "g_lr": 0.25,
+        "d_lr": 0.25,
+    },
 }
 # For each group rows: a name, what is changed (factors for learning rates), and the generator, "" for the document's.
 GROUPS: dict[str, list[tuple[str, dict[str, Any], str]]] = {

@@ -124,7 +124,7 @@ RECIPES = {
             channels_last=False,
             precision="fp32",
         ),
-        # The same generator against a discriminator that sees with a classifier's eyes, sixteen times the batch,
+        # The same generator against a discriminator that sees with a classifier's eyes, eight times the batch,
         # eighty times the learning rate. docs/quality.md has the search that found it.
         Recipe(
             name="fast",
