@@ -18,12 +18,12 @@ demo: $(DEMO)/installed  ## Install the light inference package and write grid.p
 	$(DEMO)/bin/dcgan-infer --n 16 --scale 4 --out grid.png
 
 test: $(VENV)/installed  ## Install everything and run all tests
-	$(VENV)/bin/pytest --numprocesses auto
+	$(VENV)/bin/pytest --numprocesses auto --dist worksteal
 
 test-light: $(DEMO)/installed  ## Run the inference tests on the installed package, in a venv without torch
-	$(DEMO)/bin/pip install --quiet pytest
+	$(DEMO)/bin/pip install --quiet pytest pytest-xdist
 	! $(DEMO)/bin/python -c "import torch" 2>/dev/null
-	$(DEMO)/bin/pytest -p no:cacheprovider $(LIGHT_TESTS)
+	$(DEMO)/bin/pytest -p no:cacheprovider --numprocesses auto --dist worksteal $(LIGHT_TESTS)
 
 lint: $(VENV)/installed  ## Check style
 	$(VENV)/bin/ruff check .

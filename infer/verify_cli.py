@@ -30,7 +30,7 @@ def _parse_digest(_ctx: click.Context, _param: click.Parameter, text: str | None
 Examples:
   dcgan-verify                                        the shipped model
   dcgan-verify digits.onnx
-  dcgan-verify digits.onnx --sha256 6fe16f6a593077bb97e6c67c02843e9137ad8ebae4d56d786297a66c0993dbf1
+  dcgan-verify digits.onnx --sha256 7be1c5a1a72c94718354765b5ef3954f4cae1b357d7d6d0e1e3cea24c9cb4346
   dcgan-verify digits.onnx --golden digits.golden     made by dcgan-export --golden
   dcgan-verify digits.onnx --against dcgan-mnist-conditional -n 1000 --json
 

@@ -152,15 +152,14 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
     monkeypatch.setattr(quantize, "_LARGE", 16)  # the generator is a small one
     # With six channels and sharp weights, few bits are not enough; with initial ones they are.
     checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32")
+    if precision == "int8" and activation != "relu":
+        with pytest.raises(ExportError, match=r"int8 is for generators with ReLU.*take --precision fp32 or fp16"):
+            publish(checkpoint, tmp_path / "a.onnx", precision=precision)
+        return
     for opset in OPSETS:
-        for image in formats.IMAGES:
+        # Grey levels are the same few nodes in every opset.
+        for image in formats.IMAGES if opset in (OPSETS[0], OPSETS[-1]) else ("float",):
             path = tmp_path / f"{opset}-{image}.onnx"
-            if precision == "int8" and activation != "relu":
-                with pytest.raises(
-                    ExportError, match=r"int8 is for generators with ReLU.*take --precision fp32 or fp16"
-                ):
-                    publish(checkpoint, path, opset=opset, precision=precision, image=image)
-                continue
             if precision == "int8" and opset > 25:
                 # onnxruntime 1.32 knows opset 28 and not its QuantizeLinear: it may refuse the file, and nothing else.
                 try:
