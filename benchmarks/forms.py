@@ -1,7 +1,7 @@
 """What dcgan-export writes, form against form, from one run: python benchmarks/forms.py [CHECKPOINT]
 
 Each form is exported from one checkpoint into a temporary folder, and that folder's files are measured as
-`infer.bench.measure` does it: in bursts that take turns, with rests between, because thread pools spin after a call.
+`infer.measure.measure` does it: in bursts that take turns, with rests between, because thread pools spin after a call.
 Inputs are prepared, outputs ignored, and all get the same number of threads. Prints a Markdown table a batch size;
 ratios are to plain ONNX in onnxruntime.
 """
@@ -29,8 +29,9 @@ from dcgan.runtime import cores
 from dcgan.spec import GeneratorSpec
 from export import formats
 from export.publish import publish
-from infer.bench import BURST, REST, ROUNDS, Burst, measure, open_rows, ratios
+from infer.bench import open_rows
 from infer.machine import processor
+from infer.measure import BURST, REST, ROUNDS, Burst, measure, ratios
 
 
 class Form(NamedTuple):

@@ -3,7 +3,7 @@
 1. Cold start: the whole process `dcgan-infer --n 16 --out grid.png` against a bare script that imports onnxruntime,
    runs the model once and saves a PNG. Processes take turns.
 2. Throughput: DigitGenerator (latents and grey levels included) and its session alone against torch in eager mode.
-   Measured as `infer.bench.measure` does it, in bursts with rests between; the same number of threads for all.
+   Measured as `infer.measure.measure` does it, in bursts with rests between; the same number of threads for all.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 
 from dcgan import shipped
 from infer import DigitGenerator
-from infer.bench import measure, ratios
 from infer.latents import Block
+from infer.measure import measure, ratios
 
 NAME = "dcgan-mnist"  # unconditional
 MODEL = shipped.path_of(NAME, ".onnx")

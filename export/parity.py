@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from dcgan.difference import psnr
 from dcgan.errors import CheckpointError, first_line
 from dcgan.images import to_uint8
 from dcgan.spec import GeneratorSpec
@@ -202,8 +203,6 @@ def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> 
     Raises:
         CheckpointError: the checkpoint itself gives values that are not finite.
     """
-    eager = copy.deepcopy(generator).eval()
-    exact = copy.deepcopy(eager).double()
     random = np.random.default_rng(seed)
     count = sum(BATCHES)
     probes = []
@@ -212,19 +211,40 @@ def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> 
         (f"tails, |z| <= {TAIL:g}", _tails(random, count, spec.latent_dim)),
     ):
         labels = np.arange(count, dtype=np.int64) % spec.num_classes if spec.num_classes else None
-        asked = () if labels is None else (torch.from_numpy(labels),)
-        with torch.inference_mode():
-            right = exact(torch.from_numpy(latents).double(), *asked).numpy()
-            batches = zip(
-                *(torch.split(each, list(BATCHES)) for each in (torch.from_numpy(latents), *asked)), strict=True
-            )
-            own = np.concatenate([eager(*batch).numpy() for batch in batches])
-        if not (np.isfinite(right).all() and np.isfinite(own).all()):
-            raise CheckpointError(
-                f"the checkpoint itself gives images that are not finite on latents from {name}; train it again"
-            )
+        right, own = run_exactly(generator, latents, labels, BATCHES, name)
         probes.append(Probe(name, latents, right, own, labels, tail=name != _NORMAL))
     return tuple(probes)
+
+
+def run_exactly(
+    generator: nn.Module, latents: FloatArray, labels: IntArray | None, batches: Sequence[int], name: str
+) -> tuple[ExactArray, FloatArray]:
+    """Images of a checkpoint in float64, and in float32, for its own error.
+
+    Args:
+        generator: float32, on the CPU. It is copied, and the copies run in eval mode.
+        latents: float32, shape (M, latent_dim).
+        labels: int64, shape (M,), or None.
+        batches: sizes that float32 runs in, M together.
+        name: of the latents, for a message.
+    Returns:
+        float64 and float32, shape (M, C, H, W) each.
+    Raises:
+        CheckpointError: it gives values that are not finite.
+    """
+    eager = copy.deepcopy(generator).eval()
+    exact = copy.deepcopy(eager).double()
+    z = torch.from_numpy(latents)
+    asked = () if labels is None else (torch.from_numpy(labels),)
+    with torch.inference_mode():
+        right = exact(z.double(), *asked).numpy()
+        parts = zip(*(torch.split(each, list(batches)) for each in (z, *asked)), strict=True)
+        own = np.concatenate([eager(*part).numpy() for part in parts])
+    if not (np.isfinite(right).all() and np.isfinite(own).all()):
+        raise CheckpointError(
+            f"the checkpoint itself gives images that are not finite on latents from {name}; train it again"
+        )
+    return right, own
 
 
 def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32, grey: bool = False) -> ParityReport:
@@ -329,7 +349,7 @@ def _measure(probe: Probe, images: FloatArray, again: FloatArray, tolerance: Tol
         mean_levels_limit=tolerance.tail_mean_levels if probe.tail else tolerance.mean_levels,
         image_levels=float(by_image.max()),
         image_levels_limit=tolerance.tail_image_levels if probe.tail else tolerance.image_levels,
-        psnr=_psnr(error),
+        psnr=psnr(error, 2.0),
         lowest=float(images.min()),
         highest=float(images.max()),
     )
@@ -341,13 +361,6 @@ def _levels_off(images: FloatArray, exact: ExactArray) -> IntArray:
     levels: IntArray = np.abs(to_uint8(np.where(finite, images, 0.0)).astype(np.int64) - to_uint8(exact))
     levels[~finite] = 255
     return levels
-
-
-def _psnr(error: ExactArray) -> float:
-    power = float(np.mean(error**2))
-    if power == 0.0:
-        return math.inf
-    return 10.0 * math.log10(4.0 / power) if math.isfinite(power) else math.nan
 
 
 def _judge(row: Figures, tolerance: Tolerance) -> list[str]:

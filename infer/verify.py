@@ -8,22 +8,20 @@ so that a NaN fails it. No torch, no onnx: whoever can run the model can verify 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
-import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcgan import runtime, shipped
+from dcgan.difference import compare_images, grey_levels
 from dcgan.errors import LatentError, ModelError, first_line
 from dcgan.golden import BATCHES, COUNT, SEED, START, SUFFIX, Golden, parse_golden
-from dcgan.images import to_uint8
 from dcgan.latents import latents
 from dcgan.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
 from dcgan.tolerance import TOLERANCES, Tolerance
@@ -31,199 +29,14 @@ from dcgan.tolerance import TOLERANCES, Tolerance
 from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, read_outline
 from .request import BATCH_SIZE
 from .session import find_model
+from .verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
 MANIFEST = "SHA256SUMS"
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
-_IDENTIFY = ("integrity", "golden", "against")  # checks that say which model it is
-WIDTH = 80  # of the table
 N = 64  # images that two models are compared on
 
 _Floats = npt.NDArray[np.float32]
 _Bytes = npt.NDArray[np.uint8]
 _Labels = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far a model's images are from others. Errors are absolute, in units of the value range [-1, 1].
-
-    Attributes:
-        images: number of images compared.
-        max_error: largest difference; None where grey levels are all there is.
-        limit: for `max_error`; None where only grey levels are judged.
-        mean_error: mean of the differences; None where grey levels are all there is.
-        max_levels: grey levels that the worst pixel is off by; 255 where a value is not finite.
-        levels_limit: for `max_levels`.
-        mean_levels: grey levels that pixels are off by on average.
-        mean_levels_limit: for `mean_levels`.
-        pixels: number of pixels compared.
-        pixels_off: how many have another grey level, or none.
-        not_finite: how many values are NaN or infinite.
-        psnr: peak signal-to-noise ratio in dB, with the range of values, or of grey levels, as peak; infinite when
-            equal.
-    """
-
-    images: int
-    max_error: float | None
-    limit: float | None
-    mean_error: float | None
-    max_levels: int
-    levels_limit: int
-    mean_levels: float
-    mean_levels_limit: float
-    pixels: int
-    pixels_off: int
-    not_finite: int
-    psnr: float
-
-    def reasons(self) -> list[str]:
-        """Why the difference is too large; empty when it is not."""
-        reasons = []
-        if self.not_finite:
-            reasons.append(f"{self.not_finite} of {self.pixels} values are NaN or infinite")
-        # `not (a <= b)` where `a > b` would do for numbers: a NaN must not slip through.
-        if self.max_error is not None and self.limit is not None and not (self.max_error <= self.limit):
-            reasons.append(f"off by {self.max_error:.2e}, the limit is {self.limit:.2e}")
-        if not (self.max_levels <= self.levels_limit):
-            reasons.append(f"a pixel is off by {self.max_levels} grey levels, the limit is {self.levels_limit}")
-        if not (self.mean_levels <= self.mean_levels_limit):
-            reasons.append(
-                f"pixels are off by {self.mean_levels:.3f} grey levels on average, "
-                f"the limit is {self.mean_levels_limit:g}"
-            )
-        return reasons
-
-
-@dataclass(frozen=True)
-class Check:
-    """One question, and what came out.
-
-    Attributes:
-        name: `integrity`, `spec`, `operators`, `golden` or `against`.
-        outcome: `passed`, `failed` or `skipped`.
-        detail: what was found, in a line; of a failed or skipped check why.
-        figures: what was found, by name.
-        difference: of images, where some were compared.
-    """
-
-    name: str
-    outcome: str
-    detail: str
-    figures: dict[str, Any] = field(default_factory=dict)
-    difference: Difference | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: what is no finite number is None."""
-        figures = self.figures | (asdict(self.difference) if self.difference else {})
-        return {
-            "name": self.name,
-            "outcome": self.outcome,
-            "detail": self.detail,
-            "figures": {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in figures.items()
-            },
-        }
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What was checked of a model, and what came out.
-
-    Attributes:
-        model: path of the file.
-        sha256: hexadecimal digest of its bytes.
-        size: in bytes.
-        runtime_version: of the onnxruntime that ran it.
-        checks: in the order of the questions.
-    """
-
-    model: Path
-    sha256: str
-    size: int
-    runtime_version: str
-    checks: tuple[Check, ...]
-
-    @property
-    def failed(self) -> tuple[Check, ...]:
-        """The checks that failed."""
-        return tuple(check for check in self.checks if check.outcome == FAILED)
-
-    @property
-    def identified(self) -> bool:
-        """Whether the model was held against anything: its bytes, golden vectors, or another model."""
-        return any(check.outcome == PASSED for check in self.checks if check.name in _IDENTIFY)
-
-    @property
-    def passed(self) -> bool:
-        """Whether none failed, and at least one says which model it is; others may have been skipped."""
-        return not self.failed and self.identified
-
-    @property
-    def verdict(self) -> str:
-        """The last line: it claims what was checked, and no more."""
-        count = {name: sum(check.outcome == name for check in self.checks) for name in (PASSED, FAILED, SKIPPED)}
-        skipped = f", {count[SKIPPED]} skipped" if count[SKIPPED] else ""
-        if not self.failed and not self.identified:
-            return "NOT verified: held against nothing; give --sha256, --golden or --against"
-        if not self.passed:
-            return f"NOT verified: {count[FAILED]} failed, {count[PASSED]} passed{skipped}"
-        unequal = (
-            ""
-            if any(check.name == "golden" and check.outcome == PASSED for check in self.checks)
-            else ("; not compared with a checkpoint")
-        )
-        return f"verified: {count[PASSED]} check{'s' * (count[PASSED] != 1)} passed{skipped}{unequal}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "model": str(self.model),
-            "sha256": self.sha256,
-            "bytes": self.size,
-            "onnxruntime": self.runtime_version,
-            "passed": self.passed,
-            "verdict": self.verdict,
-            "checks": [check.as_dict() for check in self.checks],
-        }
-
-    def table(self) -> str:
-        """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, the verdict."""
-        wrap = textwrap.TextWrapper(WIDTH, break_on_hyphens=False)
-        lines = [*wrap.wrap(f"{self.model} ({self.size:,} bytes)"), f"sha256 {self.sha256}", ""]
-        for check in self.checks:
-            outcome = check.outcome.upper() if check.outcome == FAILED else check.outcome
-            wrap.initial_indent = f"{outcome:<9}{check.name:<11}"
-            wrap.subsequent_indent = " " * len(wrap.initial_indent)
-            lines += wrap.wrap(check.detail)
-        compared = [check for check in self.checks if check.difference is not None]
-        if compared:
-            lines += ["", *_figures(compared)]
-        return "\n".join([*lines, "", self.verdict])
-
-
-def _figures(checks: Iterable[Check]) -> list[str]:
-    columns = [(check.name, check.difference) for check in checks if check.difference is not None]
-    rows: tuple[tuple[str, Callable[[Difference], str]], ...] = (
-        ("images compared", lambda row: f"{row.images}"),
-        ("max error", lambda row: _scientific(row.max_error)),
-        ("  limit", lambda row: _scientific(row.limit)),
-        ("mean error", lambda row: _scientific(row.mean_error)),
-        ("grey levels off, the worst pixel", lambda row: f"{row.max_levels}"),
-        ("  limit", lambda row: f"{row.levels_limit}"),
-        ("grey levels off on average", lambda row: f"{row.mean_levels:.2e}"),
-        ("  limit", lambda row: f"{row.mean_levels_limit:.2e}"),
-        ("pixels with another grey level", lambda row: f"{row.pixels_off} of {row.pixels}"),
-        ("PSNR", lambda row: f"{row.psnr:.1f} dB"),
-    )
-    lines = [f"{'':<36}" + "".join(f"{name:>20}" for name, _ in columns)]
-    for label, cell in rows:
-        lines.append(f"{label:<36}" + "".join(f"{cell(difference):>20}" for _, difference in columns))
-    return lines
-
-
-def _scientific(number: float | None) -> str:
-    return "-" if number is None else f"{number:.2e}"
 
 
 class _Subject:
@@ -510,7 +323,7 @@ def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
     except ModelError as error:
         return Check("golden", FAILED, str(error), figures)
     right = golden.image_uint8 if images.dtype == np.uint8 else golden.image
-    difference = _compare(
+    difference = compare_images(
         images, right, tolerance.limit(golden.eager_max_error), tolerance, right_levels=golden.image_uint8
     )
     reasons = difference.reasons()
@@ -543,7 +356,7 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
     except ModelError as error:
         return Check("against", FAILED, f"{(subject, other)[len(made)].path.name}: {error}", figures)
     if made[0].dtype != made[1].dtype:  # one of them gives grey levels
-        made = [_levels_of(images) for images in made]
+        made = [grey_levels(images) for images in made]
     # How exact float32 is depends on the weights, and only a golden file says. Each model may be off by its own limit,
     # and in opposite directions: right ones, fused and plain, were at 1.1 of a single limit.
     eager = None if vectors is None else vectors.golden.eager_max_error
@@ -553,63 +366,10 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
         levels=min(255, sum(each.levels for each in tolerances)),
         mean_levels=sum(each.mean_levels for each in tolerances),
     )
-    difference = _compare(made[0], made[1], limit, both)
+    difference = compare_images(made[0], made[1], limit, both)
     notes = [] if difference.limit is not None else ["only grey levels are judged"]
     if subject.metadata.get(WEIGHTS_SHA256_KEY) != other.metadata.get(WEIGHTS_SHA256_KEY):
         notes.append("their metadata name other weights")
     reasons = difference.reasons()
     detail = reasons or [f"as {other.path.name} on {n} latents of seed {seed}"]
     return Check("against", FAILED if reasons else PASSED, "; ".join([*detail, *notes]), figures, difference)
-
-
-def _levels_of(images: _Floats | _Bytes) -> _Bytes:
-    """Grey levels, uint8 of shape (N, H, W)."""
-    return cast(_Bytes, images) if images.dtype == np.uint8 else to_uint8(cast(_Floats, images)[:, 0])
-
-
-def _compare(
-    images: _Floats | _Bytes,
-    right: _Floats | _Bytes,
-    limit: float | None,
-    tolerance: Tolerance,
-    right_levels: _Bytes | None = None,
-) -> Difference:
-    """Hold images against others of the same type.
-
-    Args:
-        images: float32, shape (N, 1, H, W), or uint8, shape (N, H, W).
-        right: of the same type and shape.
-        limit: for the largest difference of floats; None judges grey levels only.
-        tolerance: for grey levels.
-        right_levels: grey levels of `right`, where they were rounded from more digits than `right` has.
-    """
-    floats = images.dtype != np.uint8
-    finite = np.isfinite(images) & np.isfinite(right)
-    with np.errstate(invalid="ignore"):  # infinity less infinity is a NaN, and judged as one
-        error = np.abs(images.astype(np.float64) - right)
-    images, right = images.copy(), right.copy()
-    images[~finite] = right[~finite] = 0
-    mine, theirs = _levels_of(images), _levels_of(right) if right_levels is None else right_levels
-    levels = np.abs(mine.astype(int) - theirs)
-    levels[~finite.reshape(levels.shape)] = 255
-    return Difference(
-        images=len(images),
-        max_error=float(error.max()) if floats else None,
-        limit=limit if floats else None,
-        mean_error=float(error.mean()) if floats else None,
-        max_levels=int(levels.max()),
-        levels_limit=tolerance.levels,
-        mean_levels=float(levels.mean()),
-        mean_levels_limit=tolerance.mean_levels,
-        pixels=images.size,
-        pixels_off=int(np.count_nonzero(levels)),
-        not_finite=int(np.count_nonzero(~finite)),
-        psnr=_psnr(error, 2.0 if floats else 255.0),
-    )
-
-
-def _psnr(error: npt.NDArray[np.float64], peak: float) -> float:
-    power = float(np.mean(error**2))
-    if power == 0.0:
-        return math.inf
-    return 10.0 * math.log10(peak * peak / power) if math.isfinite(power) else math.nan

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
@@ -247,20 +248,29 @@ def test_a_place_that_can_not_be_written_is_said_before_the_work(
     assert (folder / "digits.safetensors").read_bytes() == before
 
 
-@pytest.fixture
-def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every TorchScript file is written with one layer off by 0.1 %."""
-    write = torchscript_file.write
+def damage(monkeypatch: pytest.MonkeyPatch, module: ModuleType, layer: str) -> None:
+    """Every file of a format is written with one layer off by 0.1 %."""
+    write = module.write
 
     def damaged(
         generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: formats.Variant
     ) -> None:
         broken = copy.deepcopy(generator)
         with torch.no_grad():
-            broken.get_parameter("decon2.weight").mul_(1.001)
+            broken.get_parameter(layer).mul_(1.001)
         write(broken, spec, path, metadata, variant)
 
-    monkeypatch.setattr(torchscript_file, "write", damaged)
+    monkeypatch.setattr(module, "write", damaged)
+
+
+@pytest.fixture
+def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, torchscript_file, "decon2.weight")
+
+
+@pytest.fixture
+def damaging_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(monkeypatch, onnx_file, "conv2_ee.weight")
 
 
 @pytest.mark.usefixtures("damaging")
@@ -410,19 +420,3 @@ def test_a_mismatch_leaves_no_half_of_a_repository(folder: Path) -> None:
     one_line_and_nothing_left(result, folder, "digits.safetensors", "models")
     assert "models/digits/1/model.onnx was not written" in result.stderr
     assert not list((folder / "models").iterdir())
-
-
-@pytest.fixture
-def damaging_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every ONNX file is written with one layer off by 0.1 %."""
-    write = onnx_file.write
-
-    def damaged(
-        generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: formats.Variant
-    ) -> None:
-        broken = copy.deepcopy(generator)
-        with torch.no_grad():
-            broken.get_parameter("conv2_ee.weight").mul_(1.001)
-        write(broken, spec, path, metadata, variant)
-
-    monkeypatch.setattr(onnx_file, "write", damaged)

@@ -16,10 +16,10 @@ import infer
 
 PACKAGES = Path(dcgan.__file__).resolve().parent.parent
 TORCH_FREE = (
-    "__init__", "cli", "commands", "console", "errors", "eval_cli", "evaluation", "extras", "files", "golden", "images",
-    "latents", "recipes", "runtime", "shipped", "sources", "spec", "tolerance", "metrics.checkerboard",
-    "metrics.density_coverage", "metrics.evaluator", "metrics.frechet", "metrics.kernel", "metrics.labels",
-    "metrics.nearest_neighbour", "metrics.neighbours", "metrics.precision_recall",
+    "__init__", "cli", "commands", "console", "difference", "errors", "eval_cli", "evaluation", "extras", "files",
+    "golden", "images", "latents", "recipes", "runtime", "shipped", "sources", "spec", "tolerance",
+    "metrics.checkerboard", "metrics.density_coverage", "metrics.evaluator", "metrics.frechet", "metrics.kernel",
+    "metrics.labels", "metrics.nearest_neighbour", "metrics.neighbours", "metrics.precision_recall",
 )  # fmt: skip
 BANNED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
 

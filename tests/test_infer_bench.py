@@ -20,7 +20,7 @@ from dcgan import __version__, shipped
 from dcgan.errors import ModelError
 from dcgan.files import sha256_of
 from dcgan.spec import GeneratorSpec
-from infer import bench
+from infer import bench, measure
 from infer.bench_cli import main, table
 from infer.machine import Processor, processor
 
@@ -63,8 +63,8 @@ class Machine:
         self.now += seconds
         self.events.append("rest")
 
-    def measure(self, functions: dict[str, Callable[[], None]], **options: Any) -> dict[str, list[bench.Burst]]:
-        return bench.measure(functions, clock=lambda: self.now, sleep=self.sleep, **options)
+    def measure(self, functions: dict[str, Callable[[], None]], **options: Any) -> dict[str, list[measure.Burst]]:
+        return measure.measure(functions, clock=lambda: self.now, sleep=self.sleep, **options)
 
     @property
     def turns(self) -> list[str]:
@@ -88,7 +88,7 @@ def test_a_burst_holds_as_many_calls_as_the_warm_up_found_to_fill_it() -> None:
     assert [(part.calls, part.seconds) for part in bursts["fast"]] == [(16, 0.25)] * 2
     assert [(part.calls, part.seconds) for part in bursts["slow"]] == [(1, 3.0)] * 2
     assert bursts["fast"][0].rate == 64
-    assert bench.ratios(bursts["fast"], bursts["slow"]) == pytest.approx([192, 192])
+    assert measure.ratios(bursts["fast"], bursts["slow"]) == pytest.approx([192, 192])
 
 
 def test_slow_first_calls_do_not_shorten_the_bursts_and_rests_are_not_measured() -> None:
@@ -99,7 +99,7 @@ def test_slow_first_calls_do_not_shorten_the_bursts_and_rests_are_not_measured()
         machine.now += next(costs)
 
     (burst,) = machine.measure({"row": call}, rounds=1, burst=0.25, rest=100)["row"]
-    assert burst == bench.Burst(16, 0.25, 1 / 64, 1 / 64)
+    assert burst == measure.Burst(16, 0.25, 1 / 64, 1 / 64)
 
 
 def test_median_and_least_are_of_single_calls() -> None:
@@ -109,7 +109,7 @@ def test_median_and_least_are_of_single_calls() -> None:
     def call() -> None:
         machine.now += next(costs)
 
-    assert machine.measure({"row": call}, rounds=1, burst=3.0)["row"] == [bench.Burst(3, 6.5, 1.0, 0.5)]
+    assert machine.measure({"row": call}, rounds=1, burst=3.0)["row"] == [measure.Burst(3, 6.5, 1.0, 0.5)]
 
 
 def test_it_is_told_of_each_burst() -> None:
@@ -143,7 +143,7 @@ def report(names: list[str], **changes: Any) -> bench.Report:
     for batch in (1, 16):
         for number, name in enumerate(names):
             row = bench.Row(name, name, "", GeneratorSpec(), "onnxruntime", lambda _batch, _seed: lambda: None)
-            bursts = [bench.Burst(100 * (number + 1), 1.0, 0.010, 0.008), bench.Burst(100, 2.0, 0.012, 0.009)]
+            bursts = [measure.Burst(100 * (number + 1), 1.0, 0.010, 0.008), measure.Burst(100, 2.0, 0.012, 0.009)]
             share = bench.sgemm_share(row.spec.multiply_adds, batch * bursts[0].rate, 1e11)
             results.append(bench.Result(row, batch, bursts, [number + 1.0, 1.0], share))
     fields: dict[str, Any] = {
@@ -328,7 +328,7 @@ def test_a_missing_package_is_named(
 def test_help_is_instant_and_names_the_defaults_of_the_library() -> None:
     text = CliRunner().invoke(main, ["--help"]).stdout
     assert max(map(len, text.splitlines())) <= 100
-    for default in (",".join(map(str, bench.BATCHES)), bench.ROUNDS, bench.BURST, bench.REST):
+    for default in (",".join(map(str, bench.BATCHES)), measure.ROUNDS, measure.BURST, measure.REST):
         assert f"[default: {default}" in " ".join(text.split())
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("dcgan-bench, version ")
     code = (

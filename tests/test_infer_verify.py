@@ -24,8 +24,9 @@ from dcgan.golden import SUFFIX, Golden, read_golden
 from dcgan.tolerance import TOLERANCES, Tolerance
 from infer import verify as verify_module
 from infer.onnx_outline import read_outline
-from infer.verify import FAILED, PASSED, SKIPPED, Check, VerifyReport, verify
+from infer.verify import verify
 from infer.verify_cli import main
+from infer.verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
 NAME = "dcgan-mnist"
 MODEL = shipped.path_of(NAME, ".onnx")
