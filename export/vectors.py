@@ -1,0 +1,106 @@
+"""Test vectors for other languages: raw little-endian files and a JSON index, readable without Python and without us.
+
+What dcgan/golden.py keeps in one file for `dcgan-verify`, and more: several seeds, and labels as they are asked for.
+The format is described in docs/embedding.md, "Test vectors".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcgan.checkpoint import GeneratorCheckpoint
+from dcgan.errors import ExportError
+from dcgan.golden import BATCHES, COUNT
+from dcgan.images import to_uint8
+from dcgan.latents import labels, latents
+from dcgan.spec import SEEDS
+
+from .parity import run_exactly
+
+INDEX = "index.json"
+FORMAT = 1
+# Little-endian, and what a file with such numbers ends in.
+_DTYPES = {"float32": ("<f4", "f32"), "int64": ("<i8", "i64"), "uint8": ("<u1", "u8")}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is asked of a model.
+
+    Attributes:
+        seed: of the latents.
+        n: number of images.
+        label: asked of a conditional model, in turn; -1 for the one that the seed draws, none for all such.
+    """
+
+    seed: int
+    n: int
+    label: tuple[int, ...]
+
+
+# The golden images, a plain request, a key whose low word is 0, and the last seed of all.
+CASES = (_Case(0, COUNT, tuple(range(10))), _Case(7, 4, ()), _Case(2**32, 4, (-1, 3)), _Case(SEEDS - 1, 4, (5,)))
+
+
+def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:
+    """Run a checkpoint in float64 on the latents and labels of `CASES`.
+
+    Returns:
+        Content of each file, by name.
+    Raises:
+        CheckpointError: it gives values that are not finite.
+        ExportError: it makes images of several channels, or has fewer than the ten classes that are asked for.
+    """
+    spec = checkpoint.generator.spec
+    if spec.image_shape[0] != 1:
+        raise ExportError(f"test vectors are of grey images, these have {spec.image_shape[0]} channels; omit --vectors")
+    if 0 < spec.num_classes < 10:
+        raise ExportError(f"test vectors ask for the classes 0 to 9, this has {spec.num_classes}; omit --vectors")
+    files: dict[str, bytes] = {}
+    cases = []
+    for case in CASES:
+        z = latents(case.seed, 0, case.n, spec.latent_dim)
+        label = resolve_labels(case.seed, case.n, case.label, spec.num_classes) if spec.num_classes else None
+        batches = BATCHES if case.n == COUNT else (case.n,)
+        right, _ = run_exactly(checkpoint.generator, z, label, batches, f"seed {case.seed}")
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "z": z,
+            "image": right.astype(np.float32),
+            "image_uint8": to_uint8(right[:, 0]),
+        }
+        entry: dict[str, Any] = {"seed": str(case.seed), "n": case.n}  # text: JavaScript's numbers end at 2^53
+        if label is not None:
+            entry["asked"] = list(case.label)
+            arrays["label"] = label
+        for name, array in arrays.items():
+            code, suffix = _DTYPES[array.dtype.name]
+            file = f"seed-{case.seed}.{name}.{suffix}"
+            files[file] = np.ascontiguousarray(array, code).tobytes()
+            entry[name] = {"file": file, "dtype": array.dtype.name, "shape": list(array.shape)}
+        cases.append(entry)
+    index: Mapping[str, Any] = {
+        "format": FORMAT,
+        "spec": json.loads(spec.to_json()),
+        "weights_sha256": checkpoint.weights_sha256,
+        "cases": cases,
+    }
+    return {INDEX: (json.dumps(index, indent=1) + "\n").encode(), **files}
+
+
+def resolve_labels(seed: int, n: int, asked: tuple[int, ...], num_classes: int) -> npt.NDArray[np.int64]:
+    """Labels of images 0 to n - 1: the ones asked for in turn, and where that is -1 or nothing, drawn by the seed.
+
+    Returns:
+        int64, shape (n,), 0 to num_classes - 1.
+    """
+    drawn = labels(seed, 0, n, num_classes)
+    if not asked:
+        return drawn
+    turn = np.array(asked, np.int64)[np.arange(n) % len(asked)]
+    return np.where(turn < 0, drawn, turn)
