@@ -15,7 +15,7 @@ from dcgan.commands import Command, parse_activation
 from dcgan.errors import OutputError, ParityError
 from dcgan.extras import require
 
-from .formats import FORMATS, IMAGES, OPTIMIZATIONS, PRECISIONS
+from .formats import FORMATS, IMAGES, INPUTS, OPTIMIZATIONS, PRECISIONS
 from .targets import TARGETS, publish_to_triton
 
 if TYPE_CHECKING:
@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="File to write.  [default: the checkpoint's name with the format's suffix, in the current folder]",
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators, exactly.  [default: 17]")
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help="Version of the ONNX operators, exactly.  [default: 17, or 18 with --inputs seed]",
+)
 @click.option(
     "--optimize",
     type=click.Choice(OPTIMIZATIONS),
@@ -56,7 +61,13 @@ if TYPE_CHECKING:
     "--image",
     type=click.Choice(IMAGES),
     help="What an ONNX file gives. float: (N, 1, 28, 28) from -1 to 1; uint8: grey levels (N, 28, 28), ready to show."
-    "  [default: float]",
+    "  [default: float, or uint8 with --inputs seed]",
+)
+@click.option(
+    "--inputs",
+    type=click.Choice(INPUTS),
+    help="What an ONNX file takes. z: latents, and of a conditional generator a label each; seed: a seed, a number of "
+    "images and labels in turn, so that the file needs nothing beside it (docs/embedding.md).  [default: z]",
 )
 @click.option(
     "--target",
@@ -80,6 +91,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Also write latents and exact images, which dcgan-verify holds a model's file against.",
 )
+@click.option(
+    "--vectors",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write latents and exact images as raw files with a JSON index, for tests in other languages.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="dcgan-export")
 def main(
@@ -90,10 +107,12 @@ def main(
     optimize: str | None,
     precision: str | None,
     image: str | None,
+    inputs: str | None,
     target_name: str | None,
     activation: Activation | None,
     report: Path | None,
     golden: Path | None,
+    vectors: Path | None,
     as_json: bool,
 ) -> None:
     """Export a generator, and prove the artifact equal to it.
@@ -109,11 +128,12 @@ def main(
       dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
       dcgan-export --optimize none --out plain.onnx
       dcgan-export --precision int8 --image uint8 --out small.onnx
+      dcgan-export --inputs seed --out selfcontained.onnx
       dcgan-export --target triton --out model_repository
       dcgan-export --out digits.pt2 --report parity.json
     """
-    if "-" in map(str, (out, report, golden)):
-        raise click.UsageError("an artifact, its report and golden vectors are files; give a name instead of -.")
+    if "-" in map(str, (out, report, golden, vectors)):
+        raise click.UsageError("an artifact, its report and vectors are files; give a name instead of -.")
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
@@ -122,10 +142,11 @@ def main(
         suffixes = ", ".join(form.suffix for form in FORMATS.values())
         raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
     form = FORMATS[format_name or implied or "onnx"]
-    given = {"--opset": opset, "--precision": precision, "--image": image, "--target": target_name}
+    given = {"--opset": opset, "--precision": precision, "--image": image, "--inputs": inputs, "--target": target_name}
     for option in (option for option, value in given.items() if value is not None and not form.has_variants):
         raise click.UsageError(f"{option} is for ONNX only, not for {form.name}.")
-    precision, image = precision or target.variant.precision, image or target.variant.image
+    precision = precision or target.variant.precision
+    image = image or ("uint8" if inputs == "seed" else target.variant.image)
     if target.repository and (implied or report):
         raise click.UsageError("--target triton writes a folder, and no report; give a folder's name, or take --json.")
     if precision == "int8" and optimize == "none":
@@ -147,9 +168,11 @@ def main(
         optimize=optimize,
         precision=precision,
         image=image,
+        inputs=inputs or "z",
         activation=activation,
         report_path=report,
         golden_path=golden,
+        vectors_path=vectors,
         say=_status,
     )
     try:
@@ -162,6 +185,8 @@ def main(
         click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
         if golden is not None:
             click.echo(f"wrote {golden}")
+        if vectors is not None:
+            click.echo(f"wrote {vectors / 'index.json'} and the files it names")
 
 
 def _print(report: ParityReport, as_json: dict[str, object] | None) -> None:
