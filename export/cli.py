@@ -180,7 +180,7 @@ def main(
         say=_status,
     )
     try:
-        artifact = publish_to_triton(publish, out, checkpoint.stem, image) if target.repository else publish(out)
+        artifact = publish_to_triton(publish, out, checkpoint.stem) if target.repository else publish(out)
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise
