@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from dcgan.errors import ExportError
 from dcgan.networks import Generator
 from dcgan.spec import GeneratorSpec
 from export.publish import publish
-from export.targets import MAX_BATCH, publish_to_triton, triton_config
+from export.targets import MAX_BATCH, publish_to_triton
 
 TYPES = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
@@ -112,23 +113,47 @@ def _wrong_shapes(tensor: Any, model_shape: list[int], batched: bool, exactly: b
         yield f"{whole} does not fit the file's {model_shape}"
 
 
+NAMES = {"conditional": (10, "z", "float"), "grey": (0, "z", "uint8"), "seeded": (10, "seed", "uint8")}
+
+
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with a conditional and an unconditional model, the second with grey levels."""
+def flushed() -> Iterator[set[int]]:
+    """Inodes that os.fsync was called for."""
+    found: set[int] = set()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        found.add(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def repository(flushed: set[int], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the models of `NAMES`: number of classes, what it takes, what it gives."""
     folder = tmp_path_factory.mktemp("triton")
-    for name, classes, image in (("conditional", 10, "float"), ("grey", 0, "uint8")):
+    for name, (classes, inputs, image) in NAMES.items():
         spec = GeneratorSpec(latent_dim=6, image_shape=(1, 8, 8), channels=(8, 6, 4), num_classes=classes)
         torch.manual_seed(0)
         generator = Generator(spec).eval()
         checkpoint = folder / f"{name}.safetensors"
         save_generator(checkpoint, generator.state_dict(), spec, "{}")
-        publish_to_triton(functools.partial(publish, checkpoint, image=image), folder / "repository", name)
+        export = functools.partial(publish, checkpoint, image=image, inputs=inputs)
+        publish_to_triton(export, folder / "repository", name)
     return folder / "repository"
 
 
-@pytest.mark.parametrize("name", ["conditional", "grey"])
+@pytest.mark.parametrize("name", list(NAMES))
 def test_what_is_written_follows_tritons_rules(name: str, repository: Path) -> None:
     assert list(violations(repository / name)) == []
+
+
+def test_all_of_it_is_on_the_disk(repository: Path, flushed: set[int]) -> None:
+    for path in (repository, *repository.rglob("*")):
+        assert path.stat().st_ino in flushed, path
 
 
 # Of the conditional model's config.pbtxt: what is replaced by what, and what is said then.
@@ -190,24 +215,15 @@ def test_what_triton_does_not_define_is_no_config(old: str, new: str, planted: P
         list(violations(planted))
 
 
-def test_a_model_without_a_batch_gets_whole_shapes(tmp_path: Path) -> None:
-    """Scalars in, a number of images out that they decide: nothing to batch."""
-    make = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Expand", ["seed", "n"], ["image"])],
-        "g",
-        [make("seed", onnx.TensorProto.INT64, []), make("n", onnx.TensorProto.INT64, [1])],
-        [make("image", onnx.TensorProto.INT64, ["n"])],
-    )
-    (tmp_path / "1").mkdir()
-    onnx.save(onnx.helper.make_model(graph), tmp_path / "1" / "model.onnx")
-    (tmp_path / "config.pbtxt").write_text(triton_config(tmp_path / "1" / "model.onnx"))
-    assert list(violations(tmp_path)) == []
-    config = (tmp_path / "config.pbtxt").read_text()
-    assert "max_batch_size: 0" in config
-    assert 'name: "image" data_type: TYPE_INT64 dims: [ -1 ]' in config
-    (tmp_path / "config.pbtxt").write_text(config.replace("TYPE_INT64 dims: [ 1 ] },", "TYPE_INT64 dims: [ 2 ] },"))
-    assert list(violations(tmp_path)) == ["seed: a scalar is written as dims [ 1 ]"]
+def test_a_seed_is_for_one_request_and_nothing_is_joined(repository: Path, tmp_path: Path) -> None:
+    planted = Path(shutil.copytree(repository / "seeded", tmp_path / "seeded"))
+    config = planted / "config.pbtxt"
+    text = config.read_text()
+    assert "max_batch_size: 0" in text
+    assert "dynamic_batching" not in text
+    assert 'name: "label" data_type: TYPE_INT64 dims: [ -1 ]' in text
+    config.write_text(text.replace('"n" data_type: TYPE_INT64 dims: [ 1 ]', '"n" data_type: TYPE_INT64 dims: [ 2 ]'))
+    assert list(violations(planted)) == ["n: a scalar is written as dims [ 1 ]"]
 
 
 @pytest.mark.parametrize("name", ["a b", "drei+vier", "zwölf", "50%", ".", "..", ".hidden", "", "a/b"])

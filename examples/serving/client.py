@@ -96,12 +96,20 @@ def raw(output: Mapping[str, Any]) -> bytes:
 
 
 def picture(output: Mapping[str, Any]) -> bytes:
-    """A PGM picture, the digits one under the other."""
-    height, width = output["shape"][-2:]
+    """A PGM picture, ten digits a row."""
+    count, (height, width) = output["shape"][0], output["shape"][-2:]
     levels = output["data"]
     if output["datatype"] == "FP32":
         levels = [round((min(1.0, max(-1.0, value)) + 1.0) * 127.5) for value in levels]
-    return f"P5 {width} {height * output['shape'][0]} 255\n".encode() + bytes(levels)
+    columns = min(count, 10)
+    rows = -(-count // columns)
+    sheet = bytearray(rows * height * columns * width)
+    for i in range(count):
+        for y in range(height):
+            at = (i // columns * height + y) * columns * width + i % columns * width
+            line = (i * height + y) * width
+            sheet[at : at + width] = bytes(levels[line : line + width])
+    return f"P5 {columns * width} {rows * height} 255\n".encode() + sheet
 
 
 def latent(seed: int, i: int, length: int) -> list[float]:
