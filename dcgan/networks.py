@@ -43,15 +43,24 @@ def with_class(z: Tensor, label: Tensor | None, num_classes: int) -> Tensor:
     Raises:
         ValueError: there is a label and no classes, or the reverse.
     """
+    check_label(label, num_classes)
     if label is None:
-        if num_classes > 0:
-            raise ValueError("this generator is conditional: it needs a label for each latent")
         return z
-    if num_classes == 0:
-        raise ValueError("this generator is unconditional: it takes no labels")
     classes = torch.arange(num_classes, device=label.device)
     one_hot = torch.eq(label.unsqueeze(1), classes)  # compared, not scattered: every runtime can compare
     return torch.cat([z, one_hot.to(z.dtype)], 1)
+
+
+def check_label(label: Tensor | None, num_classes: int) -> None:
+    """Refuse a label where there are no classes, and the reverse.
+
+    Raises:
+        ValueError: as said.
+    """
+    if label is None and num_classes > 0:
+        raise ValueError("this generator is conditional: it needs a label for each latent")
+    if label is not None and num_classes == 0:
+        raise ValueError("this generator is unconditional: it takes no labels")
 
 
 class Generator(nn.Module):

@@ -35,9 +35,13 @@ class Exported:
     content: bytes
 
 
-def small_spec(activation: str = "relu") -> GeneratorSpec:
+def small_spec(activation: str = "relu", num_classes: int = 0) -> GeneratorSpec:
     return GeneratorSpec(
-        latent_dim=6, image_shape=(1, 8, 8), channels=(8, 6, 4), activation=Activation.parse(activation)
+        latent_dim=6,
+        num_classes=num_classes,
+        image_shape=(1, 8, 8),
+        channels=(8, 6, 4),
+        activation=Activation.parse(activation),
     )
 
 

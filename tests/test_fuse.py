@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -56,10 +57,13 @@ def test_any_generator_keeps_its_images(
 
 @pytest.mark.parametrize(
     "part",
-    ["linear1.weight", "conv1.weight", "conv2_eo.weight", "decon3.weight", "map1", "map2", "map3", "gain1.factor"],
-)
+    [
+        "linear1.weight", "classes.weight", "conv1.weight", "conv2_eo.weight", "decon3.weight", "map1", "map2", "map3",
+        "gain1.factor",
+    ],
+)  # fmt: skip
 def test_that_comparison_sees_a_small_change(part: str) -> None:
-    generator = with_statistics(small_spec("elu"), 1, "mixed")
+    generator = with_statistics(small_spec("elu", num_classes=3), 1, "mixed")
     fused = fuse(generator)
     with torch.no_grad():
         fused.state_dict()[part].mul_(1 + 1e-6)
@@ -107,12 +111,15 @@ def test_every_activation_in_every_format_passes_parity(
     assert report.passed, report.table()
 
 
+@pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("opset", [17, onnx_file.newest_opset()])
-def test_the_graph_has_operators_that_every_runtime_has(opset: int, tmp_path: Path) -> None:
-    generator = generator_of("leaky-relu:0.2")
+def test_the_graph_has_operators_that_every_runtime_has(opset: int, num_classes: int, tmp_path: Path) -> None:
+    generator = Generator(small_spec("leaky-relu:0.2", num_classes)).eval()
     onnx_file.write(fuse(generator), generator.spec, tmp_path / "model.onnx", METADATA, formats.Variant(opset))
     nodes = onnx.load(tmp_path / "model.onnx").graph.node
     assert {node.op_type for node in nodes} <= {
         "Gemm", "LeakyRelu", "Reshape", "Mul", "Conv", "Add", "Transpose", "Concat", "ConvTranspose", "Tanh",
-    }  # fmt: skip
-    assert [node.op_type for node in nodes].count("Conv") == 5
+    } | ({"Gather"} if num_classes else set())  # fmt: skip
+    count = Counter(node.op_type for node in nodes)
+    assert count["Conv"] == 5
+    assert count["Gather"] == (1 if num_classes else 0)
