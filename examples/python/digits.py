@@ -74,8 +74,8 @@ def picture(images: Array) -> bytes:
     columns = min(len(images), 10)
     grid = np.zeros((-(-len(images) // columns) * columns, 28, 28), np.uint8)
     grid[: len(images)] = images.reshape(-1, 28, 28)
-    rows = grid.reshape(-1, columns, 28, 28).swapaxes(1, 2).reshape(-1, columns * 28)
-    return b"P5 %d %d 255\n" % (rows.shape[1], rows.shape[0]) + rows.tobytes()
+    pixels: bytes = grid.reshape(-1, columns, 28, 28).swapaxes(1, 2).tobytes()
+    return f"P5 {28 * columns} {28 * len(grid) // columns} 255\n".encode() + pixels
 
 
 def main() -> None:

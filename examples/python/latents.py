@@ -1,4 +1,4 @@
-"""Latents and labels by the contract of docs/latents.md, in NumPy alone: image i of a seed is the same in every language.
+"""Latents and labels by the contract of docs/latents.md: image i of a seed is the same digit in every language.
 
 Copy this file; it needs nothing else of the project. A model exported with `--inputs seed` does not even need it.
 """
@@ -41,4 +41,5 @@ def latents(seed: int, n: int, latent_dim: int) -> npt.NDArray[np.float32]:
 def labels(seed: int, n: int, classes: int) -> npt.NDArray[np.int64]:
     """The labels that a seed draws for latents 0 to n - 1: 0 to classes - 1, shape (n,)."""
     word, _ = threefry2x32(seed, np.arange(n, dtype=np.uint32), np.array([LABEL_COUNTER], np.uint32))
-    return (word.astype(np.uint64) * np.uint64(classes) >> np.uint64(32)).astype(np.int64)
+    drawn: npt.NDArray[np.int64] = (word.astype(np.uint64) * np.uint64(classes) >> np.uint64(32)).astype(np.int64)
+    return drawn
