@@ -150,7 +150,7 @@ class Figure:
         return self.value <= self.limit  # of a NaN, no
 
     def __str__(self) -> str:
-        return f"{self.what} {self.value:.2g}{self.unit} (limit {self.limit:.2g})"
+        return f"{self.what} {self.value:.3g}{self.unit} (limit {self.limit:.2g})"
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,11 @@ class Row:
     @property
     def passed(self) -> bool:
         return bool(self.figures) and all(figure.holds() for figure in self.figures)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, which has no NaN."""
+        figures = [asdict(each) | {"value": each.value if math.isfinite(each.value) else None} for each in self.figures]
+        return asdict(self) | {"figures": figures, "passed": self.passed}
 
     def __str__(self) -> str:
         text = ", ".join([*map(str, self.figures), *([self.note] if self.note else [])])
@@ -227,15 +232,17 @@ def run_tool(command: Sequence[str]) -> str:
     """Run a program in the project's folder; what it printed.
 
     Raises:
-        HostError: it failed, with its last words.
+        HostError: it failed; what it said from its first error on, or else its last line.
     """
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise HostError(f"took longer than {TIMEOUT} s") from None
     if done.returncode:
-        words = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        raise HostError(f"exit status {done.returncode}: {words[-1].strip() if words else 'no message'}")
+        text = done.stderr if done.stderr.strip() else done.stdout
+        words = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+        start = next((at for at, line in enumerate(words) if "error" in line.lower()), len(words) - 1)
+        raise HostError(f"exit status {done.returncode}: {' '.join(words[start:])[:300]}")
     return done.stdout
 
 
@@ -446,13 +453,14 @@ HOSTS = (
 def check_host(host: Host, command: Sequence[str], work: Path) -> Iterator[Row]:
     """All rows of a host."""
     folder = work / host.name
-    of_host = [variant for variant in VARIANTS if variant.suffix == host.suffix and variant.name not in host.without]
     for model in MODELS:
         cases = read_cases(model)
-        for variant in of_host:
+        for variant in variants_of(host):
             yield check_images(host.name, command, model, variant, model_file(model, variant, work), cases, folder)
         if PICTURE not in host.without:
-            yield check_picture(host.name, command, model, model_file(model, of_host[0], work), cases[0], folder)
+            yield check_picture(
+                host.name, command, model, model_file(model, variants_of(host)[0], work), cases[0], folder
+            )
     # Latents are of the seed alone, the same for all models.
     if LATENTS not in host.without:
         yield check_latents(host.name, command, "", LATENTS, cases, folder)
@@ -462,14 +470,23 @@ def check_host(host: Host, command: Sequence[str], work: Path) -> Iterator[Row]:
         yield check_latents(host.name, command, "", str(file), cases, folder)
 
 
+def variants_of(host: Host) -> list[Variant]:
+    """The forms of a model that a host takes."""
+    return [variant for variant in VARIANTS if variant.suffix == host.suffix and variant.name not in host.without]
+
+
 def time_host(host: Host, command: Sequence[str], work: Path) -> Iterator[str]:
     """How many images a second a host makes with the conditional model, one thread: a line a variant."""
-    for variant in (variant for variant in VARIANTS if variant.suffix == host.suffix):
+    for variant in variants_of(host):
         file = model_file(MODELS[0], variant, work)
         rates = []
         for n, repeat in ((1, 300), (16, 60)):
             options = ["--n", str(n), "--threads", "1", "--repeat", str(repeat), "--out", str(work / "out.raw")]
-            found = re.search(r"(\d+) images/s", run_tool([*command, str(file), *options]))
+            try:
+                found = re.search(r"(\d+) images/s", run_tool([*command, str(file), *options]))
+            except HostError as error:
+                found = None
+                click.echo(f"{host.name} {variant.name}: {error}", err=True)
             rates.append(found.group(1) if found else "?")
         yield f"{host.name:<10} {variant.name:<14} {rates[0]:>8} {rates[1]:>8}"
 
@@ -526,13 +543,13 @@ def main(only: tuple[str, ...], require: tuple[str, ...], work: Path, speed: boo
         click.echo("\n".join(rates))
     failed = sum(not row.passed for row in rows)
     click.echo(f"\n{len(rows) - failed} passed, {failed} failed")
-    missing = [name for name in require if name in absent or not any(row.host == name for row in rows)]
-    for name in absent:
-        click.echo(f"{name} not run: {absent[name]}{', and it is required' if name in missing else ''}")
+    missing = [name for name in require if not any(row.host == name for row in rows)]
+    if unrun := dict.fromkeys([*absent, *missing]):
+        click.echo(f"not run: {', '.join(f'{name} (required)' if name in missing else name for name in unrun)}")
     if json_path is not None:
         with replacing(json_path) as temporary:
-            table = [asdict(row) | {"passed": row.passed} for row in rows]
-            temporary.write_text(json.dumps({"rows": table, "not_run": absent}, indent=1) + "\n")
+            result = {"rows": [row.as_dict() for row in rows], "not_run": absent}
+            temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     if failed or missing or not rows:
         raise SystemExit(1)
 

@@ -204,7 +204,9 @@ def test_nan_passes_nothing() -> None:
     image[0, 0, 0, 0] = np.nan
     fp16 = replace(FP32, options={"precision": "fp16"})
     for variant in (FP32, fp16):
-        assert not all(figure.holds() for figure in check.judge(variant, [(image, PLAIN[1].image)], []))
+        row = check.Row("host", "model", variant.name, check.judge(variant, [(image, PLAIN[1].image)], []))
+        assert not row.passed
+        assert row.as_dict()["figures"][0]["value"] is None
 
 
 @pytest.mark.parametrize(
@@ -251,14 +253,15 @@ def run(folder: Path, *arguments: str) -> Result:
 def test_a_host_that_is_absent_is_said_and_fails_where_it_is_required(small: Path) -> None:
     result = run(small, "--only", "here,absent", "--json", str(small / "check.json"))
     assert result.exit_code == 0, result.output
-    assert "absent not run: no such thing here" in result.output
+    assert "absent     not run: no such thing here" in result.output
+    assert "\nnot run: absent\n" in result.output
     assert "3 passed, 0 failed" in result.output
     written = json.loads((small / "check.json").read_text())
     assert [row["passed"] for row in written["rows"]] == [True, True, True]
     assert written["not_run"] == {"absent": "no such thing here"}
     result = run(small, "--only", "absent", "--require", "absent")
     assert result.exit_code == 1
-    assert "and it is required" in result.output
+    assert "not run: absent (required)" in result.output
 
 
 def test_nothing_checked_is_no_success(small: Path) -> None:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Put together what digits_ort is built with, on Debian and its kin where there is no libonnxruntime-dev:
 # FOLDER/lib from the Python package onnxruntime, FOLDER/include from Debian's package in a newer release.
-# An older header goes with a newer library: the C API keeps its versions.
+# An older header (1.21) goes with a newer library: the C API keeps its versions.
 set -eu
 if [ $# -ne 1 ]; then
     echo "usage: [PYTHON=python3] $0 FOLDER" >&2
@@ -19,7 +19,7 @@ import importlib.util, pathlib
 spec = importlib.util.find_spec("onnxruntime")
 print(*(pathlib.Path(spec.origin).parent / "capi").glob("libonnxruntime.so.*") if spec else [])
 ')
-[ -f "$library" ] || fail "no onnxruntime with its own library in ${PYTHON:-python3}: pip install 'onnxruntime>=1.32'"
+[ -f "$library" ] || fail "no onnxruntime with its own library in ${PYTHON:-python3}: pip install 'onnxruntime>=1.21'"
 mkdir -p lib
 ln -sf "$library" lib/libonnxruntime.so
 ln -sf "$library" lib/libonnxruntime.so.1
