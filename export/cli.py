@@ -149,10 +149,6 @@ def main(
     image = image or ("uint8" if inputs == "seed" else target.variant.image)
     if target.repository and (implied or report):
         raise click.UsageError("--target triton writes a folder, and no report; give a folder's name, or take --json.")
-    if target.repository and inputs == "seed":
-        raise click.UsageError(
-            "--target triton joins requests of several clients, and a seed is for one; leave --inputs out."
-        )
     if precision == "int8" and optimize == "none":
         raise click.UsageError("--precision int8 needs the fused form; leave --optimize none out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
@@ -180,7 +176,7 @@ def main(
         say=_status,
     )
     try:
-        artifact = publish_to_triton(publish, out, checkpoint.stem, image) if target.repository else publish(out)
+        artifact = publish_to_triton(publish, out, checkpoint.stem) if target.repository else publish(out)
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise

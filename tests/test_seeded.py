@@ -169,7 +169,6 @@ def test_the_command_makes_grey_levels_and_says_what_contradicts(conditional: Pa
     for name, arguments, status, message in (
         ("none.onnx", ["--opset", "17"], 1, "choose one from 18 to"),
         ("none.pt", [], 2, "--inputs is for ONNX only"),
-        ("none", ["--target", "triton"], 2, "leave --inputs out"),
     ):
         out = tmp_path / name
         result = CliRunner().invoke(export_main, [checkpoint, "--inputs", "seed", *arguments, "--out", str(out)])
