@@ -25,13 +25,13 @@ export async function openGenerator(backend = "wasm", file) {
   const [ort, site] = await Promise.all([loadRuntime(build), fetchFrom("model.json").then((answer) => answer.json())]);
   const name = file ?? site.models[backend].file;
   const bytes = new Uint8Array(await (await fetchFrom(name)).arrayBuffer());
-  ort.env.logLevel = "error"; // it warns of every operator that it moves from the GPU to the CPU
   ort.env.wasm.wasmPaths = new URL("runtime/", HERE).href;
   // Threads need shared memory, which browsers give only to pages served with the headers COOP and COEP.
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
   let session;
   try {
-    session = await ort.InferenceSession.create(bytes, { executionProviders: providers });
+    // Severity 3, errors: it warns of operators that it leaves to the CPU, as it should.
+    session = await ort.InferenceSession.create(bytes, { executionProviders: providers, logSeverityLevel: 3 });
   } catch (error) {
     throw new Error(`onnxruntime-web refuses ${name}: ${String(error.message ?? error).split("\n")[0]}`);
   }
