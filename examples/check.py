@@ -1,4 +1,6 @@
-"""Every example against the test vectors, host by host and model by model: python examples/check.py
+"""Every example against the test vectors, host by host and model by model.
+
+    python examples/check.py
 
 Exports the models in the forms that a host may take, builds what has to be built, lets each example make the digits of
 each test vector, and compares. A host is a program of this form, whatever it is written in:
@@ -311,8 +313,7 @@ def onnxruntime_images(file: Path, case: Case) -> Array:
 def check_latents(host: str, command: Sequence[str], model: str, what: str, cases: Sequence[Case], folder: Path) -> Row:
     """Let a host make the latents of all test vectors; its row in the table.
 
-    Args:
-        what: the word latents, or a file that gives latents for a seed.
+    `what` is the word latents, or a file that gives latents for a seed.
     """
     pairs = []
     try:
@@ -404,6 +405,12 @@ def needed(command: Sequence[str]) -> None:
         raise UnavailableError(f"{Path(command[0]).name}: {error}") from None
 
 
+def install(npm: str, folder: Path) -> None:
+    """Let npm install what a folder's package.json names."""
+    options = ["--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"]
+    needed([npm, "install", "--prefix", str(folder), *options])
+
+
 def prepare_python(_work: Path) -> list[str]:
     return [sys.executable, str(ROOT / "examples" / "python" / "digits.py")]
 
@@ -411,7 +418,7 @@ def prepare_python(_work: Path) -> list[str]:
 def prepare_node(_work: Path) -> list[str]:
     folder = ROOT / "examples" / "node"
     node = tool("node")
-    needed([tool("npm"), "install", "--prefix", str(folder), "--no-audit", "--no-fund"])
+    install(tool("npm"), folder)
     return [node, str(folder / "digits.mjs")]
 
 
@@ -432,6 +439,18 @@ def prepare_cpp_torch(work: Path) -> list[str]:
     return build(cmake, work, "digits_torch", f"-DTORCH_ROOT={root}")
 
 
+def prepare_browser(work: Path) -> list[str]:
+    folder = ROOT / "examples" / "web"
+    node, npm = tool("node"), tool("npm")
+    chromium = os.environ.get("CHROMIUM") or tool("chromium")
+    install(npm, folder)
+    site = work / "site"
+    if is_stale(site / "model.json", *(ROOT / "export" / "web").iterdir()):
+        shutil.rmtree(site, ignore_errors=True)
+        needed([sys.executable, "-m", "export", "--target", "web", "--out", str(site)])
+    return ["env", f"SITE={site}", f"CHROMIUM={chromium}", node, str(folder / "digits.mjs")]
+
+
 def build(cmake: str, work: Path, target: str, definition: str) -> list[str]:
     """Build a program of examples/cpp; the command that runs it."""
     (work / "CMakeCache.txt").unlink(missing_ok=True)  # remembers where a library was
@@ -447,6 +466,7 @@ HOSTS = (
     Host("node", prepare_node),
     Host("cpp-ort", prepare_cpp_ort),
     Host("cpp-torch", prepare_cpp_torch, suffix=".pt"),
+    Host("browser", prepare_browser, without=(PICTURE,), timed=False),
 )
 
 
