@@ -36,7 +36,7 @@ export async function serve(folder, { files = {}, missing = [], headers = {} } =
       answer.writeHead(404).end();
       return;
     }
-    answer.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? "application/octet-stream", ...headers });
+    answer.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? TYPES[extname(path)] ?? "application/octet-stream", ...headers });
     createReadStream(file).pipe(answer);
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -50,11 +50,11 @@ if (problem) {
   console.error(problem);
   process.exit(2);
 }
-const server = await serve(site, { files: { "/under-test.onnx": model, "/blank": "/dev/null" } });
+const server = await serve(site, { files: { "/under-test.onnx": model, "/blank.html": "/dev/null" } });
 const browser = await launch();
 try {
   const page = await browser.newPage();
-  await page.goto(`${server.url}blank`);
+  await page.goto(`${server.url}blank.html`);
   const asked = values.label ? values.label.split(",").map(Number) : [];
   const bytes = await page.evaluate(inPage, { seed: values.seed, n: Number(values.n), asked, latentsOnly: model === "latents" });
   writeFileSync(values.out, Uint8Array.from(bytes));
