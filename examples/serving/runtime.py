@@ -57,7 +57,10 @@ class OnnxGenerator(MLModel):  # type: ignore[misc]  # mlserver is not installed
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self._takes = [_Tensor(value.name, value.type, value.shape) for value in self._session.get_inputs()]
         self._gives = [_Tensor(value.name, value.type, value.shape) for value in self._session.get_outputs()]
-        self._classes = int(json.loads(self._session.get_modelmeta().custom_metadata_map["dcgan.spec"])["num_classes"])
+        spec = self._session.get_modelmeta().custom_metadata_map.get("dcgan.spec")
+        if spec is None:
+            raise ValueError(f"{path} does not say how many classes it has; serve a file that dcgan-export wrote")
+        self._classes = int(json.loads(spec)["num_classes"])
         self._most = int((self.settings.parameters.extra or {}).get("max_images", MAX_IMAGES))
         self.inputs = [tensor.metadata() for tensor in self._takes]
         self.outputs = [tensor.metadata() for tensor in self._gives]
