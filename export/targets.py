@@ -137,8 +137,8 @@ def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, nam
             with replacing(whole / "config.pbtxt") as config:
                 config.write_text(triton_config(artifact.path), encoding="utf-8")
             whole.rename(model)
-            for folder_of_names in (repository, repository.resolve().parent):
-                flush(folder_of_names)
+            flush(repository)
+            flush(repository.resolve().parent)
     except OutputError:
         raise
     except OSError as error:

@@ -14,9 +14,10 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-CLASSES = 10
+CLASSES = 10  # the protocol does not tell how many a model has
 CODES = {"FP32": "f", "UINT8": "B"}
 
 
@@ -27,7 +28,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="0 to 2^63 - 1; digit i of a seed is always the same")
     parser.add_argument("--n", type=int, default=16, help="number of digits")
     parser.add_argument("--label", default="", metavar="0,1", help="which digits, in turn; else the seed draws them")
-    parser.add_argument("--out", required=True, help="file: raw numbers as the model gives them, or a picture (.pgm)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file: raw numbers as the model gives them, or a picture (.pgm)"
+    )
     options = parser.parse_args()
     try:
         wanted = [int(word) for word in options.label.split(",") if word.strip()]
@@ -36,13 +39,15 @@ def main() -> None:
     if options.n < 1 or not 0 <= options.seed < 2**63:
         parser.error("--n is 1 or more, and --seed 0 to 2^63 - 1")
     try:
-        output = ask(options.url, options.model, options.seed, options.n, wanted)
-        with open(options.out, "wb") as file:  # noqa: PTH123
-            file.write(picture(output) if options.out.endswith(".pgm") else raw(output))
+        output = ask(options.url.rstrip("/"), options.model, options.seed, options.n, wanted)
     except urllib.error.HTTPError as error:
         sys.exit(f"the server says {error.code}: {error.read().decode(errors='replace')[:300]}")
-    except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"{options.url}, {options.model}: {error}")
+    except (OSError, ValueError) as error:
+        sys.exit(f"can't ask {options.url} for {options.model}: {error}")
+    try:
+        options.out.write_bytes(picture(output) if options.out.suffix == ".pgm" else raw(output))
+    except OSError as error:
+        sys.exit(f"can't write {options.out}: {error.strerror}")
 
 
 def ask(url: str, model: str, seed: int, n: int, wanted: Sequence[int]) -> dict[str, Any]:
@@ -56,9 +61,14 @@ def ask(url: str, model: str, seed: int, n: int, wanted: Sequence[int]) -> dict[
         wanted: labels, in turn; -1, or none at all, for those that the seed draws.
     Returns:
         The protocol's output `image`: `datatype`, `shape` and flat `data`.
+    Raises:
+        OSError: there is no such server or model, or it refuses.
+        ValueError: it answers no JSON, or the model is no generator.
     """
     address = f"{url}/v2/models/{model}"
     takes = {tensor["name"]: tensor for tensor in fetch(address)["inputs"]}
+    if takes.keys() - {"label"} not in ({"z"}, {"seed", "n"}):
+        raise ValueError(f"a generator takes z, or seed and n, and perhaps label; this takes {', '.join(takes)}")
     values: dict[str, list[Any]] = {"seed": [seed], "n": [n], "label": list(wanted)}
     sizes = {"label": len(wanted)}
     if "seed" not in takes:  # no model that draws latents itself: we draw them
