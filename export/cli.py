@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +18,14 @@ from dcgan.errors import OutputError, ParityError
 from dcgan.extras import require
 
 from .formats import FORMATS, IMAGES, INPUTS, OPTIMIZATIONS, PRECISIONS
+from .site import publish_site
 from .targets import TARGETS, publish_to_triton
 
 if TYPE_CHECKING:
     from dcgan.spec import Activation
 
     from .parity import ParityReport
+    from .publish import Artifact
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -73,8 +77,14 @@ if TYPE_CHECKING:
     "--target",
     "target_name",
     type=click.Choice(list(TARGETS)),
-    help="ONNX as suits a consumer. ort: the defaults; cpp: --image uint8; web: --precision int8 --image uint8, a "
-    "small file; triton: a model repository in the folder --out.",
+    help="ONNX as suits a consumer. ort: the defaults; cpp: --image uint8; web: a web site in the folder --out, or in "
+    "a file .onnx --precision int8 --image uint8, small; triton: a model repository in the folder --out.",
+)
+@click.option(
+    "--runtime",
+    type=click.Path(path_type=Path),
+    metavar="FILE.tgz",
+    help="Of --target web: onnxruntime-web as npm packs it.  [default: npm fetches it]",
 )
 @click.option(
     "--activation",
@@ -109,6 +119,7 @@ def main(
     image: str | None,
     inputs: str | None,
     target_name: str | None,
+    runtime: Path | None,
     activation: Activation | None,
     report: Path | None,
     golden: Path | None,
@@ -129,6 +140,7 @@ def main(
       dcgan-export --optimize none --out plain.onnx
       dcgan-export --precision int8 --image uint8 --out small.onnx
       dcgan-export --inputs seed --out selfcontained.onnx
+      dcgan-export --target web --out site
       dcgan-export --target triton --out model_repository
       dcgan-export --out digits.pt2 --report parity.json
     """
@@ -138,7 +150,9 @@ def main(
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
     target = TARGETS[target_name or "ort"]
-    if out and not (implied or format_name or target.repository):
+    makes_site = target_name == "web" and not (implied or format_name)
+    makes_folder = makes_site or target_name == "triton"
+    if out and not (implied or format_name or makes_folder):
         suffixes = ", ".join(form.suffix for form in FORMATS.values())
         raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
     form = FORMATS[format_name or implied or "onnx"]
@@ -147,13 +161,22 @@ def main(
         raise click.UsageError(f"{option} is for ONNX only, not for {form.name}.")
     precision = precision or target.variant.precision
     image = image or ("uint8" if inputs == "seed" else target.variant.image)
-    if target.repository and (implied or report):
-        raise click.UsageError("--target triton writes a folder, and no report; give a folder's name, or take --json.")
+    if makes_folder and (implied or report):
+        raise click.UsageError(
+            f"--target {target_name} writes a folder, and no report; give a folder's name, or take --json."
+        )
+    if makes_site and (optimize == "none" or any((given["--precision"], given["--image"], inputs))):
+        raise click.UsageError(
+            "a site has its own models, int8 and fp16 that take latents and give grey levels; leave --optimize, "
+            "--precision, --image and --inputs out, or end --out in .onnx for a model alone."
+        )
+    if runtime is not None and not makes_site:
+        raise click.UsageError("--runtime is for --target web with a folder as --out.")
     if precision == "int8" and optimize == "none":
         raise click.UsageError("--precision int8 needs the fused form; leave --optimize none out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
-    if out is None and target.repository:
-        out = Path("model_repository")
+    if out is None and makes_folder:
+        out = Path(target.folder)
     elif out is None:
         out = Path(checkpoint.stem + form.suffix)
         if out.exists():  # perhaps a checkpoint: the document's script saves .pt files too
@@ -176,7 +199,10 @@ def main(
         say=_status,
     )
     try:
-        artifact = publish_to_triton(publish, out, checkpoint.stem) if target.repository else publish(out)
+        if makes_site:
+            _make_site(publish, out, checkpoint.stem, runtime, as_json)
+            return
+        artifact = publish_to_triton(publish, out, checkpoint.stem) if makes_folder else publish(out)
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise
@@ -187,6 +213,19 @@ def main(
             click.echo(f"wrote {golden}")
         if vectors is not None:
             click.echo(f"wrote {vectors / 'index.json'} and the files it names")
+
+
+def _make_site(publish: Callable[..., Artifact], out: Path, name: str, runtime: Path | None, as_json: bool) -> None:
+    site = publish_site(publish, out, name, runtime, _status)
+    if as_json:
+        click.echo(json.dumps(site.as_dict(), indent=2, allow_nan=False))
+        return
+    for artifact in site.models.values():
+        click.echo(f"{artifact.path.name}: {artifact.variant.precision}, {artifact.size:,} bytes, parity passed")
+    click.echo(
+        f"wrote {site.path} ({site.files} files, {site.size / 1e6:.1f} MB); serve it from any static host, here:"
+    )
+    click.echo(f"  python -m http.server --directory {shlex.quote(str(site.path))}")
 
 
 def _print(report: ParityReport, as_json: dict[str, object] | None) -> None:

@@ -5,17 +5,18 @@ Which consumer loads what was tried, not recalled: docs/export.md, "Targets".
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan.errors import ExportError, OutputError, ParityError, first_line
-from dcgan.files import TEMPORARY, flush, replacing
+from dcgan.errors import DcganError, ExportError, OutputError, ParityError, first_line
+from dcgan.files import TEMPORARY, flush
 
 from .formats import Variant
 
@@ -31,19 +32,19 @@ class Target:
 
     Attributes:
         variant: what suits it; options that are given override it.
-        repository: whether it reads a folder of models, as Triton does, and no single file.
+        folder: name of the folder that it takes, where that is more than a file; empty if it is not.
     """
 
     variant: Variant
-    repository: bool = False
+    folder: str = ""
 
 
 TARGETS = {
     "ort": Target(Variant()),
     # A page is loaded before it is seen, so the smallest file, and canvas wants grey levels.
-    "web": Target(Variant(precision="int8", image="uint8")),
+    "web": Target(Variant(precision="int8", image="uint8"), folder="site"),
     "cpp": Target(Variant(image="uint8")),
-    "triton": Target(Variant(), repository=True),
+    "triton": Target(Variant(), folder="model_repository"),
 }
 
 MAX_BATCH = 64  # images that Triton may put into one call; larger batches are no faster
@@ -119,30 +120,50 @@ def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, nam
     model = repository / name
     if repository.exists() and not repository.is_dir():
         raise OutputError(f"{repository} is a file; give the name of a folder")
-    if os.path.lexists(model):
-        raise OutputError(f"{model} already exists; remove it, or give another --out")
     try:
         repository.mkdir(exist_ok=True)  # before the slow work: what can't be written to is said at once
-        # Beside the repository: a server that watches it must see no half of a model.
-        with tempfile.TemporaryDirectory(
-            prefix=".dcgan-export.", suffix=TEMPORARY, dir=repository.resolve().parent
-        ) as folder:
-            whole = Path(folder) / name
-            (whole / "1").mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(repository, error) from error
+    # Made beside the repository: a server that watches it must see no half of a model.
+    with new_folder(model, beside=repository) as folder:
+        (folder / "1").mkdir()
+        artifact = publish(folder / "1" / "model.onnx")
+        (folder / "config.pbtxt").write_text(triton_config(artifact.path), encoding="utf-8")
+    return dataclasses.replace(artifact, path=model / "1" / "model.onnx")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Yield a folder to fill; when the block succeeds, it is flushed to disk and renamed to `path`.
+
+    Args:
+        path: must not exist, or be an empty folder.
+        beside: what it is made beside of, until it is whole; None is `path` itself.
+    Raises:
+        OutputError: `path` is there, or can't be written.
+        ParityError: as the block raises it, with `path` in its message instead of a folder that nobody will find.
+    """
+    try:
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"{path} already exists; remove it, or give another --out")
+        parent = (beside or path).resolve().parent
+        with tempfile.TemporaryDirectory(prefix=".dcgan-export.", suffix=TEMPORARY, dir=parent) as temporary:
+            whole = Path(temporary) / path.name
+            whole.mkdir()
             try:
-                artifact = publish(whole / "1" / "model.onnx")
-            except ParityError as error:  # its message names a file that nobody will find
-                message = str(error).replace(str(whole), str(model))
-                raise ParityError(message, error.report) from error
-            with replacing(whole / "config.pbtxt") as config:
-                config.write_text(triton_config(artifact.path), encoding="utf-8")
-            whole.rename(model)
-            flush(repository)
-            flush(repository.resolve().parent)
-    except OutputError:
+                yield whole
+            except ParityError as error:
+                raise ParityError(str(error).replace(str(whole), str(path)), error.report) from error
+            for made in (*whole.rglob("*"), whole):
+                flush(made)
+            whole.rename(path)
+            for folder in (path.resolve().parent, parent):
+                flush(folder)
+    except DcganError:
         raise
     except OSError as error:
-        raise OutputError(
-            f"can't write {repository}: {first_line(error).lower()}; choose a folder whose parent is writable"
-        ) from error
-    return dataclasses.replace(artifact, path=model / "1" / "model.onnx")
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"can't write {path}: {first_line(error).lower()}; choose a folder whose parent is writable")
