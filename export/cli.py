@@ -6,7 +6,6 @@ import functools
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from dcgan.spec import Activation
 
     from .parity import ParityReport
-    from .publish import Artifact
+    from .site import Site
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -200,23 +199,22 @@ def main(
     )
     try:
         if makes_site:
-            _make_site(publish, out, checkpoint.stem, runtime, as_json)
-            return
-        artifact = publish_to_triton(publish, out, checkpoint.stem) if makes_folder else publish(out)
+            _print_site(publish_site(publish, out, checkpoint.stem, runtime, _status), as_json)
+        else:
+            artifact = publish_to_triton(publish, out, checkpoint.stem) if makes_folder else publish(out)
+            _print(artifact.report, artifact.as_dict() if as_json else None)
+            if not as_json:
+                click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise
-    _print(artifact.report, artifact.as_dict() if as_json else None)
-    if not as_json:
-        click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
-        if golden is not None:
-            click.echo(f"wrote {golden}")
-        if vectors is not None:
-            click.echo(f"wrote {vectors / 'index.json'} and the files it names")
+    if golden is not None and not as_json:
+        click.echo(f"wrote {golden}")
+    if vectors is not None and not as_json:
+        click.echo(f"wrote {vectors / 'index.json'} and the files it names")
 
 
-def _make_site(publish: Callable[..., Artifact], out: Path, name: str, runtime: Path | None, as_json: bool) -> None:
-    site = publish_site(publish, out, name, runtime, _status)
+def _print_site(site: Site, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(site.as_dict(), indent=2, allow_nan=False))
         return

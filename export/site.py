@@ -6,7 +6,9 @@ Any static host serves it; nothing in it asks another one.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from .publish import Artifact
 
 PAGE = Path(__file__).resolve().parent / "web"
+_SERVED = (".css", ".html", ".js", ".svg")  # of the page: an editor may have left other files beside
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 # Of the package's archive, as npm writes it. A new version takes a new one: npm view onnxruntime-web@X dist.integrity
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
@@ -108,10 +111,12 @@ def publish_site(
         _vendor(runtime, folder / "runtime")
         models: dict[str, Artifact] = {}
         for backend, (file, precision) in MODELS.items():
-            # Golden vectors and the like are of the checkpoint: once is enough.
-            once: dict[str, None] = {} if not models else {"golden_path": None, "vectors_path": None}
-            models[backend] = publish(folder / file, precision=precision, image="uint8", **once)
-        for page in sorted(PAGE.iterdir()):
+            # Golden vectors and the like are of the checkpoint: once is enough, when all else has passed.
+            last = len(models) == len(MODELS) - 1
+            once: dict[str, None] = {} if last else {"golden_path": None, "vectors_path": None}
+            artifact = publish(folder / file, precision=precision, image="uint8", **once)
+            models[backend] = dataclasses.replace(artifact, path=path / file)
+        for page in sorted(page for page in PAGE.iterdir() if page.suffix in _SERVED):
             shutil.copyfile(page, folder / page.name)
         about = _about(name, models)
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -145,19 +150,21 @@ def _vendor(archive: Path | None, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         packed = archive or _fetch(Path(temporary))
         try:
-            digest = hashlib.sha512(packed.read_bytes()).digest()
+            content = packed.read_bytes()
         except OSError as error:
-            raise ExportError(f"can't read --runtime {packed}: {first_line(error).lower()}") from error
-        if f"sha512-{base64.b64encode(digest).decode()}" != INTEGRITY:
+            raise ExportError(
+                f"can't read --runtime {packed}: {first_line(error).lower()}; get it with npm pack {PACKAGE}@{VERSION}"
+            ) from error
+        if f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}" != INTEGRITY:
             raise ExportError(
                 f"{packed.name} is not {PACKAGE} {VERSION} as it was published (its sha512 differs); get it again: "
                 f"npm pack {PACKAGE}@{VERSION}"
             )
-        with tarfile.open(packed) as members:
+        with tarfile.open(fileobj=io.BytesIO(content)) as members:  # the bytes that were checked, and no others
             for file in (file for files in RUNTIME.values() for file in files):
-                content = members.extractfile(f"package/dist/{file}")
-                assert content is not None  # the digest says that it is there
-                (folder / file).write_bytes(content.read())
+                member = members.extractfile(f"package/dist/{file}")
+                assert member is not None  # the digest says that it is there
+                (folder / file).write_bytes(member.read())
     (folder / "LICENSE.txt").write_text(_LICENSE, encoding="utf-8")
 
 
@@ -167,10 +174,12 @@ def _fetch(folder: Path) -> Path:
     advice = f"or get it where there is npm and a network (npm pack {PACKAGE}@{VERSION}) and give --runtime FILE.tgz"
     if npm is None:
         raise ExportError(f"{PACKAGE} comes from npm, which is not here: install Node.js, {advice}")
-    command = [npm, "pack", f"{PACKAGE}@{VERSION}", "--silent", "--pack-destination", str(folder)]
+    # Errors alone, and no line on where npm keeps its log: then its first line is the reason.
+    quiet = ["--loglevel=error", "--logs-max=0"]
+    command = [npm, "pack", f"{PACKAGE}@{VERSION}", *quiet, "--pack-destination", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     packed = sorted(folder.glob("*.tgz"))
     if done.returncode or not packed:
-        words = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[-1]
+        words = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[0]
         raise ExportError(f"npm can't get {PACKAGE} {VERSION} ({words[:120]}); check the network, {advice}")
     return packed[0]

@@ -144,7 +144,9 @@ def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
         ParityError: as the block raises it, with `path` in its message instead of a folder that nobody will find.
     """
     try:
-        if os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir())):
+        # An empty folder may be replaced, but not by another name for it, such as the current folder's dot.
+        unnamed = path.name in ("", "..")
+        if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir()))):
             raise OutputError(f"{path} already exists; remove it, or give another --out")
         parent = (beside or path).resolve().parent
         with tempfile.TemporaryDirectory(prefix=".dcgan-export.", suffix=TEMPORARY, dir=parent) as temporary:
