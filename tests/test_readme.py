@@ -16,11 +16,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "models").rglob("*.md")),
-<<<<<<< HEAD
     *sorted((ROOT / "examples").glob("*/README.md")),
-=======
-    *sorted((ROOT / "examples").glob("*/*.md")),
->>>>>>> w-site
 ]
 SNIPPETS = [
     snippet
