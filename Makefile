@@ -39,7 +39,7 @@ examples: $(VENV)/installed  ## Check every example that this machine can run ag
 
 models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
 	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx --golden models/dcgan-mnist.golden --vectors examples/vectors/dcgan-mnist
-	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --optimize fused --out models/dcgan-mnist.pt
+	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.pt
 	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx --golden models/dcgan-mnist-conditional.golden --vectors examples/vectors/dcgan-mnist-conditional
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
