@@ -500,7 +500,7 @@ def time_host(host: Host, command: Sequence[str], work: Path) -> Iterator[str]:
     for variant in variants_of(host):
         file = model_file(MODELS[0], variant, work)
         rates = []
-        for n, repeat in ((1, 300), (16, 60)):
+        for n, repeat in ((1, 500), (16, 200)):
             options = ["--n", str(n), "--threads", "1", "--repeat", str(repeat), "--out", str(work / "out.raw")]
             try:
                 found = re.search(r"(\d+) images/s", run_tool([*command, str(file), *options]))
