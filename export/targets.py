@@ -58,7 +58,8 @@ def triton_config(model: Path) -> str:
     https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html:
     the name is that of the folder. If the first dimension of everything is the batch, it is left out, and
     `max_batch_size` says so; of a label nothing is left then, which takes a reshape. Otherwise shapes are whole, and
-    a scalar is written as one number.
+    a scalar is written as one number. Requests are joined only where no label is taken: one that the file does not
+    know fails the run, and with it the requests of everybody in it (seen in tritonserver 2.51).
 
     Args:
         model: ONNX file.
@@ -77,6 +78,7 @@ def triton_config(model: Path) -> str:
     }
     firsts = {shape[0] if shape else 1 for shape in shapes.values()}
     batched = len(firsts) == 1 and all(isinstance(first, str) for first in firsts)
+    joined = batched and all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.input)
 
     def entry(value: ValueInfoProto) -> str:
         sizes = [-1 if isinstance(size, str) else size for size in shapes[value.name][batched:]]
@@ -94,7 +96,7 @@ def triton_config(model: Path) -> str:
         "output [",
         ",\n".join(map(entry, graph.output)),
         "]",
-        *(["dynamic_batching { }"] if batched else []),
+        *(["dynamic_batching { }"] if joined else []),
     ]
     return "\n".join(lines) + "\n"
 

@@ -151,6 +151,11 @@ def test_what_is_written_follows_tritons_rules(name: str, repository: Path) -> N
     assert list(violations(repository / name)) == []
 
 
+def test_a_label_that_fails_is_for_its_own_request_alone(repository: Path) -> None:
+    joined = {name: "dynamic_batching" in (repository / name / "config.pbtxt").read_text() for name in NAMES}
+    assert joined == {"conditional": False, "grey": True, "seeded": False}
+
+
 def test_all_of_it_is_on_the_disk(repository: Path, flushed: set[int]) -> None:
     for path in (repository, *repository.rglob("*")):
         assert path.stat().st_ino in flushed, path
@@ -162,7 +167,11 @@ FAULTS = {
     "another backend": ('"onnxruntime"', '"pytorch"', "backend pytorch"),
     "another platform": ("backend:", 'platform: "pytorch_libtorch" backend:', "platform pytorch_libtorch"),
     "negative batch": (f"max_batch_size: {MAX_BATCH}", "max_batch_size: -1", "max_batch_size is negative"),
-    "preferred batch": ("{ }", f"{{ preferred_batch_size: [ {MAX_BATCH + 1} ] }}", "preferred batch sizes"),
+    "preferred batch": (
+        "backend:",
+        f"dynamic_batching {{ preferred_batch_size: [ {MAX_BATCH + 1} ] }} backend:",
+        "preferred batch sizes",
+    ),
     "no batch": (f"max_batch_size: {MAX_BATCH}", "max_batch_size: 0", "a reshape to nothing takes a batch"),
     "batch in dims": ("dims: [ 6 ]", "dims: [ -1, 6 ]", "does not fit the file's [-1, 6]"),
     "another size": ("dims: [ 6 ]", "dims: [ 5 ]", "does not fit the file's [-1, 6]"),

@@ -106,7 +106,7 @@ class OnnxGenerator(MLModel):  # type: ignore[misc]  # mlserver is not installed
         return feeds
 
     def _check_values(self, feeds: dict[str, _Array]) -> None:
-        """The file itself checks no values: it makes images of NaN, and of digits that there are not."""
+        """The file itself makes images of NaN, and takes -1 for the last digit."""
         draws = "seed" in feeds  # the file draws latents itself, and labels where it is given -1
         ranges = {"label": (-1 if draws else 0, self._classes - 1), "seed": (0, 2**63 - 1), "n": (1, self._most)}
         for name, array in feeds.items():
