@@ -17,7 +17,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -136,11 +135,14 @@ def load(path, inputs):
     return lambda feeds: model(feeds)[0]
 """
 
+# OpenCV 4.6 takes a map that is added to a convolution for its bias, and refuses it, unless it is told to fuse nothing.
 OPENCV = """
 import cv2
 
 def load(path, inputs):
     net = cv2.dnn.readNetFromONNX(path)
+    if cv2.__version__.startswith("4.6."):
+        net.enableFusion(False)
 
     def run(feeds):
         for name, value in feeds.items():  # OpenCV 4 has no 64-bit integers
@@ -798,8 +800,9 @@ def compare(
 def shortened(text: str) -> str:
     """A runtime's complaint in one line, without the paths of this machine."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    text = re.sub(r"(?:/[\w.@+-]+)+/", "", text)
-    return textwrap.shorten(text, 200, placeholder=" ...")
+    text = " ".join(re.sub(r"(?:/[\w.@+-]+)+/", "", text).split())
+    # What is wrong stands first in some, last in others.
+    return text if len(text) <= 200 else f"{text[:80]} ... {text[-110:]}"
 
 
 def markdown(names: Mapping[str, str], variants: Sequence[Variant], cells: Sequence[Cell]) -> str:

@@ -1,0 +1,106 @@
+"""The files in onnx's own evaluator, which shares no code with onnxruntime; benchmarks/compatibility.py has others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from compatibility import check_file
+from onnx import AttributeProto, ModelProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from dcgan import shipped
+from dcgan.checkpoint import load_generator
+from export import onnx_file
+from export.formats import Variant
+from export.fuse import fuse
+
+VECTORS = Path(__file__).resolve().parent.parent / "examples" / "vectors"
+IMAGES = 2  # the evaluator is slow
+
+
+def read(model: str, name: str) -> npt.NDArray[Any]:
+    """What belongs to the first images of the first case."""
+    part = json.loads((VECTORS / model / "index.json").read_bytes())["cases"][0][name]
+    values = np.fromfile(VECTORS / model / part["file"], np.dtype(part["dtype"]).newbyteorder("<"))
+    first: npt.NDArray[Any] = values.reshape(part["shape"])[:IMAGES]
+    return first
+
+
+def run(model: ModelProto, name: str) -> npt.NDArray[Any]:
+    evaluator = ReferenceEvaluator(model)
+    (image,) = evaluator.run(None, {value.name: read(name, value.name) for value in model.graph.input})
+    assert isinstance(image, np.ndarray)
+    return image
+
+
+@pytest.mark.parametrize("name", shipped.names(".onnx"))
+def test_the_shipped_files_give_the_exact_images(name: str) -> None:
+    model = onnx.load(shipped.path_of(name, ".onnx"))
+    image = run(model, name)
+    assert image.dtype == np.float32
+    np.testing.assert_allclose(image, read(name, "image"), rtol=0.0, atol=1e-5)
+
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "conv1.weight")
+    weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * np.float32(1.001)).tobytes()
+    assert np.abs(run(model, name) - read(name, "image")).max() > 1e-4  # a small change is seen
+
+
+def test_grey_levels(tmp_path: Path) -> None:
+    generator = load_generator(shipped.path_of(shipped.DEFAULT, ".safetensors")).generator
+    path = tmp_path / "model.onnx"
+    onnx_file.write(fuse(generator), generator.spec, path, {}, Variant(image="uint8"))
+    image = run(onnx.load(path), shipped.DEFAULT)
+    assert image.dtype == np.uint8
+    assert np.array_equal(image, read(shipped.DEFAULT, "image_uint8"))
+
+
+def plant_allowzero(model: ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.op_type == "Reshape")
+    node.attribute.append(helper.make_attribute("allowzero", 0, attr_type=AttributeProto.INT))
+
+
+def plant_empty_input(model: ModelProto) -> None:
+    next(node for node in model.graph.node if node.op_type == "Conv").input.append("")
+
+
+def plant_comment(model: ModelProto) -> None:
+    model.graph.node[0].doc_string = "somewhere.py, line 1"
+
+
+def plant_other_operators(model: ModelProto) -> None:
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+
+def plant_weight_as_input(model: ModelProto) -> None:
+    weight = model.graph.initializer[0]
+    model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+
+
+@pytest.mark.parametrize(
+    ("plant", "said"),
+    [
+        (plant_allowzero, "allowzero"),
+        (plant_empty_input, "empty optional input"),
+        (plant_comment, "comments on nodes"),
+        (plant_other_operators, "not ONNX's own"),
+        (plant_weight_as_input, "listed as inputs"),
+    ],
+)
+def test_what_stops_parsers_is_not_in_the_default_file(
+    plant: Callable[[ModelProto], None], said: str, tmp_path: Path
+) -> None:
+    path = shipped.path_of(shipped.DEFAULT, ".onnx")
+    model = onnx.load(path)
+    assert (model.ir_version, [entry.version for entry in model.opset_import]) == (8, [17])
+    assert check_file(path) == []
+    plant(model)
+    onnx.save(model, tmp_path / "model.onnx")
+    (found,) = check_file(tmp_path / "model.onnx")
+    assert said in found
