@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,12 @@ def test_the_shipped_test_vectors_are_the_checkpoint_s(name: str) -> None:
             assert np.abs(difference).max() <= 1
         else:
             assert hashlib.sha256(shipped).digest() == hashlib.sha256(content).digest()
+
+
+def test_the_lines_of_docs_embedding_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "embedding.md").read_text(), re.DOTALL)
+    written(tmp_path / "digits.onnx", trained_like(spec_of(num_classes=10)), image="uint8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    assert (names["images"].shape, names["images"].dtype) == ((16, 8, 8), np.uint8)
