@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests that need neither torch nor onnx; `make test-light` runs them where there is neither.
 LIGHT_TESTS := $(wildcard tests/test_infer_*.py) $(addprefix tests/test_,latents.py import_rules.py spec.py files.py golden.py metrics.py evaluation.py)
 
-.PHONY: help demo test test-light lint types check models sample clean
+.PHONY: help demo test test-light lint types check examples models sample clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +34,13 @@ types: $(VENV)/installed  ## Check types
 
 check: lint types test test-light  ## All of the above
 
+examples: $(VENV)/installed  ## Check every example that this machine can run against the test vectors
+	$(VENV)/bin/python examples/check.py
+
 models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
-	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx --golden models/dcgan-mnist.golden
-	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --optimize fused --out models/dcgan-mnist.pt
-	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx --golden models/dcgan-mnist-conditional.golden
+	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx --golden models/dcgan-mnist.golden --vectors examples/vectors/dcgan-mnist
+	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.pt
+	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx --golden models/dcgan-mnist-conditional.golden --vectors examples/vectors/dcgan-mnist-conditional
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 10 --digits 0123456789 --interpolate 12 --scale 4 --out docs/walk.gif
@@ -47,7 +50,7 @@ sample: $(VENV)/installed  ## Write dcgan/sample/ again from the whole of MNIST 
 	$(VENV)/bin/python tools/make_sample.py $(DATA)
 
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis grid.png
+	rm -rf $(VENV) $(DEMO) build examples/node/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis grid.png
 
 # torch and torchvision have to match, so they are resolved in one command.
 $(VENV)/installed: pyproject.toml

@@ -104,9 +104,8 @@ _ACTIVATIONS = ("leaky-relu:0.2", "elu", "softplus")
 # What a group changes in all of its rows. The networks are compared in a plain game, a critic of pixels without labels:
 # the recipe's own critic would hide what they do.
 BASES: dict[str, dict[str, Any]] = {
-    "recipe": {"batch_size": 64},  # as the recipe had it when the table was made
+    "recipe": {},
     "networks": {
-        "batch_size": 64,
         "discriminator": "spectral",
         "labels": "none",
         "loss": "non-saturating",

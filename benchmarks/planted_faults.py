@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor
 
 from dcgan.networks import Generator
 from dcgan.spec import GeneratorSpec
@@ -49,6 +50,12 @@ def trained_like(spec: GeneratorSpec, seed: int = 0) -> Generator:
     """
     torch.manual_seed(seed)
     generator = Generator(spec)
+
+    def images(count: int) -> Tensor:
+        z = torch.randn(count, spec.latent_dim)
+        result: Tensor = generator(z, torch.arange(count) % spec.num_classes) if spec.num_classes else generator(z)
+        return result
+
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if name.startswith("bn"):
@@ -57,10 +64,10 @@ def trained_like(spec: GeneratorSpec, seed: int = 0) -> Generator:
                 parameter.mul_(2.0)
         generator.train()
         for _ in range(40):
-            generator(torch.randn(32, spec.latent_dim))
+            images(32)
         generator.eval()
         reach = generator.decon3.weight
-        reach.mul_(2.0 / torch.atanh(generator(torch.randn(64, spec.latent_dim)).clamp(-0.999, 0.999)).std())
+        reach.mul_(2.0 / torch.atanh(images(64).clamp(-0.999, 0.999)).std())
     return generator
 
 

@@ -39,15 +39,28 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         temporary = folder / target.name
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(target)
-        _flush(target.parent)  # a rename is on the disk when its folder is
+        flush(target.parent)  # a rename is on the disk when its folder is
     except (DcganError, BrokenPipeError):
         raise
     except OSError as error:
         raise OutputError(f"can't write {path}: {first_line(error).lower()}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk.
+
+    Raises:
+        OSError: there is no such file, or the disk fails.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -57,12 +70,3 @@ def sha256_of(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

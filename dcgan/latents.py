@@ -12,6 +12,7 @@ processors and releases, and that bit would sometimes reach the float32 result.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -94,6 +95,28 @@ def labels(seed: int, start: int, count: int, num_classes: int) -> _I64:
     # floor(num_classes word / 2^32): no division, and off from equal shares by 2^-16 at most.
     result: _I64 = (word.astype(np.uint64) * np.uint64(num_classes) >> np.uint64(32)).astype(np.int64)
     return result
+
+
+def asked_labels(seed: int, count: int, asked: Sequence[int], num_classes: int) -> _I64:
+    """Labels of images 0 to `count - 1` of a seed: those that are asked for in turn, where negative the seed's own.
+
+    Args:
+        seed: 0 to 2^63 - 1.
+        count: number of labels, 0 or more.
+        asked: below `num_classes`; image i gets the one at i modulo their number. None: all are the seed's own.
+        num_classes: 1 to 2^16.
+    Returns:
+        int64, shape (count,), from 0 to num_classes - 1.
+    Raises:
+        LatentError: an argument is out of its range.
+    """
+    drawn = labels(seed, 0, count, num_classes)
+    if not asked:
+        return drawn
+    if max(asked) >= num_classes:
+        raise LatentError(f"labels are below {num_classes}, asked for {max(asked)}")
+    turn = np.array(asked, np.int64)[np.arange(count) % len(asked)]
+    return np.where(turn < 0, drawn, turn)
 
 
 def _check_range(seed: int, start: int, count: int) -> None:

@@ -192,11 +192,17 @@ def reason(error: Exception) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def spec_of(session: Any) -> GeneratorSpec:
+def takes_seed(session: Any) -> bool:
+    """Whether a model makes its latents itself, from `seed` and `n` (dcgan-export --inputs seed)."""
+    return any(node.name == "seed" for node in session.get_inputs())
+
+
+def spec_of(session: Any, seeded: bool = False) -> GeneratorSpec:
     """The spec inside a model, held against the model's own inputs and outputs; these may be floats or grey levels.
 
     Args:
         session: an onnxruntime InferenceSession.
+        seeded: whether it may take a seed instead of latents.
     Raises:
         ModelError: there is no spec, or the inputs and outputs are others than it says.
     """
@@ -214,12 +220,20 @@ def spec_of(session: Any) -> GeneratorSpec:
         raise ModelError(f"it makes images of {spec.image_shape[0]} channels; this version makes grey ones only")
     try:
         found = _signature(session)
+        has_seed = takes_seed(session)
     except UnicodeDecodeError:  # onnxruntime hands names on as they are
         raise ModelError("the name of an input or output is no text") from None
     sizes = ", ".join(map(str, spec.image_shape))
-    expected = [f"z: tensor(float) of (N, {spec.latent_dim})", f"image: tensor(float) of (N, {sizes})"]
-    if spec.num_classes:
-        expected.insert(1, "label: tensor(int64) of (N)")
+    if has_seed and not seeded:
+        raise ModelError(
+            "it takes a seed and makes its latents itself, for programs of other people (docs/embedding.md); here take "
+            "one that takes z: dcgan-export --inputs z"
+        )
+    inputs = ["seed: tensor(int64) of ()", "n: tensor(int64) of ()"]
+    if not has_seed:
+        inputs = [f"z: tensor(float) of (N, {spec.latent_dim})"]
+    label = ["label: tensor(int64) of (N)"] if spec.num_classes else []
+    expected = [*inputs, *label, f"image: tensor(float) of (N, {sizes})"]
     grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
     if found != expected and found != [*expected[:-1], grey]:
         raise ModelError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,15 @@ from dcgan.commands import Command, parse_activation
 from dcgan.errors import OutputError, ParityError
 from dcgan.extras import require
 
-from .formats import FORMATS, IMAGES, OPTIMIZATIONS, PRECISIONS
+from .formats import FORMATS, IMAGES, INPUTS, OPTIMIZATIONS, PRECISIONS
+from .site import publish_site
 from .targets import TARGETS, publish_to_triton
 
 if TYPE_CHECKING:
     from dcgan.spec import Activation
 
     from .parity import ParityReport
+    from .site import Site
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,7 +41,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="File to write.  [default: the checkpoint's name with the format's suffix, in the current folder]",
 )
-@click.option("--opset", type=int, metavar="N", help="Version of the ONNX operators, exactly.  [default: 17]")
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help="Version of the ONNX operators, exactly.  [default: 17, or 18 with --inputs seed]",
+)
 @click.option(
     "--optimize",
     type=click.Choice(OPTIMIZATIONS),
@@ -56,14 +64,26 @@ if TYPE_CHECKING:
     "--image",
     type=click.Choice(IMAGES),
     help="What an ONNX file gives. float: (N, 1, 28, 28) from -1 to 1; uint8: grey levels (N, 28, 28), ready to show."
-    "  [default: float]",
+    "  [default: float, or uint8 with --inputs seed]",
+)
+@click.option(
+    "--inputs",
+    type=click.Choice(INPUTS),
+    help="What an ONNX file takes. z: latents, and of a conditional generator a label each; seed: a seed, a number of "
+    "images and labels in turn, so that the file needs nothing beside it (docs/embedding.md).  [default: z]",
 )
 @click.option(
     "--target",
     "target_name",
     type=click.Choice(list(TARGETS)),
-    help="ONNX as suits a consumer. ort: the defaults; cpp: --image uint8; web: --precision int8 --image uint8, a "
-    "small file; triton: a model repository in the folder --out.",
+    help="ONNX as suits a consumer. ort: the defaults; cpp: --image uint8; web: a web site in the folder --out, or in "
+    "a file .onnx --precision int8 --image uint8, small; triton: a model repository in the folder --out.",
+)
+@click.option(
+    "--runtime",
+    type=click.Path(path_type=Path),
+    metavar="FILE.tgz",
+    help="Of --target web: onnxruntime-web as npm packs it.  [default: npm fetches it]",
 )
 @click.option(
     "--activation",
@@ -80,6 +100,12 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Also write latents and exact images, which dcgan-verify holds a model's file against.",
 )
+@click.option(
+    "--vectors",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write latents and exact images as raw files with a JSON index, for tests in other languages.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="dcgan-export")
 def main(
@@ -90,10 +116,13 @@ def main(
     optimize: str | None,
     precision: str | None,
     image: str | None,
+    inputs: str | None,
     target_name: str | None,
+    runtime: Path | None,
     activation: Activation | None,
     report: Path | None,
     golden: Path | None,
+    vectors: Path | None,
     as_json: bool,
 ) -> None:
     """Export a generator, and prove the artifact equal to it.
@@ -109,30 +138,44 @@ def main(
       dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
       dcgan-export --optimize none --out plain.onnx
       dcgan-export --precision int8 --image uint8 --out small.onnx
+      dcgan-export --inputs seed --out selfcontained.onnx
+      dcgan-export --target web --out site
       dcgan-export --target triton --out model_repository
       dcgan-export --out digits.pt2 --report parity.json
     """
-    if "-" in map(str, (out, report, golden)):
-        raise click.UsageError("an artifact, its report and golden vectors are files; give a name instead of -.")
+    if "-" in map(str, (out, report, golden, vectors)):
+        raise click.UsageError("an artifact, its report and vectors are files; give a name instead of -.")
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
     target = TARGETS[target_name or "ort"]
-    if out and not (implied or format_name or target.repository):
+    makes_site = target_name == "web" and not (implied or format_name)
+    makes_folder = makes_site or target_name == "triton"
+    if out and not (implied or format_name or makes_folder):
         suffixes = ", ".join(form.suffix for form in FORMATS.values())
         raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
     form = FORMATS[format_name or implied or "onnx"]
-    given = {"--opset": opset, "--precision": precision, "--image": image, "--target": target_name}
+    given = {"--opset": opset, "--precision": precision, "--image": image, "--inputs": inputs, "--target": target_name}
     for option in (option for option, value in given.items() if value is not None and not form.has_variants):
         raise click.UsageError(f"{option} is for ONNX only, not for {form.name}.")
-    precision, image = precision or target.variant.precision, image or target.variant.image
-    if target.repository and (implied or report):
-        raise click.UsageError("--target triton writes a folder, and no report; give a folder's name, or take --json.")
+    precision = precision or target.variant.precision
+    image = image or ("uint8" if inputs == "seed" else target.variant.image)
+    if makes_folder and (implied or report):
+        raise click.UsageError(
+            f"--target {target_name} writes a folder, and no report; give a folder's name, or take --json."
+        )
+    if makes_site and (optimize == "none" or any((given["--precision"], given["--image"], inputs))):
+        raise click.UsageError(
+            "a site has its own models, int8 and fp16 that take latents and give grey levels; leave --optimize, "
+            "--precision, --image and --inputs out, or end --out in .onnx for a model alone."
+        )
+    if runtime is not None and not makes_site:
+        raise click.UsageError("--runtime is for --target web with a folder as --out.")
     if precision == "int8" and optimize == "none":
         raise click.UsageError("--precision int8 needs the fused form; leave --optimize none out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
-    if out is None and target.repository:
-        out = Path("model_repository")
+    if out is None and makes_folder:
+        out = Path(target.folder)
     elif out is None:
         out = Path(checkpoint.stem + form.suffix)
         if out.exists():  # perhaps a checkpoint: the document's script saves .pt files too
@@ -147,21 +190,40 @@ def main(
         optimize=optimize,
         precision=precision,
         image=image,
+        inputs=inputs or "z",
         activation=activation,
         report_path=report,
         golden_path=golden,
+        vectors_path=vectors,
         say=_status,
     )
     try:
-        artifact = publish_to_triton(publish, out, checkpoint.stem, image) if target.repository else publish(out)
+        if makes_site:
+            _print_site(publish_site(publish, out, checkpoint.stem, runtime, _status), as_json)
+        else:
+            artifact = publish_to_triton(publish, out, checkpoint.stem) if makes_folder else publish(out)
+            _print(artifact.report, artifact.as_dict() if as_json else None)
+            if not as_json:
+                click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
     except ParityError as error:
         _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
         raise
-    _print(artifact.report, artifact.as_dict() if as_json else None)
-    if not as_json:
-        click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
-        if golden is not None:
-            click.echo(f"wrote {golden}")
+    if golden is not None and not as_json:
+        click.echo(f"wrote {golden}")
+    if vectors is not None and not as_json:
+        click.echo(f"wrote {vectors / 'index.json'} and the files it names")
+
+
+def _print_site(site: Site, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(site.as_dict(), indent=2, allow_nan=False))
+        return
+    for artifact in site.models.values():
+        click.echo(f"{artifact.path.name}: {artifact.variant.precision}, {artifact.size:,} bytes, parity passed")
+    click.echo(
+        f"wrote {site.path} ({site.files} files, {site.size / 1e6:.1f} MB); serve it from any static host, here:"
+    )
+    click.echo(f"  python -m http.server --directory {shlex.quote(str(site.path))}")
 
 
 def _print(report: ParityReport, as_json: dict[str, object] | None) -> None:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +24,25 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 # (N, 1, 28, 28) or uint8 (N, 28, 28), in the format's own runtime on the CPU.
 Runner: TypeAlias = Callable[..., "FloatArray | npt.NDArray[np.uint8]"]
 
+
+class Seeded(NamedTuple):
+    """What a model that takes a seed makes of it: images as a `Runner` gives them, and what it made on the way."""
+
+    images: FloatArray | npt.NDArray[np.uint8]
+    z: FloatArray  # (n, latent_dim)
+    label: IntArray | None = None  # (n,)
+
+
+# A seed, the number of images, and the labels that are asked for in turn, if there are classes.
+SeedRunner: TypeAlias = Callable[[int, int, "tuple[int, ...] | None"], Seeded]
+
 # `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
 OPTIMIZATIONS = ("fused", "none")
 PRECISIONS = tuple(TOLERANCES)
 # Of what comes out: `float`, float32 (N, 1, 28, 28) from -1 to 1; `uint8`, grey levels (N, 28, 28).
 IMAGES = ("float", "uint8")
+# Of what goes in: `z`, latents, and a label each; `seed`, from which the graph makes them itself, see seeded.py.
+INPUTS = ("z", "seed")
 
 
 @dataclass(frozen=True)
@@ -39,11 +53,13 @@ class Variant:
         opset: version of the operators; None for the default.
         precision: one of `PRECISIONS`.
         image: one of `IMAGES`.
+        inputs: one of `INPUTS`.
     """
 
     opset: int | None = None
     precision: str = "fp32"
     image: str = "float"
+    inputs: str = "z"
 
 
 USUAL = Variant()

@@ -23,7 +23,8 @@ from dcgan import __version__
 from dcgan.errors import ExportError, first_line
 from dcgan.spec import GeneratorSpec
 
-from .formats import USUAL, FloatArray, IntArray, Runner, Variant
+from . import seeded
+from .formats import USUAL, FloatArray, IntArray, Runner, Seeded, SeedRunner, Variant
 from .quantize import QuantizableGenerator, halve, quantize
 from .torch_files import example_inputs
 
@@ -31,7 +32,7 @@ PACKAGES = ("torch", "onnx", "onnxscript")
 INPUTS, OUTPUT, BATCH = ("z", "label"), "image", "batch"  # of the inputs the first, if there are no classes
 
 # Opset 17 with IR 8 is read by every runtime tried, onnxruntime 1.15 among them; newer opsets gain this graph nothing.
-DEFAULT_OPSET = OLDEST_OPSET = 17
+OLDEST_OPSET = 17  # and the default
 # torch's dynamo exporter writes this one whatever lower one it is asked for, so we always ask for it and convert.
 _EXPORTED_OPSET = 18
 _GRAPH_NAME = "dcgan_generator"
@@ -65,12 +66,14 @@ def write(
 
     For int8 the generator is a `quantize.QuantizableGenerator`.
     """
-    opset = DEFAULT_OPSET if variant.opset is None else variant.opset
+    oldest = seeded.OLDEST_OPSET if variant.inputs == "seed" else OLDEST_OPSET
+    opset = oldest if variant.opset is None else variant.opset
     newest = newest_opset()
-    if not OLDEST_OPSET <= opset <= newest:
+    if not oldest <= opset <= newest:
+        why = "; one that takes a seed computes on bits, which opset 17 can't" if opset == OLDEST_OPSET else ""
         raise ExportError(
-            f"opset {opset} can't be written; choose one from {OLDEST_OPSET} to {newest}, "
-            f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know"
+            f"opset {opset} can't be written; choose one from {oldest} to {newest}, "
+            f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know{why}"
         )
     if variant.image == "uint8" and spec.image_shape[0] != 1:
         raise ExportError(
@@ -86,6 +89,8 @@ def write(
         quantize(model, generator.ranges)
     elif variant.precision == "fp16":
         halve(model)
+    if variant.inputs == "seed":
+        seeded.add_seed(model, spec)
     _label(model, spec, metadata, variant.image)
     found = [(entry.domain, entry.version) for entry in model.opset_import]
     if found != [("", opset)]:
@@ -95,13 +100,13 @@ def write(
 
 
 def load(path: Path) -> Runner:
-    """Load a file into onnxruntime on the CPU; see `formats.FormatModule.load`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would print it as well
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class
-        raise ExportError(f"onnxruntime refuses the ONNX file; a lower --opset may do: {first_line(error)}") from error
+    """Load a file into onnxruntime on the CPU; see `formats.FormatModule.load`.
+
+    Of a file that takes a seed this is the part from the latents on; `load_seeded` is the whole.
+    """
+    model = onnx.load(path)
+    takes_seed = any(value.name == "seed" for value in model.graph.input)
+    session = _session(seeded.body(model) if takes_seed else path.read_bytes())
     names = [value.name for value in session.get_inputs()]
     found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
     if tuple(names) not in (INPUTS[:1], INPUTS) or found != [(name, [BATCH]) for name in (*names, OUTPUT)]:
@@ -115,6 +120,35 @@ def load(path: Path) -> Runner:
         return images  # type: ignore[no-any-return]
 
     return run
+
+
+def load_seeded(path: Path) -> SeedRunner:
+    """Load a file that takes a seed into onnxruntime on the CPU.
+
+    Raises:
+        ExportError: onnxruntime refuses it.
+    """
+    model = onnx.load(path)
+    session = _session(path.read_bytes())
+    front = _session(seeded.front(model))
+
+    def run(seed: int, n: int, asked: tuple[int, ...] | None) -> Seeded:
+        inputs = {"seed": np.array(seed, np.int64), "n": np.array(n, np.int64)}
+        if asked is not None:
+            inputs["label"] = np.array(asked, np.int64)
+        (images,) = session.run([OUTPUT], inputs)
+        return Seeded(images, *front.run(None, inputs))
+
+    return run
+
+
+def _session(content: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would print it as well
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ExportError(f"onnxruntime refuses the ONNX file; a lower --opset may do: {first_line(error)}") from error
 
 
 def newest_opset() -> int:

@@ -23,10 +23,12 @@ from torch import nn
 from dcgan.difference import psnr
 from dcgan.errors import CheckpointError, first_line
 from dcgan.images import to_uint8
-from dcgan.spec import GeneratorSpec
+from dcgan.latents import asked_labels
+from dcgan.latents import latents as contract_latents
+from dcgan.spec import SEEDS, GeneratorSpec
 from dcgan.tolerance import LEVEL, TOLERANCES, Tolerance
 
-from .formats import FloatArray, IntArray, Runner
+from .formats import FloatArray, IntArray, Runner, Seeded, SeedRunner
 
 ExactArray: TypeAlias = npt.NDArray[np.float64]
 
@@ -35,6 +37,11 @@ SEED = 0
 BATCHES = (1, 2, 7, 64)
 TAIL = 6.0  # a normal number is this far out once in 500 million
 
+
+# Of what takes a seed, with the labels that are asked for in turn: all, the seed's own, and both; 0 and 2^63 - 1 are
+# the ends, and one key has a low word of 0.
+SEEDED = {"seed 0": (0, tuple(range(10))), "seed 2^32": (2**32, ()), "seed 2^63 - 1": (SEEDS - 1, (-1, 3))}
+MOST_LATENT_ERROR = 1e-6  # of the contract, docs/latents.md
 
 FLOAT32 = TOLERANCES["fp32"]
 _NORMAL = "N(0,1)"  # name of the ordinary latents
@@ -140,6 +147,12 @@ class ParityReport:
         """Whether the artifact is equal to its checkpoint."""
         return not self.reasons
 
+    def __add__(self, other: ParityReport) -> ParityReport:
+        """Both outcomes as one."""
+        return ParityReport(
+            self.tolerance, self.figures + other.figures, tuple(dict.fromkeys(self.reasons + other.reasons)), self.seed
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the attributes, and `passed`. What is no finite number is None."""
         figures = [
@@ -159,36 +172,39 @@ class ParityReport:
 
     def table(self) -> str:
         """For people: a line a figure, a column a kind of latents, then the reasons; at most 80 columns wide."""
+        parts = [self._columns(self.figures[first : first + 2]) for first in range(0, len(self.figures), 2)]
+        verdict = ["parity: passed"] if self.passed else ["parity: FAILED", *(f"  {reason}" for reason in self.reasons)]
+        return "\n".join(["\n\n".join(parts), *verdict] if parts else verdict)
+
+    def _columns(self, figures: Sequence[Figures]) -> str:
         tolerance = self.tolerance
         rows = [
-            ("latents", [row.latents for row in self.figures]),
-            ("images", [f"{row.images}" for row in self.figures]),
-            ("max error to float64", [f"{row.max_error:.2e}" for row in self.figures]),
+            ("latents", [row.latents for row in figures]),
+            ("images", [f"{row.images}" for row in figures]),
+            ("max error to float64", [f"{row.max_error:.2e}" for row in figures]),
             (
                 f"  limit: {tolerance.factor:g} x eager's own + {tolerance.floor:g}",
-                [f"{r.limit:.2e}" for r in self.figures],
+                [f"{r.limit:.2e}" for r in figures],
             ),
-            ("  eager float32's own", [f"{row.eager_max_error:.2e}" for row in self.figures]),
-            ("mean error to float64", [f"{row.mean_error:.2e}" for row in self.figures]),
-            ("  eager float32's own", [f"{row.eager_mean_error:.2e}" for row in self.figures]),
-            ("max difference to eager", [f"{row.max_to_eager:.2e}" for row in self.figures]),
-            ("mean difference to eager", [f"{row.mean_to_eager:.2e}" for row in self.figures]),
-            ("max difference between batches", [f"{row.max_mates:.2e}" for row in self.figures]),
-            ("  limit", [f"{row.mates_limit:.2e}" for row in self.figures]),
-            ("pixels off by a grey level", [f"{row.pixels_off} of {row.pixels}" for row in self.figures]),
-            ("  share", [f"{row.pixels_off / row.pixels:.4%}" for row in self.figures]),
-            (f"  worst, in levels (limit {tolerance.levels})", [f"{row.max_levels}" for row in self.figures]),
-            ("grey levels off on average", [f"{row.mean_levels:.4f}" for row in self.figures]),
-            ("  limit", [f"{row.mean_levels_limit:g}" for row in self.figures]),
-            ("  of the worst image", [f"{row.image_levels:.4f}" for row in self.figures]),
-            ("  limit", [f"{row.image_levels_limit:g}" for row in self.figures]),
-            ("PSNR to float64", [f"{row.psnr:.1f} dB" for row in self.figures]),
-            ("lowest value", [f"{row.lowest:+.6f}" for row in self.figures]),
-            ("highest value", [f"{row.highest:+.6f}" for row in self.figures]),
+            ("  eager float32's own", [f"{row.eager_max_error:.2e}" for row in figures]),
+            ("mean error to float64", [f"{row.mean_error:.2e}" for row in figures]),
+            ("  eager float32's own", [f"{row.eager_mean_error:.2e}" for row in figures]),
+            ("max difference to eager", [f"{row.max_to_eager:.2e}" for row in figures]),
+            ("mean difference to eager", [f"{row.mean_to_eager:.2e}" for row in figures]),
+            ("max difference between batches", [f"{row.max_mates:.2e}" for row in figures]),
+            ("  limit", [f"{row.mates_limit:.2e}" for row in figures]),
+            ("pixels off by a grey level", [f"{row.pixels_off} of {row.pixels}" for row in figures]),
+            ("  share", [f"{row.pixels_off / row.pixels:.4%}" for row in figures]),
+            (f"  worst, in levels (limit {tolerance.levels})", [f"{row.max_levels}" for row in figures]),
+            ("grey levels off on average", [f"{row.mean_levels:.4f}" for row in figures]),
+            ("  limit", [f"{row.mean_levels_limit:g}" for row in figures]),
+            ("  of the worst image", [f"{row.image_levels:.4f}" for row in figures]),
+            ("  limit", [f"{row.image_levels_limit:g}" for row in figures]),
+            ("PSNR to float64", [f"{row.psnr:.1f} dB" for row in figures]),
+            ("lowest value", [f"{row.lowest:+.6f}" for row in figures]),
+            ("highest value", [f"{row.highest:+.6f}" for row in figures]),
         ]
-        lines = [f"{label:<36}" + "".join(f"{cell:>18}" for cell in cells) for label, cells in rows if cells]
-        verdict = ["parity: passed"] if self.passed else ["parity: FAILED", *(f"  {reason}" for reason in self.reasons)]
-        return "\n".join([*lines, *verdict])
+        return "\n".join(f"{label:<36}" + "".join(f"{cell:>18}" for cell in cells) for label, cells in rows)
 
 
 def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> tuple[Probe, ...]:
@@ -283,6 +299,87 @@ def compare(run: Runner, probes: Sequence[Probe], tolerance: Tolerance = FLOAT32
     return ParityReport(tolerance, tuple(figures), tuple(reasons))
 
 
+def compare_seeded(
+    run: SeedRunner,
+    generator: nn.Module,
+    spec: GeneratorSpec,
+    tolerance: Tolerance = FLOAT32,
+    grey: bool = False,
+) -> ParityReport:
+    """Compare an artifact that takes a seed with its checkpoint on the seed's latents.
+
+    It passes when for each of `SEEDED` its latents are within `MOST_LATENT_ERROR` of the contract's, its labels are the
+    contract's, and its images are as `compare` asks; image i must stay the same for any number of images.
+
+    Args:
+        run: the artifact; may raise whatever its runtime raises.
+        generator: the checkpoint's, float32, on the CPU.
+        spec: of the generator.
+        tolerance: what to allow.
+        grey: as in `compare`.
+    Raises:
+        CheckpointError: the checkpoint itself gives values that are not finite.
+    """
+    count = sum(BATCHES)
+    figures, reasons = [], []
+    for name, (seed, labels) in SEEDED.items():
+        asked = tuple(label for label in labels if label < spec.num_classes) if spec.num_classes else None
+        z = contract_latents(seed, 0, count, spec.latent_dim)
+        label = None if asked is None else asked_labels(seed, count, asked, spec.num_classes)
+        right, own = run_exactly(generator, z, label, BATCHES, name)
+        probe = Probe(name, z, right, own, label)
+        made = _seeded(run, seed, asked, probe, grey)
+        if isinstance(made, str):
+            reasons.append(f"{name}: {made}")
+            continue
+        row = _measure(probe, *made, tolerance)
+        figures.append(row)
+        reasons += [f"{name}: {reason}" for reason in _judge(row, tolerance)]
+    return ParityReport(tolerance, tuple(figures), tuple(reasons))
+
+
+def _seeded(
+    run: SeedRunner, seed: int, asked: tuple[int, ...] | None, probe: Probe, grey: bool
+) -> tuple[FloatArray, FloatArray] | str:
+    """Images of a seed all at once, and each from a request for as few as reach it; or why there are none."""
+    parts: list[Seeded] = []
+    for n in (len(probe.latents), *BATCHES):
+        try:
+            part = run(seed, n, asked)
+        except Exception as error:  # runtimes raise what they like
+            return f"the artifact does not run for {n} images: {first_line(error)}"
+        if part.z.shape != (n, probe.latents.shape[1]) or not (
+            np.abs(part.z - probe.latents[:n]).max() <= MOST_LATENT_ERROR
+        ):
+            return f"its latents are not the contract's (docs/latents.md), for {n} images"
+        if probe.labels is not None and not (part.label is not None and np.array_equal(part.label, probe.labels[:n])):
+            return f"its labels are not the contract's (docs/latents.md), for {n} images, {asked} asked for"
+        problem = _unlike(part.images, n, probe, grey)
+        if problem:
+            return problem
+        parts.append(part)
+    whole, *few = (_floats(part.images, grey) for part in parts)
+    ends = [0, *BATCHES]
+    return whole, np.concatenate([*(part[end:] for part, end in zip(few, ends, strict=False)), whole[ends[-1] :]])
+
+
+def _unlike(images: npt.NDArray[Any], size: int, probe: Probe, grey: bool) -> str:
+    """How the type or shape of a batch of images is wrong; empty if it is right."""
+    dtype: type[np.generic] = np.uint8 if grey else np.float32
+    shape = (size, *probe.exact.shape[2 if grey else 1 :])
+    if images.shape == shape and images.dtype == dtype:
+        return ""
+    return (
+        f"a batch of {size} should give {dtype.__name__} images of shape {shape}, "
+        f"found {images.dtype} of shape {images.shape}"
+    )
+
+
+def _floats(images: npt.NDArray[Any], grey: bool) -> FloatArray:
+    """Images as float32, shape (N, 1, 28, 28), from grey levels too."""
+    return (images[:, None] * LEVEL - 1.0).astype(np.float32) if grey else images.astype(np.float32, copy=False)
+
+
 def _tails(random: np.random.Generator, count: int, latent_dim: int) -> FloatArray:
     """Latents that a user meets rarely or never, shape (count, latent_dim), no entry beyond `TAIL`.
 
@@ -311,14 +408,10 @@ def _images(run: Runner, probe: Probe, order: int, grey: bool) -> FloatArray | s
             made = run(*batch)
         except Exception as error:  # runtimes raise what they like; whatever it is, these latents have no images
             return f"the artifact does not run on a batch of {size}: {first_line(error)}"
-        dtype: type[np.generic] = np.uint8 if grey else np.float32
-        shape = (size, *probe.exact.shape[2 if grey else 1 :])
-        if made.shape != shape or made.dtype != dtype:
-            return (
-                f"a batch of {size} should give {dtype.__name__} images of shape {shape}, "
-                f"found {made.dtype} of shape {made.shape}"
-            )
-        images.append((made[:, None] * LEVEL - 1.0).astype(np.float32) if grey else made.astype(np.float32, copy=False))
+        problem = _unlike(made, size, probe, grey)
+        if problem:
+            return problem
+        images.append(_floats(made, grey))
     return np.concatenate(images)[::order]
 
 

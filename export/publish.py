@@ -23,6 +23,7 @@ from dcgan.tolerance import TOLERANCES
 from . import formats, parity
 from .fuse import fuse
 from .golden import make_golden
+from .vectors import make_folder, write_vectors
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Artifact:
             "optimize": self.optimize,
             "precision": self.variant.precision,
             "image": self.variant.image,
+            "inputs": self.variant.inputs,
             "sha256": self.sha256,
             "bytes": self.size,
             "metadata": self.metadata,
@@ -72,9 +74,11 @@ def publish(
     optimize: str | None = None,
     precision: str = "fp32",
     image: str = "float",
+    inputs: str = "z",
     activation: Activation | None = None,
     report_path: Path | None = None,
     golden_path: Path | None = None,
+    vectors_path: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Artifact:
     """Export a checkpoint, and prove the artifact equal to it before anybody can see it.
@@ -87,28 +91,33 @@ def publish(
         optimize: one of `formats.OPTIMIZATIONS`; None for the format's default.
         precision: of an ONNX file, one of `formats.PRECISIONS`.
         image: of an ONNX file, one of `formats.IMAGES`.
+        inputs: of an ONNX file, one of `formats.INPUTS`.
         activation: of a `.pt` checkpoint, which does not say.
         report_path: to write the figures to as JSON, whether they pass or not.
         golden_path: to write golden vectors to, see `dcgan.golden`; only when the artifact passes.
+        vectors_path: folder to write test vectors to, see `export.vectors`; likewise.
         say: told what is being done, in a few words.
     Raises:
         CheckpointError: the checkpoint is unreadable.
         ExportError: the artifact can't be written as asked.
         ParityError: the artifact is not equal to the checkpoint; its `report` has the figures.
-        OutputError: `path`, `report_path` or `golden_path` can't be written.
+        OutputError: `path`, `report_path`, `golden_path` or `vectors_path` can't be written.
     """
     form = formats.find(format_name)
     optimize = form.optimize if optimize is None else optimize
-    variant = formats.Variant(opset, precision, image)
+    variant = formats.Variant(opset, precision, image, inputs)
     for what, name, names in (
         ("optimization", optimize, formats.OPTIMIZATIONS),
         ("precision", precision, formats.PRECISIONS),
         ("kind of image", image, formats.IMAGES),
+        ("kind of inputs", inputs, formats.INPUTS),
     ):
         if name not in names:
             raise ExportError(f"unknown {what} {name!r}; choose from {', '.join(names)}")
     if variant != formats.USUAL and not form.has_variants:
-        raise ExportError(f"{form.name} has no opsets, precisions or other images; leave these out, or export onnx")
+        raise ExportError(
+            f"{form.name} has no opsets, precisions, other images or inputs; leave these out, or export onnx"
+        )
     if precision == "int8" and optimize != "fused":
         raise ExportError("int8 needs the fused form: no runtime has transposed convolutions in int8")
     taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
@@ -122,6 +131,8 @@ def publish(
     with _report(report_path) as figures, contextlib.ExitStack() as beside:
         golden = None if golden_path is None else beside.enter_context(replacing(golden_path))
         # Opened before the slow work, so that a folder that can't be written to is said at once.
+        if vectors_path is not None:
+            make_folder(vectors_path)
         with replacing(path) as temporary:
             say(f"reading {checkpoint}")
             source = load_generator(checkpoint, activation)
@@ -137,6 +148,10 @@ def publish(
             grey = image == "uint8"
             tolerance = tolerance.for_grey_levels() if grey else tolerance
             report = parity.compare(module.load(temporary), probes, tolerance, grey)
+            if inputs == "seed":
+                from .onnx_file import load_seeded  # needs onnx, which other formats do not
+
+                report += parity.compare_seeded(load_seeded(temporary), source.generator, spec, tolerance, grey)
             figures |= {
                 "format": form.name,
                 "optimize": optimize,
@@ -155,6 +170,8 @@ def publish(
                 )
             if golden is not None:
                 golden.write_bytes(make_golden(source).to_bytes())
+            if vectors_path is not None:
+                write_vectors(source, vectors_path)
         artifact = Artifact(path, form.name, optimize, variant, sha256_of(path), path.stat().st_size, metadata, report)
         figures |= artifact.as_dict()
     return artifact

@@ -1,25 +1,28 @@
-"""What suits a consumer: presets of an ONNX file, and Triton's model repository. Imports neither torch nor onnx.
+"""What suits a consumer: presets of an ONNX file, and Triton's model repository. Imports torch and onnx in use only.
 
 Which consumer loads what was tried, not recalled: docs/export.md, "Targets".
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan.errors import OutputError, ParityError, first_line
-from dcgan.files import TEMPORARY
-from dcgan.spec import SPEC_KEY, GeneratorSpec
+from dcgan.errors import DcganError, ExportError, OutputError, ParityError, first_line
+from dcgan.files import TEMPORARY, flush
 
 from .formats import Variant
 
 if TYPE_CHECKING:
+    from onnx import ValueInfoProto
+
     from .publish import Artifact
 
 
@@ -29,90 +32,142 @@ class Target:
 
     Attributes:
         variant: what suits it; options that are given override it.
-        repository: whether it reads a folder of models, as Triton does, and no single file.
+        folder: name of the folder that it takes, where that is more than a file; empty if it is not.
     """
 
     variant: Variant
-    repository: bool = False
+    folder: str = ""
 
 
 TARGETS = {
     "ort": Target(Variant()),
     # A page is loaded before it is seen, so the smallest file, and canvas wants grey levels.
-    "web": Target(Variant(precision="int8", image="uint8")),
+    "web": Target(Variant(precision="int8", image="uint8"), folder="site"),
     "cpp": Target(Variant(image="uint8")),
-    "triton": Target(Variant(), repository=True),
+    "triton": Target(Variant(), folder="model_repository"),
 }
 
-_TRITON_TYPES = {"float": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 MAX_BATCH = 64  # images that Triton may put into one call; larger batches are no faster
+# Triton loads any name without a slash, but its HTTP server decodes no URL: to it, a%20b is no name for "a b".
+_TRITON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-def triton_config(spec: GeneratorSpec, image: str) -> str:
-    """A model's config.pbtxt, of Triton's model repository.
+def triton_config(model: Path) -> str:
+    """A model's config.pbtxt, of Triton's model repository: what its ONNX file takes and gives, as Triton writes it.
 
     https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html:
-    the name is that of the folder; with a `max_batch_size` the first dimension is left out; of a label nothing is left
-    then, which takes a reshape.
+    the name is that of the folder. If the first dimension of everything is the batch, it is left out, and
+    `max_batch_size` says so; of a label nothing is left then, which takes a reshape. Otherwise shapes are whole, and
+    a scalar is written as one number. Requests are joined only where no label is taken: one that the file does not
+    know fails the run, and with it the requests of everybody in it (seen in tritonserver 2.51).
 
     Args:
-        spec: of the generator.
-        image: one of `formats.IMAGES`.
+        model: ONNX file.
     """
-    sides = ", ".join(map(str, spec.image_shape if image == "float" else spec.image_shape[1:]))
-    inputs = [f'  {{ name: "z" data_type: TYPE_FP32 dims: [ {spec.latent_dim} ] }}']
-    if spec.num_classes:
-        inputs.append('  { name: "label" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] } }')
+    import onnx
+
+    types: dict[int, str] = {
+        onnx.TensorProto.FLOAT: "FP32",
+        onnx.TensorProto.INT64: "INT64",
+        onnx.TensorProto.UINT8: "UINT8",
+    }
+    graph = onnx.load(model).graph
+    shapes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    firsts = {shape[0] if shape else 1 for shape in shapes.values()}
+    batched = len(firsts) == 1 and all(isinstance(first, str) for first in firsts)
+    joined = batched and all(value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for value in graph.input)
+
+    def entry(value: ValueInfoProto) -> str:
+        sizes = [-1 if isinstance(size, str) else size for size in shapes[value.name][batched:]]
+        dims = ", ".join(map(str, sizes or [1]))
+        reshape = " reshape: { shape: [ ] }" if batched and not sizes else ""
+        kind = types[value.type.tensor_type.elem_type]
+        return f'  {{ name: "{value.name}" data_type: TYPE_{kind} dims: [ {dims} ]{reshape} }}'
+
     lines = [
         'backend: "onnxruntime"',
-        f"max_batch_size: {MAX_BATCH}",
+        f"max_batch_size: {MAX_BATCH if batched else 0}",
         "input [",
-        ",\n".join(inputs),
+        ",\n".join(map(entry, graph.input)),
         "]",
-        f'output [\n  {{ name: "image" data_type: {_TRITON_TYPES[image]} dims: [ {sides} ] }}\n]',
-        "dynamic_batching { }",
+        "output [",
+        ",\n".join(map(entry, graph.output)),
+        "]",
+        *(["dynamic_batching { }"] if joined else []),
     ]
     return "\n".join(lines) + "\n"
 
 
-def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, name: str, image: str) -> Artifact:
+def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, name: str) -> Artifact:
     """Publish a model into a model repository: REPOSITORY/NAME/config.pbtxt and REPOSITORY/NAME/1/model.onnx.
 
     Args:
         publish: writes and proves the ONNX file at a path.
         repository: made if it is missing; its parent must exist.
         name: of the model.
-        image: one of `formats.IMAGES`.
     Returns:
-        The artifact in its place. The model's folder appears whole or not at all.
+        The artifact in its place. The model's folder appears whole or not at all, and is on the disk.
     Raises:
+        ExportError: the model could not be asked for by that name.
         OutputError: the repository has a model of that name, or can't be written to.
     """
+    if not _TRITON_NAME.fullmatch(name):
+        raise ExportError(
+            f"Triton's HTTP server finds no model called {name!r}; rename the checkpoint, to ASCII letters, digits, "
+            "underscores, dashes and dots"
+        )
     model = repository / name
     if repository.exists() and not repository.is_dir():
         raise OutputError(f"{repository} is a file; give the name of a folder")
-    if os.path.lexists(model):
-        raise OutputError(f"{model} already exists; remove it, or give another --out")
     try:
         repository.mkdir(exist_ok=True)  # before the slow work: what can't be written to is said at once
-        # Beside the repository: a server that watches it must see no half of a model.
-        with tempfile.TemporaryDirectory(
-            prefix=".dcgan-export.", suffix=TEMPORARY, dir=repository.resolve().parent
-        ) as folder:
-            whole = Path(folder) / name
-            (whole / "1").mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(repository, error) from error
+    # Made beside the repository: a server that watches it must see no half of a model.
+    with new_folder(model, beside=repository) as folder:
+        (folder / "1").mkdir()
+        artifact = publish(folder / "1" / "model.onnx")
+        (folder / "config.pbtxt").write_text(triton_config(artifact.path), encoding="utf-8")
+    return dataclasses.replace(artifact, path=model / "1" / "model.onnx")
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Yield a folder to fill; when the block succeeds, it is flushed to disk and renamed to `path`.
+
+    Args:
+        path: must not exist, or be an empty folder.
+        beside: what it is made beside of, until it is whole; None is `path` itself.
+    Raises:
+        OutputError: `path` is there, or can't be written.
+        ParityError: as the block raises it, with `path` in its message instead of a folder that nobody will find.
+    """
+    try:
+        # An empty folder may be replaced, but not by another name for it, such as the current folder's dot.
+        unnamed = path.name in ("", "..")
+        if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir()))):
+            raise OutputError(f"{path} already exists; remove it, or give another --out")
+        parent = (beside or path).resolve().parent
+        with tempfile.TemporaryDirectory(prefix=".dcgan-export.", suffix=TEMPORARY, dir=parent) as temporary:
+            whole = Path(temporary) / path.name
+            whole.mkdir()
             try:
-                artifact = publish(whole / "1" / "model.onnx")
-            except ParityError as error:  # its message names a file that nobody will find
-                message = str(error).replace(str(whole), str(model))
-                raise ParityError(message, error.report) from error
-            spec = GeneratorSpec.from_json(artifact.metadata[SPEC_KEY])
-            (whole / "config.pbtxt").write_text(triton_config(spec, image), encoding="utf-8")
-            whole.rename(model)
-    except OutputError:
+                yield whole
+            except ParityError as error:
+                raise ParityError(str(error).replace(str(whole), str(path)), error.report) from error
+            for made in (*whole.rglob("*"), whole):
+                flush(made)
+            whole.rename(path)
+            for folder in (path.resolve().parent, parent):
+                flush(folder)
+    except DcganError:
         raise
     except OSError as error:
-        raise OutputError(
-            f"can't write {repository}: {first_line(error).lower()}; choose a folder whose parent is writable"
-        ) from error
-    return dataclasses.replace(artifact, path=model / "1" / "model.onnx")
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(f"can't write {path}: {first_line(error).lower()}; choose a folder whose parent is writable")

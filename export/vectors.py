@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcgan.checkpoint import GeneratorCheckpoint
-from dcgan.errors import ExportError
+from dcgan.errors import ExportError, OutputError, first_line
+from dcgan.files import replacing
 from dcgan.golden import BATCHES, COUNT
 from dcgan.images import to_uint8
-from dcgan.latents import labels, latents
+from dcgan.latents import asked_labels, latents
 from dcgan.spec import SEEDS
 
 from .parity import run_exactly
@@ -48,6 +50,30 @@ class _Case:
 CASES = (_Case(0, COUNT, tuple(range(10))), _Case(7, 4, ()), _Case(2**32, 4, (-1, 3)), _Case(SEEDS - 1, 4, (5,)))
 
 
+def write_vectors(checkpoint: GeneratorCheckpoint, folder: Path) -> None:
+    """Write what `make_vectors` gives into a folder, the index last. Files of the same names are replaced.
+
+    Raises:
+        CheckpointError, ExportError: as `make_vectors`.
+        OutputError: it can't be written to.
+    """
+    for name, content in make_vectors(checkpoint).items():
+        with replacing(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of `write_vectors`, unless it is there; its parent must exist.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't make the folder {folder}: {first_line(error).lower()}; choose another") from error
+
+
 def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:
     """Run a checkpoint in float64 on the latents and labels of `CASES`.
 
@@ -66,7 +92,7 @@ def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:
     cases = []
     for case in CASES:
         z = latents(case.seed, 0, case.n, spec.latent_dim)
-        label = resolve_labels(case.seed, case.n, case.label, spec.num_classes) if spec.num_classes else None
+        label = asked_labels(case.seed, case.n, case.label, spec.num_classes) if spec.num_classes else None
         batches = BATCHES if case.n == COUNT else (case.n,)
         right, _ = run_exactly(checkpoint.generator, z, label, batches, f"seed {case.seed}")
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -90,17 +116,4 @@ def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:
         "weights_sha256": checkpoint.weights_sha256,
         "cases": cases,
     }
-    return {INDEX: (json.dumps(index, indent=1) + "\n").encode(), **files}
-
-
-def resolve_labels(seed: int, n: int, asked: tuple[int, ...], num_classes: int) -> npt.NDArray[np.int64]:
-    """Labels of images 0 to n - 1: the ones asked for in turn, and where that is -1 or nothing, drawn by the seed.
-
-    Returns:
-        int64, shape (n,), 0 to num_classes - 1.
-    """
-    drawn = labels(seed, 0, n, num_classes)
-    if not asked:
-        return drawn
-    turn = np.array(asked, np.int64)[np.arange(n) % len(asked)]
-    return np.where(turn < 0, drawn, turn)
+    return {**files, INDEX: (json.dumps(index) + "\n").encode()}

@@ -65,9 +65,14 @@ class _Subject:
             self.problem = f"onnxruntime does not load it: {self.refusal}"
             return
         try:
-            self._spec = runtime.spec_of(self._session)
+            self._spec = runtime.spec_of(self._session, seeded=True)
         except ModelError as error:
             self.problem = str(error)
+
+    @cached_property
+    def takes_seed(self) -> bool:
+        """Only where there is no `problem`: whether it makes its latents itself."""
+        return runtime.takes_seed(self._session)
 
     @cached_property
     def sha256(self) -> str:
@@ -103,9 +108,14 @@ class _Subject:
             )
         return TOLERANCES[self.precision]
 
-    def images(self, z: _Floats, label: _Labels | None, sizes: Sequence[int]) -> _Floats | _Bytes:
+    def images(self, seed: int, z: _Floats, label: _Labels | None, sizes: Sequence[int]) -> _Floats | _Bytes:
         """Run the model in batches of these sizes.
 
+        Args:
+            seed: for a model that takes one; its images from 0 on.
+            z: the latents of that.
+            label: i modulo the number of classes.
+            sizes: that make up all of `z`.
         Returns:
             float32, shape (N, 1, H, W); or uint8, shape (N, H, W).
         Raises:
@@ -116,13 +126,19 @@ class _Subject:
         dtype = np.float32 if output.type == "tensor(float)" else np.uint8
         made, first = [], 0
         for size in sizes:
+            # Image i of a seed can be had only with all before it.
+            skipped = first if self.takes_seed else 0
             inputs: dict[str, Any] = {"z": z[first : first + size]}
+            if self.takes_seed:
+                inputs = {"seed": np.array(seed, np.int64), "n": np.array(first + size, np.int64)}
             if label is not None:
-                inputs["label"] = label[first : first + size]
+                inputs["label"] = label[: self.spec.num_classes] if self.takes_seed else label[first : first + size]
             try:
                 (images,) = self._session.run([output.name], inputs)
             except Exception as error:  # onnxruntime's exceptions have no common base below Exception
                 raise ModelError(f"it does not run on a batch of {size}: {runtime.reason(error)}") from error
+            if len(images) == skipped + size:
+                images = images[skipped:]
             if images.shape != (size, *one) or images.dtype != dtype:
                 raise ModelError(
                     f"a batch of {size} should give {np.dtype(dtype)} of shape {(size, *one)}, "
@@ -319,7 +335,7 @@ def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
         return Check("golden", FAILED, reason, figures)
     try:
         tolerance = subject.tolerance
-        images = subject.images(golden.z, golden.label, BATCHES)
+        images = subject.images(SEED, golden.z, golden.label, BATCHES)
     except ModelError as error:
         return Check("golden", FAILED, str(error), figures)
     right = golden.image_uint8 if images.dtype == np.uint8 else golden.image
@@ -352,7 +368,7 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
     made: list[_Floats | _Bytes] = []
     try:
         tolerances = [subject.tolerance, other.tolerance]
-        made += (each.images(z, label, sizes) for each in (subject, other))
+        made += (each.images(seed, z, label, sizes) for each in (subject, other))
     except ModelError as error:
         return Check("against", FAILED, f"{(subject, other)[len(made)].path.name}: {error}", figures)
     if made[0].dtype != made[1].dtype:  # one of them gives grey levels

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Peers that benchmarks and tests both compare with (benchmarks/document.py and others). At the end of the path, so that
 # an installed package is not shadowed.
 sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "examples"))  # check.py
 
 
 def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:

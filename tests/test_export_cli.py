@@ -28,7 +28,6 @@ from dcgan.spec import GeneratorSpec
 from export import formats, onnx_file, torchscript_file
 from export.cli import main
 from export.publish import publish
-from export.targets import triton_config
 
 ROOT = Path(export.__file__).resolve().parent.parent
 
@@ -388,12 +387,6 @@ def test_triton_gets_a_model_repository(folder: Path) -> None:
     again = run("digits.safetensors", "--target", "triton", "--out", "models")
     assert again.exit_code == 1
     assert again.stderr == "Error: models/digits already exists; remove it, or give another --out\n"
-
-
-def test_a_config_for_triton_names_what_the_model_takes_and_gives() -> None:
-    config = triton_config(GeneratorSpec(num_classes=10), "uint8")
-    assert '{ name: "label" data_type: TYPE_INT64 dims: [ 1 ] reshape: { shape: [ ] } }' in config
-    assert '{ name: "image" data_type: TYPE_UINT8 dims: [ 28, 28 ] }' in config
 
 
 @pytest.mark.parametrize(

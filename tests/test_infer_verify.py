@@ -312,9 +312,9 @@ def test_two_conditional_models_are_asked_for_every_class() -> None:
     asked = []
     images = verify_module._Subject.images
 
-    def spy(self: Any, z: Any, label: Any, sizes: Any) -> Any:
+    def spy(self: Any, seed: int, z: Any, label: Any, sizes: Any) -> Any:
         asked.append(label)
-        return images(self, z, label, sizes)
+        return images(self, seed, z, label, sizes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify_module._Subject, "images", spy)

@@ -16,6 +16,7 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "models").rglob("*.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 SNIPPETS = [
     snippet

@@ -1,0 +1,81 @@
+// Digits with onnxruntime: see README.md.
+
+#include <onnxruntime_cxx_api.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "program.hpp"
+
+namespace {
+
+// A session, and the inputs of it, whose tensors point into the vectors beside them.
+struct Model {
+  Ort::Env env{ORT_LOGGING_LEVEL_WARNING, "digits"};
+  Ort::Session session{nullptr};
+  std::int64_t seed = 0, n = 0;
+  std::vector<float> z;
+  std::vector<std::int64_t> label;
+  std::vector<const char*> names;
+  std::vector<Ort::Value> inputs;
+  std::string output;
+};
+
+template <typename Number>
+Ort::Value tensor(Number* data, std::size_t count, const std::vector<std::int64_t>& shape) {
+  const auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
+  return Ort::Value::CreateTensor<Number>(memory, data, count, shape.data(), shape.size());
+}
+
+Run load(const Options& options) {
+  const auto model = std::make_shared<Model>();
+  Ort::SessionOptions settings;
+  settings.SetIntraOpNumThreads(options.threads);
+  model->session = Ort::Session(model->env, std::filesystem::path(options.model).c_str(), settings);
+
+  Ort::AllocatorWithDefaultOptions allocator;
+  model->output = model->session.GetOutputNameAllocated(0, allocator).get();
+  std::vector<std::string> taken;
+  for (std::size_t i = 0; i < model->session.GetInputCount(); ++i) {
+    taken.emplace_back(model->session.GetInputNameAllocated(i, allocator).get());
+  }
+  const auto takes = [&](const char* name) { return std::find(taken.begin(), taken.end(), name) != taken.end(); };
+  const auto spec = model->session.GetModelMetadata().LookupCustomMetadataMapAllocated("dcgan.spec", allocator);
+  const std::int64_t classes = takes("label") && spec ? number_in(spec.get(), "num_classes") : 0;
+  check_labels(options, classes);
+
+  const auto give = [&](const char* name, Ort::Value value) {
+    model->names.push_back(name);
+    model->inputs.push_back(std::move(value));
+  };
+  const std::int64_t n = model->n = options.n;
+  if (takes("seed")) {  // the model makes its latents itself
+    model->seed = static_cast<std::int64_t>(options.seed);
+    give("seed", tensor(&model->seed, 1, {}));
+    give("n", tensor(&model->n, 1, {}));
+    model->label = options.label.empty() ? std::vector<std::int64_t>{-1} : options.label;
+  } else {
+    const auto shape = model->session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();  // (batch, latent_dim)
+    model->z = dcgan::latents(options.seed, options.n, static_cast<std::size_t>(shape.at(1)));
+    give("z", tensor(model->z.data(), model->z.size(), {n, shape.at(1)}));
+    if (classes) model->label = labels_of(options, classes);
+  }
+  if (classes) {
+    give("label", tensor(model->label.data(), model->label.size(), {static_cast<std::int64_t>(model->label.size())}));
+  }
+
+  return [model] {
+    const char* output = model->output.c_str();
+    const auto images = std::move(model->session.Run(Ort::RunOptions{}, model->names.data(), model->inputs.data(),
+                                                     model->inputs.size(), &output, 1)[0]);
+    const auto info = images.GetTensorTypeAndShapeInfo();
+    const bool floats = info.GetElementType() == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+    const auto* first = static_cast<const char*>(images.GetTensorRawData());
+    return Images{{first, first + info.GetElementCount() * (floats ? sizeof(float) : 1)}, floats};
+  };
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return run_program(argc, argv, load); }

@@ -1,0 +1,55 @@
+// A static server and a Chromium for checks. CHROMIUM names the browser; the default is where Debian puts it.
+
+import { createReadStream, existsSync } from "node:fs";
+import { createServer } from "node:http";
+import { extname, join, normalize } from "node:path";
+import { chromium } from "playwright-core";
+
+const TYPES = {
+  ".html": "text/html; charset=utf-8",
+  ".css": "text/css",
+  ".js": "text/javascript",
+  ".mjs": "text/javascript",
+  ".json": "application/json",
+  ".svg": "image/svg+xml",
+  ".wasm": "application/wasm",
+};
+// No sandbox, as root has none; and nothing that would call home.
+const FLAGS = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  "--disable-component-update", "--disable-sync",
+];
+
+/**
+ * Serve a folder, as any static host would.
+ *
+ * @param {string} folder
+ * @param {{files?: Record<string, string>, missing?: string[], headers?: Record<string, string>}} [changes]
+ *   `files`: URL paths of further or other files; `missing`: URL paths to answer 404; `headers`: to add
+ * @returns {Promise<{url: string, close: () => void}>}
+ */
+export async function serve(folder, { files = {}, missing = [], headers = {} } = {}) {
+  const server = createServer((request, answer) => {
+    const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname);
+    const file = files[path] ?? join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
+    if (missing.includes(path) || !existsSync(file)) {
+      answer.writeHead(404).end();
+      return;
+    }
+    answer.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? TYPES[extname(path)] ?? "application/octet-stream", ...headers });
+    createReadStream(file).pipe(answer);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const close = () => {
+    server.closeAllConnections();
+    server.close();
+  };
+  return { url: `http://127.0.0.1:${server.address().port}/`, close };
+}
+
+/** Start Chromium; the caller closes it. */
+export async function launch() {
+  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+  if (!existsSync(executablePath)) throw new Error(`there is no ${executablePath}; install chromium, or set CHROMIUM`);
+  return chromium.launch({ executablePath, headless: true, args: FLAGS });
+}

@@ -1,0 +1,258 @@
+"""What `dcgan-export --target web` puts into a folder. tests/test_web.py opens it in a browser.
+
+The runtime is the real archive, which npm packs once a session; where there is no npm or no network, tests that need
+it are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from conftest import ROOT
+from exported import metadata_of
+
+import export.site
+from dcgan import shipped
+from dcgan.checkpoint import save_generator
+from dcgan.errors import ExportError
+from dcgan.files import sha256_of
+from dcgan.golden import read_golden
+from dcgan.networks import Generator
+from dcgan.spec import GeneratorSpec
+from dcgan.tolerance import TOLERANCES, Tolerance
+from export.cli import main
+from export.site import PAGE, VERSION
+
+PAGES = {path.name for path in PAGE.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """onnxruntime-web as npm packs it."""
+    try:
+        return export.site._fetch(tmp_path_factory.mktemp("npm"))
+    except ExportError as error:
+        pytest.skip(str(error))
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["--target", "web", *map(str, arguments)])
+
+
+@pytest.fixture(scope="session")
+def shipped_site(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A site of the shipped checkpoint, golden vectors beside it, and what the command printed as JSON."""
+    folder = tmp_path_factory.mktemp("site")
+    result = run("--out", folder / "site", "--runtime", archive, "--golden", folder / "g.golden", "--json")
+    assert result.exit_code == 0, result.output or repr(result.exception)
+    return folder / "site", json.loads(result.stdout)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A checkpoint without classes: large enough for fp16 to shrink it, and mild enough for int8, being untrained."""
+    torch.manual_seed(0)
+    generator = Generator(GeneratorSpec(latent_dim=6, image_shape=(1, 8, 8), channels=(64, 32, 16))).eval()
+    save_generator(tmp_path / "small one.safetensors", generator.state_dict(), generator.spec, '{"recipe":"test"}')
+    return tmp_path / "small one.safetensors"
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_site_holds_what_it_should_and_nothing_else(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    site, _ = shipped_site
+    assert {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()} == {
+        *PAGES,
+        "model.json",
+        "model.onnx",
+        "model-fp16.onnx",
+        "runtime/LICENSE.txt",
+        "runtime/ort.wasm.min.mjs",
+        "runtime/ort-wasm-simd-threaded.mjs",
+        "runtime/ort-wasm-simd-threaded.wasm",
+        "runtime/ort.webgpu.min.mjs",
+        "runtime/ort-wasm-simd-threaded.asyncify.mjs",
+        "runtime/ort-wasm-simd-threaded.asyncify.wasm",
+    }
+    assert left(site.parent) == ["g.golden", "site"]
+    assert (site / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
+    assert "Copyright (c) Microsoft Corporation" in (site / "runtime" / "LICENSE.txt").read_text(encoding="utf-8")
+    # A static host runs as another user.
+    assert all(path.stat().st_mode & 0o004 for path in site.rglob("*"))
+
+
+@pytest.mark.parametrize("entry", ["ort.wasm.min.mjs", "ort.webgpu.min.mjs"])
+def test_each_build_of_the_runtime_has_what_it_loads(entry: str, shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    """By the names that the files themselves give: the build names its module, and the module its WebAssembly."""
+    runtime = shipped_site[0] / "runtime"
+    text = (runtime / entry).read_text(encoding="utf-8")
+    assert f"v{VERSION}" in text[:200]
+    (module,) = (path for path in runtime.glob("ort-wasm*.mjs") if f'"{path.name}"' in text)
+    assert f'"{module.stem}.wasm"' in module.read_text(encoding="utf-8")
+    assert (runtime / f"{module.stem}.wasm").read_bytes()[:4] == b"\0asm"
+
+
+def test_model_json_is_true(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    site, _ = shipped_site
+    about = json.loads((site / "model.json").read_text(encoding="utf-8"))
+    assert list(about) == ["name", "spec", "weights_sha256", "models", "runtime"]
+    assert about["name"] == shipped.DEFAULT
+    assert about["runtime"] == {"package": "onnxruntime-web", "version": VERSION}
+    assert {backend: (model["file"], model["precision"]) for backend, model in about["models"].items()} == {
+        "wasm": ("model.onnx", "int8"),
+        "webgpu": ("model-fp16.onnx", "fp16"),
+    }
+    for model in about["models"].values():
+        file = site / model["file"]
+        metadata = metadata_of(file)
+        assert (model["bytes"], model["sha256"]) == (file.stat().st_size, sha256_of(file))
+        assert about["spec"] == json.loads(metadata["dcgan.spec"])
+        assert about["weights_sha256"] == metadata["dcgan.weights_sha256"]
+        assert model["precision"] == metadata["dcgan.precision"]
+    assert about["spec"]["num_classes"] == 10
+
+
+def test_what_is_printed_as_json_is_true(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    site, printed = shipped_site
+    files = [path for path in site.rglob("*") if path.is_file()]
+    assert (printed["folder"], printed["files"]) == (str(site), len(files))
+    assert printed["bytes"] == sum(path.stat().st_size for path in files)
+    for model in printed["models"].values():
+        assert Path(model["file"]).parent == site
+        assert model["sha256"] == sha256_of(Path(model["file"]))
+        assert (model["image"], model["inputs"], model["parity"]["passed"]) == ("uint8", "z", True)
+
+
+def test_golden_vectors_are_of_the_same_weights(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    site, printed = shipped_site
+    golden = read_golden(site.parent / "g.golden")
+    assert golden.weights_sha256 == printed["models"]["wasm"]["metadata"]["dcgan.weights_sha256"]
+
+
+def test_a_generator_without_classes(archive: Path, small: Path, tmp_path: Path) -> None:
+    (tmp_path / "my site").mkdir()  # empty: may be replaced
+    result = run(small, "--out", tmp_path / "my site", "--runtime", archive, "--golden", tmp_path / "g.golden")
+    assert result.exit_code == 0, result.output
+    about = json.loads((tmp_path / "my site" / "model.json").read_text(encoding="utf-8"))
+    assert (about["name"], about["spec"]["num_classes"], about["spec"]["latent_dim"]) == ("small one", 0, 6)
+    lines = result.stdout.splitlines()
+    assert [line.partition(",")[0] for line in lines[:2]] == ["model.onnx: int8", "model-fp16.onnx: fp16"]
+    assert lines[2].startswith(f"wrote {tmp_path / 'my site'} ({len(PAGES) + 10} files, ")
+    assert lines[3:] == [
+        f"  python -m http.server --directory '{tmp_path / 'my site'}'",
+        f"wrote {tmp_path / 'g.golden'}",
+    ]
+
+
+def test_the_default_is_a_folder_called_site(archive: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(small.parent)
+    (small.parent / "site").mkdir()
+    (small.parent / "site" / "mine").touch()
+    result = run(small, "--runtime", archive)
+    assert (result.exit_code, result.stderr) == (1, "Error: site already exists; remove it, or give another --out\n")
+    assert left(small.parent / "site") == ["mine"]
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_a_folder_without_a_name_of_its_own_is_refused(
+    out: str, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    assert f"{out} already exists" in run(small, "--out", out).stderr
+
+
+def test_the_folder_above_must_be_there(small: Path, tmp_path: Path) -> None:
+    result = run(small, "--out", tmp_path / "none" / "site")
+    assert result.exit_code == 1
+    assert "choose a folder whose parent is writable" in result.stderr
+
+
+def test_one_byte_of_the_runtime_is_enough(archive: Path, small: Path, tmp_path: Path) -> None:
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "other.tgz").write_bytes(content)
+    result = run(small, "--out", tmp_path / "site", "--runtime", tmp_path / "other.tgz")
+    assert result.exit_code == 1
+    assert "its sha512 differs" in result.stderr
+    assert f"npm pack onnxruntime-web@{VERSION}" in result.stderr
+    assert left(tmp_path) == ["other.tgz", small.name]
+
+
+def test_an_npm_that_reaches_nobody_says_why(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """npm itself: what it prints, and in which order, is what the message is made of."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not here; install Node.js")
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")  # nobody listens on the port of `discard`
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    result = run(small, "--out", tmp_path / "site")
+    assert result.exit_code == 1
+    assert f"npm can't get onnxruntime-web {VERSION} (npm error code ECONNREFUSED); check the network" in result.stderr
+    assert "--runtime" in result.stderr
+    assert left(tmp_path) == ["cache", small.name]
+
+
+def test_a_second_model_that_fails_leaves_nothing_either(
+    archive: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.publish.TOLERANCES", TOLERANCES | {"fp16": Tolerance(mean_levels=0.0)})
+    result = run(small, "--out", tmp_path / "site", "--runtime", archive, "--golden", tmp_path / "g.golden")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'site' / 'model-fp16.onnx'} was not written" in result.stderr
+    assert left(tmp_path) == [small.name]
+
+
+def test_interrupted_it_leaves_nothing(archive: Path, small: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", small, "--target", "web", "--out", tmp_path / "site"]
+    process = subprocess.Popen(
+        [*map(str, command), "--runtime", str(archive)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        for _ in range(1200):
+            if any(tmp_path.glob(".dcgan-export.*/*/runtime/LICENSE.txt")) or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    assert left(tmp_path) == [small.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--precision", "int8"], "a site has its own models"),
+        (["--image", "uint8"], "a site has its own models"),
+        (["--optimize", "none"], "a site has its own models"),
+        (["--inputs", "z"], "a site has its own models"),
+        (["--report", "r.json"], "writes a folder, and no report"),
+        (["--format", "pt2"], "--target is for ONNX only"),
+        (["--out", "site.pt"], "--target is for ONNX only"),
+        (["--out", "m.onnx", "--runtime", "r.tgz"], "--runtime is for --target web with a folder"),
+        (["--target", "triton", "--runtime", "r.tgz"], "--runtime is for --target web with a folder"),
+    ],
+)
+def test_contradictions_are_refused(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert left(tmp_path) == []

@@ -1,0 +1,95 @@
+"""The page of a site that dcgan-export writes, in a real browser; tests/test_site.py looks at what is in the site.
+
+Chromium comes from Debian's packages, and its driver, as the site's runtime, from npm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from conftest import ROOT
+
+from export.cli import main
+from export.publish import publish
+from export.site import PAGE
+
+WEB = ROOT / "examples" / "web"
+
+
+def quietly(*command: str, folder: Path | None = None) -> str:
+    """Run a command; empty if it worked, or else its last line."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip() or "failed").splitlines()[-1]
+
+
+def chromium() -> str:
+    """Path of the browser, installed where it is missing and that can be done."""
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if found is None and shutil.which("apt-get") and os.geteuid() == 0:
+        quietly("apt-get", "update", "--quiet")
+        problem = quietly("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "chromium")
+        found = shutil.which("chromium")
+        if found is None:
+            pytest.skip(f"chromium is not here and can't be installed: {problem}")
+    if found is None:
+        pytest.skip("chromium is not here, and only root on Debian can install it: install it, or set CHROMIUM")
+    return found
+
+
+@pytest.fixture(scope="module")
+def check(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of examples/web with its driver."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not here; install Node.js")
+    folder = tmp_path_factory.mktemp("web") / "check"
+    shutil.copytree(WEB, folder, ignore=shutil.ignore_patterns("node_modules"))
+    problem = quietly("npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", folder=folder)
+    if problem:
+        pytest.skip(f"npm can't install playwright-core: {problem}")
+    return folder
+
+
+def test_the_exported_site_in_chromium(check: Path, tmp_path: Path) -> None:
+    browser = chromium()
+    site, unconditional = tmp_path / "site", tmp_path / "unconditional.onnx"
+    result = CliRunner().invoke(main, ["--target", "web", "--out", str(site)])
+    if "npm can't get" in result.output:
+        pytest.skip(result.output.strip().splitlines()[-1])
+    assert result.exit_code == 0, result.output
+    assert json.loads((site / "model.json").read_text())["models"]["wasm"]["bytes"] < 3_000_000
+    publish(ROOT / "models" / "dcgan-mnist.safetensors", unconditional, precision="int8", image="uint8")
+
+    environment = {
+        "CHROMIUM": browser,
+        "SITE": str(site),
+        "UNCONDITIONAL": str(unconditional),
+        "VECTORS": str(ROOT / "examples" / "vectors" / "dcgan-mnist-conditional"),
+    }
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", "page.test.mjs"],
+        cwd=check, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_the_page_asks_no_other_host() -> None:
+    hosts = {
+        found
+        for file in PAGE.iterdir()
+        for found in re.findall(r"https?://([\w.-]+)", file.read_text())
+        if found != "www.w3.org"  # the name of SVG
+    }
+    assert hosts == set()
+    for file in PAGE.iterdir():
+        assert not re.search(r"innerHTML|eval\(|document\.write", file.read_text()), file
