@@ -80,7 +80,7 @@ VARIANTS = (
     Variant("opset 20", ("--opset", "20")),
     Variant("newest opset", ("--opset", str(onnx_file.newest_opset()))),
     Variant("seed", ("--inputs", "seed")),
-    Variant("seed, int8", ("--inputs", "seed", "--precision", "int8")),
+    Variant("seed int8", ("--inputs", "seed", "--precision", "int8")),
 )
 
 
@@ -872,7 +872,7 @@ def main(work: Path, only: str | None, wanted: str | None, timeout: float, json_
     (work / "models").mkdir(parents=True)
     paths, facts = {}, {}
     for variant in variants:
-        path = paths[variant] = work / "models" / f"{variant.name.replace(', ', '-').replace(' ', '-')}.onnx"
+        path = paths[variant] = work / "models" / f"{variant.name.replace(' ', '-')}.onnx"
         export(variant, path)
         model = onnx.load(path)
         odd = check_file(path)

@@ -55,8 +55,9 @@ class GreyLevels(nn.Module):
     def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
         """Images of latents: uint8, shape (N, 28, 28), 0 is black."""
         image = (self.generator(z) if label is None else self.generator(z, label)).squeeze(1)
-        levels: torch.Tensor = ((image.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
-        return levels
+        levels = ((image.clamp(-1.0, 1.0) + 1.0) * 127.5).round()
+        # In two steps: IREE turns floats above 127 into no byte but a signed one.
+        return levels.to(torch.int32).to(torch.uint8)
 
 
 def write(
