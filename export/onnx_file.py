@@ -57,7 +57,8 @@ class GreyLevels(nn.Module):
         image = (self.generator(z) if label is None else self.generator(z, label)).squeeze(1)
         levels = ((image.clamp(-1.0, 1.0) + 1.0) * 127.5).round()
         # In two steps: IREE turns floats above 127 into no byte but a signed one.
-        return levels.to(torch.int32).to(torch.uint8)
+        whole: torch.Tensor = levels.to(torch.int32)
+        return whole.to(torch.uint8)
 
 
 def write(

@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from dcgan.errors import ExportError
 from dcgan.latents import labels, latents
-from dcgan.networks import Generator, with_class
+from dcgan.networks import Generator, check_label
 from dcgan.spec import GeneratorSpec
 
 from .fuse import PHASE_TAPS, Interleave, scale_and_shift
@@ -45,7 +45,7 @@ _CHUNK = 128  # of them at a time, for memory
 _GRID = 256.0  # ranges are multiples of 1 / 256
 _POWER = 0.5  # of a channel's range that it is divided by
 _WEIGHT_LEVELS = 63  # 7 bits, symmetric
-_LAYER_LEVELS = 127  # 8 bits, symmetric, of linear1's weights, which are only stored so
+_LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: linear1's weights, and the classes'
 _CARRIERS = ("Relu", "Slice", "Concat", "Transpose", "Reshape")  # they round to what they are given
 _UNBOUNDED = float(torch.finfo(torch.float32).max)
 _BIAS_LEVELS = float(1 << 30)
@@ -73,9 +73,10 @@ class QuantizableGenerator(nn.Module):
         self.two_sided = two_sided
         self.ranges: list[tuple[float, float]] = []
         features = (first + 1) * side * side  # the last channel is 1 everywhere
-        self.linear1 = nn.Linear(spec.latent_dim + spec.num_classes, features)
-        self.register_buffer("low", torch.zeros(features))
-        self.register_buffer("high", torch.zeros(features))
+        self.linear1 = nn.Linear(spec.latent_dim, features)
+        self.classes = nn.Embedding(spec.num_classes, features) if spec.num_classes else None
+        self.register_buffer("low", torch.zeros(first + 1, side, side))
+        self.register_buffer("high", torch.zeros(first + 1, side, side))
         self.unflatten = nn.Unflatten(1, (first + 1, side, side))
         self.conv1 = nn.Conv2d(first + 1, second, kernel_size=3, padding=1)
         self.conv2 = nn.ModuleList(nn.Conv2d(second + 1, third, kernel_size=2) for _ in PHASE_TAPS)
@@ -89,10 +90,13 @@ class QuantizableGenerator(nn.Module):
 
     def stages(self, z: Tensor, label: Tensor | None = None) -> list[Tensor]:
         """What goes into `conv1`, into `conv2` and into `decon3`, and the images."""
-        x = torch.maximum(self.linear1(with_class(z, label, self.num_classes)), self.get_buffer("low"))
+        check_label(label, self.num_classes)
+        first = self.unflatten(self.linear1(z))  # (N, 257, 7, 7)
+        if self.classes is not None and label is not None:
+            first = first + self.unflatten(self.classes(label))
+        first = torch.maximum(first, self.get_buffer("low"))
         if self.two_sided:
-            x = torch.minimum(x, self.get_buffer("high"))
-        first = self.unflatten(x)  # (N, 257, 7, 7)
+            first = torch.minimum(first, self.get_buffer("high"))
         x = F.relu(self.conv1(first))  # (N, 128, 7, 7)
         second = torch.cat([x, first[:, self.first :]], 1)  # (N, 129, 7, 7)
         phases = [
@@ -177,13 +181,17 @@ def _rewritten(exact: Generator, factors: list[Tensor]) -> QuantizableGenerator:
 
     divisor = factors[0].repeat_interleave(side * side)
     new.linear1.weight.zero_()  # of the ones: no weight, and a bias of 1
-    new.linear1.weight[:features] = exact.linear1.weight * (scale1 / divisor)[:, None]
+    weight = exact.linear1.weight * (scale1 / divisor)[:, None]
+    new.linear1.weight[:features] = weight[:, : spec.latent_dim]
+    if new.classes is not None:
+        new.classes.weight.zero_()
+        new.classes.weight[:, :features] = weight[:, spec.latent_dim :].T
     new.linear1.bias.fill_(1.0)
     new.linear1.bias[:features] = (exact.linear1.bias * scale1 + shift1) / divisor
     for name, bounded, unbounded in (("low", scale1 > 0, -_UNBOUNDED), ("high", scale1 < 0, _UNBOUNDED)):
         bound = new.get_buffer(name)
         bound.fill_(unbounded)
-        bound[:features] = torch.where(bounded, shift1 / divisor, torch.full_like(shift1, unbounded))
+        bound[:first] = torch.where(bounded, shift1 / divisor, unbounded).reshape(first, side, side)
 
     # A positive factor moves through ReLU into the layer before; a sign and a shift move on into the layer after.
     back = scale2.abs() / factors[1]
@@ -244,7 +252,9 @@ def quantize(model: ModelProto, ranges: list[tuple[float, float]]) -> None:
             rounded[value] = f"{value}.rounded"
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    _store_rounded(graph, "linear1.weight")
+    _store_rounded(graph, "linear1.weight", axis=0)
+    if "classes.weight" in weights:
+        _store_rounded(graph, "classes.weight", axis=1)
     _drop_unused(graph)
 
 
@@ -310,13 +320,17 @@ def _symmetric(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0)
     return np.rint(scaled).clip(-levels, levels).astype(np.int8), steps
 
 
-def _store_rounded(graph: GraphProto, name: str) -> None:
-    """Store a layer's weights in 8 bits. A Cast and a Mul make floats of them: those runtimes do once, at load."""
+def _store_rounded(graph: GraphProto, name: str, axis: int) -> None:
+    """Store weights, shape (A, B), in 8 bits, with a step for each feature, which are the rows or columns by `axis`.
+
+    A Cast and a Mul make floats of them: those runtimes do once, at load.
+    """
     tensor = next(each for each in graph.initializer if each.name == name)
     user = next(node for node in graph.node if name in node.input)
-    levels, steps = _symmetric(numpy_helper.to_array(tensor).astype(np.float64), _LAYER_LEVELS)
-    _add(graph, f"{name}.levels", levels)
-    _add(graph, f"{name}.step", steps[:, None])
+    weight = np.moveaxis(numpy_helper.to_array(tensor), axis, 0)
+    levels, steps = _symmetric(weight.astype(np.float64), _LAYER_LEVELS)
+    _add(graph, f"{name}.levels", np.ascontiguousarray(np.moveaxis(levels, 0, axis)))
+    _add(graph, f"{name}.step", np.expand_dims(steps, 1 - axis))
     made = [
         helper.make_node("Cast", [f"{name}.levels"], [f"{name}.cast"], to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{name}.cast", f"{name}.step"], [f"{name}.rounded"]),
