@@ -109,6 +109,9 @@ test("the seed: typed, stepped, drawn, from a link, and refused", async () => {
   await page.evaluate(() => (location.hash = "#seed=7&digit=3"));
   await page.waitForFunction(() => document.querySelector("#digits :checked").value === "3");
   assert.equal(await page.inputValue("#seed"), "7");
+  await page.evaluate(() => (location.hash = "#seed=seven"));
+  await page.waitForFunction(() => /whole number/.test(document.getElementById("problem").textContent));
+  assert.equal(await page.inputValue("#seed"), "0");
   assert.deepEqual(problems, []);
   await page.close();
 });
@@ -191,6 +194,14 @@ test("a walk moves, and pauses", async () => {
   const paused = await inkOf(page, "#stage");
   await settle(page);
   assert.deepEqual(await inkOf(page, "#stage"), paused, "it pauses");
+  await page.click("#grid button:nth-child(6)");
+  await page.click("#walk");
+  await page.waitForFunction(() => /image 5 to/.test(document.getElementById("place").textContent));
+  await page.waitForFunction(() => !/image 5 to/.test(document.getElementById("place").textContent));
+  await page.click("#walk");
+  await page.click("#walk");
+  await settle(page);
+  assert.doesNotMatch(await page.textContent("#place"), /image 5 to/, "it goes on from where it paused");
   assert.deepEqual(problems, []);
   await page.close();
 });

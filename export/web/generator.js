@@ -4,8 +4,7 @@ import { labels, latents } from "./latents.js";
 
 const HERE = new URL(".", import.meta.url);
 
-// By backend: the build of the runtime, which of the site's models it takes, and what runs there. WebGPU has no 8-bit
-// convolutions, so it takes the model whose weights are stored in 16 bits.
+// By backend: the build of the runtime, and what runs there. model.json says which model it takes.
 const BACKENDS = {
   wasm: { build: "runtime/ort.wasm.min.mjs", providers: ["wasm"] },
   webgpu: { build: "runtime/ort.webgpu.min.mjs", providers: ["webgpu"] },
@@ -15,15 +14,14 @@ const BACKENDS = {
  * Open the site's generator.
  *
  * @param {"wasm" | "webgpu"} backend
- * @param {string} [file] another model than the site's own for this backend
  * @returns {Promise<Generator>}
  * @throws {Error} with a message for people: what is missing or refused
  */
-export async function openGenerator(backend = "wasm", file) {
+export async function openGenerator(backend = "wasm") {
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly; take a newer one");
   const { build, providers } = BACKENDS[backend];
   const [ort, site] = await Promise.all([loadRuntime(build), fetchFrom("model.json").then((answer) => answer.json())]);
-  const name = file ?? site.models[backend].file;
+  const name = site.models[backend].file;
   const bytes = new Uint8Array(await (await fetchFrom(name)).arrayBuffer());
   ort.env.wasm.wasmPaths = new URL("runtime/", HERE).href;
   // Threads need shared memory, which browsers give only to pages served with the headers COOP and COEP.
