@@ -104,6 +104,12 @@ class Generator {
     return digit === null ? labels(seed, start, count, this.classes) : new BigInt64Array(count).fill(BigInt(digit));
   }
 
+  /** Free what the session holds, once it is idle; nothing can be asked for after that. */
+  close() {
+    this.#last = this.#last.catch(() => {}).then(() => this.#session.release());
+    return this.#last;
+  }
+
   async #run(z, label) {
     const { Tensor } = this.#ort;
     const count = z.length / this.latentDim;

@@ -156,7 +156,7 @@ async function choose(index) {
     cell.setAttribute("aria-selected", i === index);
     cell.tabIndex = i === index ? 0 : -1; // one stop of the Tab key; the arrows go on from there
   }
-  byId("chosen").textContent = `${index}`;
+  [byId("chosen").textContent, byId("right").textContent, byId("down").textContent] = [index, index + 1, index + 2];
   makeBasis();
   movePoint();
   await Promise.all([drawPoint(), drawMap()]);
@@ -237,7 +237,6 @@ async function walk() {
   const mine = {};
   walking = mine;
   byId("walk").textContent = "Pause";
-  byId("walk").setAttribute("aria-pressed", "true");
   const { seed, digit } = state;
   let place = state.chosen;
   let before = performance.now();
@@ -258,7 +257,6 @@ async function walk() {
 function stopWalk() {
   walking = null;
   byId("walk").textContent = "Play a walk";
-  byId("walk").setAttribute("aria-pressed", "false");
 }
 
 // ---- the controls
@@ -371,18 +369,8 @@ function listen() {
     event.preventDefault();
   });
 
-  byId("gpu").addEventListener("change", async (event) => {
-    event.target.disabled = true;
-    say("Loading the model …");
-    try {
-      generator = await openGenerator(event.target.checked ? "webgpu" : "wasm");
-      await fillGrid();
-      await report();
-    } catch (error) {
-      fail(error);
-    }
-    event.target.disabled = false;
-  });
+  byId("gpu").addEventListener("change", (event) => changeBackend(event.target));
+  window.addEventListener("unhandledrejection", (event) => fail(event.reason)); // of a drag, or of a choice
 }
 
 function say(text, failed = false) {
@@ -390,9 +378,28 @@ function say(text, failed = false) {
   byId("status").classList.toggle("failed", failed);
 }
 
-function fail(error) {
+function fail(error, what = "This") {
   console.error(error);
-  say(`This does not work here: ${String(error.message ?? error).replace(/\.+$/, "")}.`, true);
+  say(`${what} does not work here: ${String(error?.message ?? error).replace(/\.+$/, "")}.`, true);
+}
+
+/** Go over to the backend that the box says, or say why not, and stay. */
+async function changeBackend(box) {
+  box.disabled = true;
+  stopWalk();
+  say("Loading the model …");
+  const before = generator;
+  try {
+    generator = await openGenerator(box.checked ? "webgpu" : "wasm");
+    await fillGrid();
+    await before.close();
+    await report();
+  } catch (error) {
+    generator = before;
+    box.checked = before.about.backend === "webgpu";
+    fail(error, "The other way to make digits");
+  }
+  box.disabled = false;
 }
 
 /** Say what runs, and how fast: the least of twenty single digits. */
