@@ -54,7 +54,7 @@ def shipped_site(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     """A site of the shipped checkpoint, golden vectors beside it, and what the command printed as JSON."""
     folder = tmp_path_factory.mktemp("site")
     result = run("--out", folder / "site", "--runtime", archive, "--golden", folder / "g.golden", "--json")
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 0, result.output or repr(result.exception)
     return folder / "site", json.loads(result.stdout)
 
 
