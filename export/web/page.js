@@ -355,7 +355,6 @@ function listen() {
   };
   pad.addEventListener("pointerdown", (event) => {
     pad.setPointerCapture(event.pointerId);
-    pad.focus();
     follow(event);
   });
   pad.addEventListener("pointermove", (event) => {
