@@ -12,6 +12,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
@@ -23,6 +25,7 @@ from export.site import PAGE
 WEB = ROOT / "examples" / "web"
 # Of npm where there is no network: a reason to skip. Anything else that npm says is a failure.
 UNREACHABLE = "ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT"
+VECTORS = ROOT / "examples" / "vectors" / "dcgan-mnist-conditional"
 
 
 def quietly(*command: str, folder: Path | None = None) -> str:
@@ -64,21 +67,36 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def images_of(model: Path) -> bytes:
+    """What onnxruntime makes of the latents and labels of the test vectors: grey levels, case by case."""
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    made = b""
+    for case in json.loads((VECTORS / "index.json").read_text())["cases"]:
+        z = np.fromfile(VECTORS / case["z"]["file"], "<f4").reshape(case["z"]["shape"])
+        label = np.fromfile(VECTORS / case["label"]["file"], "<i8")
+        made += session.run(["image"], {"z": z, "label": label})[0].tobytes()
+    return made
+
+
 def test_the_exported_site_in_chromium(check: Path, tmp_path: Path) -> None:
     browser = chromium()
-    site, unconditional = tmp_path / "site", tmp_path / "unconditional.onnx"
+    site, unconditional, exact = tmp_path / "site", tmp_path / "unconditional.onnx", tmp_path / "exact.onnx"
     result = CliRunner().invoke(main, ["--target", "web", "--out", str(site)])
     if re.search(UNREACHABLE, result.output):
         pytest.skip(result.output.strip().splitlines()[-1])
     assert result.exit_code == 0, result.output
     assert json.loads((site / "model.json").read_text())["models"]["wasm"]["bytes"] < 3_000_000
     publish(ROOT / "models" / "dcgan-mnist.safetensors", unconditional, precision="int8", image="uint8")
+    publish(ROOT / "models" / "dcgan-mnist-conditional.safetensors", exact, image="uint8")
+    (tmp_path / "expected").write_bytes(images_of(site / "model.onnx"))
 
     environment = {
         "CHROMIUM": browser,
         "SITE": str(site),
         "UNCONDITIONAL": str(unconditional),
-        "VECTORS": str(ROOT / "examples" / "vectors" / "dcgan-mnist-conditional"),
+        "EXACT": str(exact),
+        "EXPECTED": str(tmp_path / "expected"),
+        "VECTORS": str(VECTORS),
     }
     done = subprocess.run(
         ["node", "--test", "--test-reporter=spec", "page.test.mjs"],

@@ -14,14 +14,15 @@ const BACKENDS = {
  * Open the site's generator.
  *
  * @param {"wasm" | "webgpu"} backend
+ * @param {string} [file] another model than model.json names for this backend
  * @returns {Promise<Generator>}
  * @throws {Error} with a message for people: what is missing or refused
  */
-export async function openGenerator(backend = "wasm") {
+export async function openGenerator(backend = "wasm", file) {
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly; take a newer one");
   const { build, providers } = BACKENDS[backend];
   const [ort, site] = await Promise.all([loadRuntime(build), fetchFrom("model.json").then((answer) => answer.json())]);
-  const name = site.models[backend].file;
+  const name = file ?? site.models[backend].file;
   const bytes = new Uint8Array(await (await fetchFrom(name)).arrayBuffer());
   ort.env.wasm.wasmPaths = new URL("runtime/", HERE).href;
   // Threads need shared memory, which browsers give only to pages served with the headers COOP and COEP.
@@ -100,6 +101,12 @@ class Generator {
   labelsOf(seed, start, count, digit = null) {
     if (!this.classes) return undefined;
     return digit === null ? labels(seed, start, count, this.classes) : new BigInt64Array(count).fill(BigInt(digit));
+  }
+
+  /** Free what the session holds, once it is idle; nothing can be asked for after that. */
+  close() {
+    this.#last = this.#last.catch(() => {}).then(() => this.#session.release());
+    return this.#last;
   }
 
   async #run(z, label) {

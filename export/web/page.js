@@ -15,7 +15,6 @@ const byId = (id) => document.getElementById(id);
 const [seedBox, grid, stage, pad, point] = ["seed", "grid", "stage", "pad", "point"].map(byId);
 
 let generator;
-const opened = new Map(); // generators by backend: each holds its model's memory
 const state = { seed: 0n, digit: null, chosen: 0, x: 0, y: 0 };
 let gridImages = new Uint8Array();
 let request = 0; // what is asked for later makes what was asked for before void
@@ -173,7 +172,7 @@ function select(index) {
     cell.setAttribute("aria-selected", i === index);
     cell.tabIndex = i === index ? 0 : -1; // one stop of the Tab key; the arrows go on from there
   }
-  byId("chosen").textContent = `${index}`;
+  [byId("chosen").textContent, byId("right").textContent, byId("down").textContent] = [index, index + 1, index + 2];
   makeBasis();
   movePoint();
 }
@@ -388,7 +387,6 @@ function listen() {
   pad.addEventListener("pointerdown", (event) => {
     if (event.button) return;
     pad.setPointerCapture(event.pointerId);
-    pad.focus();
     follow(event);
   });
   pad.addEventListener("pointermove", (event) => {
@@ -403,21 +401,8 @@ function listen() {
     event.preventDefault();
   });
 
-  byId("gpu").addEventListener("change", async (event) => {
-    event.target.disabled = true;
-    say("Loading the model …");
-    const backend = event.target.checked ? "webgpu" : "wasm";
-    try {
-      if (!opened.has(backend)) opened.set(backend, await openGenerator(backend));
-      generator = opened.get(backend);
-      await fillGrid();
-      await report();
-    } catch (error) {
-      fail(error);
-    }
-    event.target.checked = generator.about.backend === "webgpu";
-    event.target.disabled = false;
-  });
+  byId("gpu").addEventListener("change", (event) => changeBackend(event.target));
+  window.addEventListener("unhandledrejection", (event) => fail(event.reason)); // of a drag, or of a choice
 }
 
 function say(text, failed = false) {
@@ -425,9 +410,28 @@ function say(text, failed = false) {
   byId("status").classList.toggle("failed", failed);
 }
 
-function fail(error) {
+function fail(error, what = "This") {
   console.error(error);
-  say(`This does not work here: ${String(error.message ?? error).replace(/\.+$/, "")}.`, true);
+  say(`${what} does not work here: ${String(error?.message ?? error).replace(/\.+$/, "")}.`, true);
+}
+
+/** Go over to the backend that the box says, or say why not, and stay. */
+async function changeBackend(box) {
+  box.disabled = true;
+  stopWalk();
+  say("Loading the model …");
+  const before = generator;
+  try {
+    generator = await openGenerator(box.checked ? "webgpu" : "wasm");
+    await fillGrid();
+    await before.close();
+    await report();
+  } catch (error) {
+    generator = before;
+    box.checked = before.about.backend === "webgpu";
+    fail(error, "The other way to make digits");
+  }
+  box.disabled = false;
 }
 
 /** Say what runs, and how fast: the least of twenty single digits. */
@@ -446,7 +450,6 @@ async function report() {
 
 async function start() {
   generator = await openGenerator();
-  opened.set("wasm", generator);
   [stage.width, stage.height] = [generator.width, generator.height];
   makeChoices();
   readHash();
