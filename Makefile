@@ -50,7 +50,7 @@ sample: $(VENV)/installed  ## Write dcgan/sample/ again from the whole of MNIST 
 	$(VENV)/bin/python tools/make_sample.py $(DATA)
 
 clean:  ## Remove what the targets above made
-	rm -rf $(VENV) $(DEMO) build examples/node/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis grid.png
+	rm -rf $(VENV) $(DEMO) build examples/*/node_modules *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis grid.png
 
 # torch and torchvision have to match, so they are resolved in one command.
 $(VENV)/installed: pyproject.toml

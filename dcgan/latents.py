@@ -29,9 +29,9 @@ _F64 = npt.NDArray[np.float64]
 _F32 = npt.NDArray[np.float32]
 
 _MASK = 0xFFFFFFFF
-_PARITY = 0x1BD11BDA  # C240 of Threefish, its 32-bit half as Random123 takes it
-_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
-_ROUNDS = 20
+PARITY = 0x1BD11BDA  # C240 of Threefish, its 32-bit half as Random123 takes it
+ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
+ROUNDS = 20
 
 # 2 atanh(s) / s and sin(t) / t, cos(t) by powers of s^2 and t^2, lowest first; the first term left out is under 1e-16.
 _ATANH = tuple(2.0 / (2 * k + 1) for k in range(11))
@@ -139,13 +139,13 @@ def threefry2x32(key: int, c0: _U32, c1: _U32) -> tuple[_U32, _U32]:
         Two random words for each counter, uint32, shape (K,) each.
     """
     k0, k1 = key & _MASK, key >> 32
-    keys = (k0, k1, _PARITY ^ k0 ^ k1)
+    keys = (k0, k1, PARITY ^ k0 ^ k1)
     x0 = c0 + np.uint32(k0)
     x1 = c1 + np.uint32(k1)
     low = np.empty_like(x1)
-    for number in range(_ROUNDS):
+    for number in range(ROUNDS):
         x0 += x1
-        distance = _ROTATIONS[number % 8]
+        distance = ROTATIONS[number % 8]
         np.left_shift(x1, np.uint32(distance), out=low)
         np.right_shift(x1, np.uint32(32 - distance), out=x1)
         x1 |= low

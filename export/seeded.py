@@ -15,7 +15,7 @@ import numpy as np
 import onnx.utils
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from dcgan.latents import LABEL_COUNTER
+from dcgan.latents import LABEL_COUNTER, PARITY, ROTATIONS, ROUNDS
 from dcgan.spec import GeneratorSpec
 
 OLDEST_OPSET = 18  # has BitwiseXor
@@ -23,8 +23,6 @@ OLDEST_OPSET = 18  # has BitwiseXor
 LATENTS, LABELS = "z", "label.each"
 
 _PREFIX = "latent."  # of the names of all that is added
-_PARITY = 0x1BD11BDA
-_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
 
 
 def add_seed(model: ModelProto, spec: GeneratorSpec) -> None:
@@ -53,9 +51,9 @@ def add_seed(model: ModelProto, spec: GeneratorSpec) -> None:
     for value in graph.input:  # what was an input stays a value with a name, a type and a shape
         value.name = LABELS if value.name == "label" else value.name
         graph.value_info.append(value)
-    body = list(graph.node)
+    nodes = [*front.nodes, *graph.node]
     del graph.node[:], graph.input[:]
-    graph.node.extend([*front.nodes, *body])
+    graph.node.extend(nodes)
     graph.initializer.extend(front.constants.values())
     graph.input.extend(inputs)
 
@@ -66,7 +64,7 @@ def body(model: ModelProto) -> bytes:
     names = [LATENTS, LABELS] if has_classes else [LATENTS]
     part = onnx.utils.Extractor(model).extract_model(names, [value.name for value in model.graph.output])
     for value in part.graph.input:
-        value.name = value.name.removesuffix(".each")
+        value.name = "label" if value.name == LABELS else value.name
     for node in part.graph.node:
         node.input[:] = ["label" if name == LABELS else name for name in node.input]
     content: bytes = part.SerializeToString()
@@ -110,13 +108,13 @@ def _threefry(front: _Front, index: str, counters: list[int]) -> tuple[str, str]
 
     mask = word("mask", (1 << 32) - 1)
     k0, k1 = front("BitwiseAnd", "seed", mask), front("Div", "seed", word("2^32", 1 << 32))  # a seed is never negative
-    keys = (k0, k1, front("BitwiseXor", front("BitwiseXor", k0, k1), word("parity", _PARITY)))
+    keys = (k0, k1, front("BitwiseXor", front("BitwiseXor", k0, k1), word("parity", PARITY)))
     column = front("Unsqueeze", index, front.constant("axis1", np.array([1], np.int64)))
     x0 = front("Add", column, k0)  # (n, 1)
     x1 = front("BitwiseAnd", front("Add", front.constant("counters", np.array([counters], np.int64)), k1), mask)
-    for number in range(20):
+    for number in range(ROUNDS):
         x0 = front("BitwiseAnd", front("Add", x0, x1), mask)  # (n, counters)
-        distance = _ROTATIONS[number % 8]
+        distance = ROTATIONS[number % 8]
         left = front("Mul", x1, word(f"2^{distance}", 1 << distance))  # below 2^61
         right = front("Div", x1, word(f"2^{32 - distance}", 1 << (32 - distance)))
         x1 = front("BitwiseXor", front("BitwiseAnd", front("Add", left, right), mask), x0)

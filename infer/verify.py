@@ -368,7 +368,7 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
     made: list[_Floats | _Bytes] = []
     try:
         tolerances = [subject.tolerance, other.tolerance]
-        made += (each.images(seed, z, label, sizes) for each in (subject, other))
+        made += (each.images(seed, z, label, [n] if each.takes_seed else sizes) for each in (subject, other))
     except ModelError as error:
         return Check("against", FAILED, f"{(subject, other)[len(made)].path.name}: {error}", figures)
     if made[0].dtype != made[1].dtype:  # one of them gives grey levels

@@ -155,7 +155,7 @@ def test_parity_sees_planted_faults(fault: str, conditional: Path, tmp_path: Pat
 def test_a_fault_in_the_graph_leaves_no_file(
     conditional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.seeded._ROTATIONS", (13, 15, 26, 6, 17, 29, 16, 25))
+    monkeypatch.setattr("export.seeded.ROTATIONS", (13, 15, 26, 6, 17, 29, 16, 25))
     with pytest.raises(ParityError, match="latents are not the contract's"):
         publish(conditional / "small.safetensors", tmp_path / "bad.onnx", inputs="seed")
     assert list(tmp_path.iterdir()) == []

@@ -42,6 +42,8 @@ def main() -> None:
         output = ask(options.url.rstrip("/"), options.model, options.seed, options.n, wanted)
     except urllib.error.HTTPError as error:
         sys.exit(f"the server says {error.code}: {error.read().decode(errors='replace')[:300]}")
+    except LookupError as error:
+        sys.exit(f"{options.url} answers for {options.model}, but not as the server of a generator: no {error}")
     except (OSError, ValueError) as error:
         sys.exit(f"can't ask {options.url} for {options.model}: {error}")
     try:
@@ -69,6 +71,8 @@ def ask(url: str, model: str, seed: int, n: int, wanted: Sequence[int]) -> dict[
     takes = {tensor["name"]: tensor for tensor in fetch(address)["inputs"]}
     if takes.keys() - {"label"} not in ({"z"}, {"seed", "n"}):
         raise ValueError(f"a generator takes z, or seed and n, and perhaps label; this takes {', '.join(takes)}")
+    if wanted and "label" not in takes:
+        raise ValueError("--label is for conditional models, and this one makes any digit")
     values: dict[str, list[Any]] = {"seed": [seed], "n": [n], "label": list(wanted)}
     sizes = {"label": len(wanted)}
     if "seed" not in takes:  # no model that draws latents itself: we draw them
@@ -93,7 +97,8 @@ def ask(url: str, model: str, seed: int, n: int, wanted: Sequence[int]) -> dict[
 def fetch(address: str, body: Mapping[str, Any] | None = None) -> Any:
     """What a server answers: to GET, or to POST where there is a body."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(address, data, {"Content-Type": "application/json"})) as answer:
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
 

@@ -1,6 +1,6 @@
 // A static server and a Chromium for checks. CHROMIUM names the browser; the default is where Debian puts it.
 
-import { createReadStream, existsSync } from "node:fs";
+import { createReadStream, existsSync, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { chromium } from "playwright-core";
@@ -30,9 +30,9 @@ const FLAGS = [
  */
 export async function serve(folder, { files = {}, missing = [], headers = {} } = {}) {
   const server = createServer((request, answer) => {
-    const path = decodeURIComponent(new URL(request.url, "http://localhost").pathname);
+    const path = new URL(request.url, "http://localhost").pathname; // no name of ours needs decoding
     const file = files[path] ?? join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
-    if (missing.includes(path) || !existsSync(file)) {
+    if (missing.includes(path) || !existsSync(file) || statSync(file).isDirectory()) {
       answer.writeHead(404).end();
       return;
     }

@@ -1,19 +1,24 @@
 // The page in Chromium, as people use it: SITE=site VECTORS=../vectors/dcgan-mnist-conditional node --test page.test.mjs
 //
-// UNCONDITIONAL, if given, is a model without classes for the page to show. SCREENSHOT, if given, is where to put one.
+// What more may be given: UNCONDITIONAL, a model without classes for the page to show; EXACT, the site's model in fp32 with
+// grey levels; EXPECTED, bytes: what onnxruntime makes of the site's model and the vectors' latents, case by case;
+// SCREENSHOT, where to put one.
 
 import assert from "node:assert/strict";
-import { readFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { launch, serve } from "./browser.mjs";
 
-const { SITE = "site", VECTORS = "../vectors/dcgan-mnist-conditional", UNCONDITIONAL, SCREENSHOT } = process.env;
+const { SITE = "site", VECTORS = "../vectors/dcgan-mnist-conditional", UNCONDITIONAL, EXACT, EXPECTED, SCREENSHOT } = process.env;
 const SIZE = 28;
 const LIMIT = 60_000; // milliseconds, of anything; far more than it takes on an idle machine
 let browser;
 let server;
 
 before(async () => {
+  if (!existsSync(`${SITE}/model.json`)) throw new Error(`SITE=${SITE} is no site; make one: dcgan-export --target web --out ${SITE}`);
   browser = await launch();
   server = await serve(SITE);
 });
@@ -84,6 +89,67 @@ test("the digits of a seed are those of the test vectors", async () => {
   await page.close();
 });
 
+/** Run in the page: all cases of the test vectors, by the site's generator.js; grey levels, one after the other. */
+async function runCases({ file, cases }) {
+  const { openGenerator } = await import("/generator.js");
+  const { latents } = await import("/latents.js");
+  const generator = await openGenerator("wasm", file);
+  const made = [];
+  for (const { seed, n, asked } of cases) {
+    const own = generator.labelsOf(seed, 0, n);
+    const label = own.map((drawn, i) => (asked.length && asked[i % asked.length] >= 0 ? BigInt(asked[i % asked.length]) : drawn));
+    made.push(...(await generator.images(latents(seed, 0, n, generator.latentDim), label)));
+  }
+  await generator.close();
+  return made;
+}
+
+/** The same from a page of its own, on a server with other files; `right` is what the vectors say. */
+async function vectorsMade(files, file) {
+  const folder = mkdtempSync(join(tmpdir(), "page-"));
+  writeFileSync(join(folder, "blank.html"), '<!doctype html><link rel="icon" href="data:,">');
+  const own = await serve(SITE, { files: { "/blank.html": join(folder, "blank.html"), "/exact.onnx": EXACT, ...files(folder) } });
+  const { cases } = JSON.parse(readFileSync(`${VECTORS}/index.json`, "utf8"));
+  const page = await browser.newPage();
+  page.setDefaultTimeout(LIMIT);
+  await page.goto(`${own.url}blank.html`);
+  const made = await page.evaluate(runCases, { file, cases });
+  await page.close();
+  own.close();
+  rmSync(folder, { recursive: true });
+  return { made, right: cases.flatMap(({ image_uint8 }) => [...readFileSync(`${VECTORS}/${image_uint8.file}`)]) };
+}
+
+const worst = (a, b) => a.reduce((most, value, i) => Math.max(most, Math.abs(value - b[i])), Math.abs(a.length - b.length));
+
+test("generator.js makes all test vectors of the fp32 model", { skip: EXACT ? false : "no EXACT" }, async () => {
+  const { made, right } = await vectorsMade(() => ({}), "exact.onnx");
+  assert.ok(worst(made, right) <= 1, `off by ${worst(made, right)} grey levels`);
+});
+
+test("the page's model gives what onnxruntime gives elsewhere", { skip: EXPECTED ? false : "no EXPECTED" }, async () => {
+  const { made, right } = await vectorsMade(() => ({}));
+  const most = worst(made, [...readFileSync(EXPECTED)]);
+  console.log(`int8 in WebAssembly is ${most} grey levels from onnxruntime here`);
+  assert.ok(most <= 1, `off by ${most} grey levels`);
+  assert.ok(meanDifference(made, right) < 1);
+});
+
+test("those tests notice other latents and another model", { skip: EXACT ? false : "no EXACT" }, async () => {
+  const changed = (name, content) => (folder) => {
+    writeFileSync(join(folder, "changed"), content);
+    return { [name]: join(folder, "changed") };
+  };
+  const rounds = readFileSync(`${SITE}/latents.js`, "utf8").replace("[13, 15,", "[13, 14,");
+  const model = readFileSync(EXACT);
+  const at = model.length >> 1; // amid the largest layer's weights
+  for (let i = 0; i < 4; i += 1) model[(at & ~3) + i] = [0, 0, 0, 0x3f][i]; // a weight of 0.5, where they are near 0.01
+  for (const files of [changed("/latents.js", rounds), changed("/exact.onnx", model)]) {
+    const { made, right } = await vectorsMade(files, "exact.onnx");
+    assert.ok(worst(made, right) > 1);
+  }
+});
+
 test("the seed: typed, stepped, drawn, from a link, and refused", async () => {
   const { page, problems } = await open();
   const seven = vectors("7");
@@ -109,6 +175,9 @@ test("the seed: typed, stepped, drawn, from a link, and refused", async () => {
   await page.evaluate(() => (location.hash = "#seed=7&digit=3"));
   await page.waitForFunction(() => document.querySelector("#digits :checked").value === "3");
   assert.equal(await page.inputValue("#seed"), "7");
+  await page.evaluate(() => (location.hash = "#seed=seven"));
+  await page.waitForFunction(() => /whole number/.test(document.getElementById("problem").textContent));
+  assert.equal(await page.inputValue("#seed"), "0");
   assert.deepEqual(problems, []);
   await page.close();
 });
@@ -191,6 +260,14 @@ test("a walk moves, and pauses", async () => {
   const paused = await inkOf(page, "#stage");
   await settle(page);
   assert.deepEqual(await inkOf(page, "#stage"), paused, "it pauses");
+  await page.click("#grid button:nth-child(6)");
+  await page.click("#walk");
+  await page.waitForFunction(() => /image 5 to/.test(document.getElementById("place").textContent));
+  await page.waitForFunction(() => !/image 5 to/.test(document.getElementById("place").textContent));
+  await page.click("#walk");
+  await page.click("#walk");
+  await settle(page);
+  assert.doesNotMatch(await page.textContent("#place"), /image 5 to/, "it goes on from where it paused");
   assert.deepEqual(problems, []);
   await page.close();
 });
@@ -251,6 +328,22 @@ test("with the headers of cross-origin isolation it takes threads, and makes the
   assert.deepEqual(problems, []);
   await page.close();
   isolated.close();
+});
+
+test("without WebGPU there is no switch; where it fails, the page says so and stays with WebAssembly", async () => {
+  const broken = await serve(SITE, { missing: ["/runtime/ort.webgpu.min.mjs"] });
+  const { page } = await open({ at: broken });
+  assert.equal(await page.isVisible("#gpu"), false);
+  await page.evaluate(() => document.getElementById("gpu").click());
+  await page.waitForFunction(() => /does not work/.test(document.getElementById("status").textContent));
+  assert.match(await page.textContent("#status.failed"), /ort.webgpu.min.mjs is missing/);
+  assert.equal(await page.isChecked("#gpu"), false);
+  await page.click("#next");
+  await page.waitForFunction(() => location.hash === "#seed=1");
+  await settle(page);
+  assert.deepEqual(await inkOf(page, "#stage"), await inkOf(page, "#grid canvas"), "and goes on making digits");
+  await page.close();
+  broken.close();
 });
 
 test("what is missing is said in a line", async () => {

@@ -4,8 +4,7 @@ import { labels, latents } from "./latents.js";
 
 const HERE = new URL(".", import.meta.url);
 
-// By backend: the build of the runtime, which of the site's models it takes, and what runs there. WebGPU has no 8-bit
-// convolutions, so it takes the model whose weights are stored in 16 bits.
+// By backend: the build of the runtime, and what runs there. model.json says which model it takes.
 const BACKENDS = {
   wasm: { build: "runtime/ort.wasm.min.mjs", providers: ["wasm"] },
   webgpu: { build: "runtime/ort.webgpu.min.mjs", providers: ["webgpu"] },
@@ -15,7 +14,7 @@ const BACKENDS = {
  * Open the site's generator.
  *
  * @param {"wasm" | "webgpu"} backend
- * @param {string} [file] another model than the site's own for this backend
+ * @param {string} [file] another model than model.json names for this backend
  * @returns {Promise<Generator>}
  * @throws {Error} with a message for people: what is missing or refused
  */
@@ -102,6 +101,12 @@ class Generator {
   labelsOf(seed, start, count, digit = null) {
     if (!this.classes) return undefined;
     return digit === null ? labels(seed, start, count, this.classes) : new BigInt64Array(count).fill(BigInt(digit));
+  }
+
+  /** Free what the session holds, once it is idle; nothing can be asked for after that. */
+  close() {
+    this.#last = this.#last.catch(() => {}).then(() => this.#session.release());
+    return this.#last;
   }
 
   async #run(z, label) {

@@ -4,6 +4,7 @@ import { openGenerator } from "./generator.js";
 import { latents } from "./latents.js";
 
 const SEEDS = 1n << 63n;
+const SEEDS_ARE = "A seed is a whole number from 0 to 9223372036854775807.";
 const BATCH = 8; // of the grid: the first digits are seen while the others are made
 const MAP = 9; // digits along a side of the pad
 const REACH = Math.PI / 2; // from the pad's middle to an edge: at a right angle nothing of the middle is left
@@ -27,9 +28,10 @@ function draw(canvas, levels, width, height, left = 0, top = 0) {
   canvas.getContext("2d").putImageData(image, left, top);
 }
 
-function showStage(levels) {
+/** @param {string} what the digit is, for the name of its file */
+function showStage(levels, what) {
   draw(stage, levels, generator.width, generator.height);
-  stage.levels = levels;
+  stage.shown = { levels, what };
 }
 
 /** Save images as one PNG, white on black as dcgan-infer saves them. */
@@ -78,7 +80,7 @@ function layGrid() {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [generator.width, generator.height];
     cell.append(canvas);
-    cell.addEventListener("click", () => choose(i));
+    cell.addEventListener("click", () => choose(i).catch(fail));
     return cell;
   });
   grid.replaceChildren(...cells);
@@ -89,6 +91,8 @@ async function fillGrid() {
   const { seed, digit } = state;
   const size = generator.width * generator.height;
   const count = grid.children.length;
+  setSaving(false); // what is seen is not yet what the controls say
+  select(Math.min(state.chosen, count - 1));
   const images = new Uint8Array(count * size);
   const asked = generator.labelsOf(seed, 0, count, digit);
   for (let first = 0; first < count; first += BATCH) {
@@ -106,7 +110,12 @@ async function fillGrid() {
     if (mine !== request) return;
   }
   gridImages = images;
-  choose(Math.min(state.chosen, count - 1));
+  await Promise.all([drawPoint(), drawMap()]);
+  if (mine === request) setSaving(true);
+}
+
+function setSaving(possible) {
+  for (const id of ["save-grid", "save-digit"]) byId(id).disabled = !possible;
 }
 
 const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve));
@@ -150,16 +159,22 @@ const labelOfChosen = (count = 1) => {
 };
 
 async function choose(index) {
+  select(index);
+  await Promise.all([drawPoint(), drawMap()]);
+}
+
+/** Put the pad around an image of the grid; nothing is drawn yet. */
+function select(index) {
   stopWalk();
+  place = index;
   Object.assign(state, { chosen: index, x: 0, y: 0 });
   for (const [i, cell] of [...grid.children].entries()) {
     cell.setAttribute("aria-selected", i === index);
     cell.tabIndex = i === index ? 0 : -1; // one stop of the Tab key; the arrows go on from there
   }
-  byId("chosen").textContent = `${index}`;
+  [byId("chosen").textContent, byId("right").textContent, byId("down").textContent] = [index, index + 1, index + 2];
   makeBasis();
   movePoint();
-  await Promise.all([drawPoint(), drawMap()]);
 }
 
 async function drawMap() {
@@ -204,8 +219,9 @@ async function drawPoint() {
   try {
     do {
       drawAgain = false;
+      const what = `around-${state.chosen}`;
       const levels = await generator.images(latentAt(state.x, state.y), labelOfChosen());
-      if (!walking) showStage(levels);
+      if (!walking) showStage(levels, what);
       if (drawAgain) await nextFrame();
     } while (drawAgain);
   } finally {
@@ -218,12 +234,13 @@ function moveTo(x, y) {
   const inside = (value) => Math.min(1, Math.max(-1, value));
   Object.assign(state, { x: inside(x), y: inside(y) });
   movePoint();
-  drawPoint();
+  drawPoint().catch(fail);
 }
 
 // ---- a walk: from each image of the seed to the next, on the arc between them (Shoemake 1985)
 
 let walking = null;
+let place = 0; // between which images: 3.4 is four tenths of the way from image 3 to image 4
 
 function slerp(a, b, t) {
   const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
@@ -237,9 +254,7 @@ async function walk() {
   const mine = {};
   walking = mine;
   byId("walk").textContent = "Pause";
-  byId("walk").setAttribute("aria-pressed", "true");
   const { seed, digit } = state;
-  let place = state.chosen;
   let before = performance.now();
   while (walking === mine) {
     const now = await nextFrame();
@@ -250,7 +265,7 @@ async function walk() {
     const label = generator.labelsOf(seed, from + (place - from < 0.5 ? 0 : 1), 1, digit);
     const levels = await generator.images(slerp(a, b, place - from), label);
     if (walking !== mine) return;
-    showStage(levels);
+    showStage(levels, `walk-${place.toFixed(2)}`);
     byId("place").textContent = `image ${from} to ${from + 1}`;
   }
 }
@@ -258,7 +273,6 @@ async function walk() {
 function stopWalk() {
   walking = null;
   byId("walk").textContent = "Play a walk";
-  byId("walk").setAttribute("aria-pressed", "false");
 }
 
 // ---- the controls
@@ -267,6 +281,7 @@ function readHash() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const seed = parseSeed(hash.get("seed") ?? "0");
   const digit = hash.get("digit");
+  byId("problem").textContent = seed === null ? `The link's seed is none. ${SEEDS_ARE}` : "";
   state.seed = seed ?? 0n;
   state.digit = /^\d$/.test(digit ?? "") && Number(digit) < generator.classes ? Number(digit) : null;
   seedBox.value = `${state.seed}`;
@@ -294,10 +309,11 @@ function askForSeed(text) {
   const seed = parseSeed(text);
   if (seed === null) {
     seedBox.setAttribute("aria-invalid", "true");
-    byId("problem").textContent = "A seed is a whole number from 0 to 9223372036854775807.";
+    byId("problem").textContent = SEEDS_ARE;
     return;
   }
-  askFor({ seed });
+  // Enter is heard twice: as a change, and as a submission.
+  if (seed !== state.seed || seedBox.hasAttribute("aria-invalid")) askFor({ seed });
 }
 
 function randomSeed() {
@@ -327,12 +343,23 @@ function listen() {
   byId("previous").addEventListener("click", () => askFor({ seed: (state.seed + SEEDS - 1n) % SEEDS }));
   byId("next").addEventListener("click", () => askFor({ seed: (state.seed + 1n) % SEEDS }));
   byId("random").addEventListener("click", () => askFor({ seed: randomSeed() }));
-  byId("walk").addEventListener("click", () => (walking ? stopWalk() : walk().catch(fail)));
+  byId("walk").addEventListener("click", () => {
+    if (walking) {
+      stopWalk();
+      return;
+    }
+    walk().catch((error) => {
+      stopWalk();
+      fail(error);
+    });
+  });
   byId("save-grid").addEventListener("click", () => save(nameOf(""), gridImages, columns()));
-  byId("save-digit").addEventListener("click", () => save(nameOf(`around-${state.chosen}`), stage.levels, 1));
+  byId("save-digit").addEventListener("click", () => save(nameOf(stage.shown.what), stage.shown.levels, 1));
   window.addEventListener("hashchange", () => {
     readHash();
+    const problem = byId("problem").textContent;
     askFor({});
+    byId("problem").textContent = problem;
   });
   let laid = columns();
   window.addEventListener("resize", () => {
@@ -342,7 +369,9 @@ function listen() {
     fillGrid().catch(fail);
   });
 
+  const withOthers = (event) => event.altKey || event.ctrlKey || event.metaKey; // the browser's own: Alt and an arrow goes back
   grid.addEventListener("keydown", (event) => {
+    if (withOthers(event)) return;
     const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns() }[event.key];
     const next = grid.children[state.chosen + (step ?? NaN)];
     if (!next) return;
@@ -356,14 +385,15 @@ function listen() {
     moveTo((2 * (event.clientX - box.left)) / box.width - 1, (2 * (event.clientY - box.top)) / box.height - 1);
   };
   pad.addEventListener("pointerdown", (event) => {
+    if (event.button) return;
     pad.setPointerCapture(event.pointerId);
-    pad.focus();
     follow(event);
   });
   pad.addEventListener("pointermove", (event) => {
     if (pad.hasPointerCapture(event.pointerId)) follow(event);
   });
   pad.addEventListener("keydown", (event) => {
+    if (withOthers(event)) return;
     const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (event.key === "Home") moveTo(0, 0);
     else if (step) moveTo(state.x + KEY_STEP * step[0], state.y + KEY_STEP * step[1]);
@@ -371,18 +401,8 @@ function listen() {
     event.preventDefault();
   });
 
-  byId("gpu").addEventListener("change", async (event) => {
-    event.target.disabled = true;
-    say("Loading the model …");
-    try {
-      generator = await openGenerator(event.target.checked ? "webgpu" : "wasm");
-      await fillGrid();
-      await report();
-    } catch (error) {
-      fail(error);
-    }
-    event.target.disabled = false;
-  });
+  byId("gpu").addEventListener("change", (event) => changeBackend(event.target));
+  window.addEventListener("unhandledrejection", (event) => fail(event.reason)); // of a drag, or of a choice
 }
 
 function say(text, failed = false) {
@@ -390,9 +410,28 @@ function say(text, failed = false) {
   byId("status").classList.toggle("failed", failed);
 }
 
-function fail(error) {
+function fail(error, what = "This") {
   console.error(error);
-  say(`This does not work here: ${String(error.message ?? error).replace(/\.+$/, "")}.`, true);
+  say(`${what} does not work here: ${String(error?.message ?? error).replace(/\.+$/, "")}.`, true);
+}
+
+/** Go over to the backend that the box says, or say why not, and stay. */
+async function changeBackend(box) {
+  box.disabled = true;
+  stopWalk();
+  say("Loading the model …");
+  const before = generator;
+  try {
+    generator = await openGenerator(box.checked ? "webgpu" : "wasm");
+    await fillGrid();
+    await before.close();
+    await report();
+  } catch (error) {
+    generator = before;
+    box.checked = before.about.backend === "webgpu";
+    fail(error, "The other way to make digits");
+  }
+  box.disabled = false;
 }
 
 /** Say what runs, and how fast: the least of twenty single digits. */
@@ -417,7 +456,7 @@ async function start() {
   layGrid();
   listen();
   await fillGrid();
-  for (const id of ["save-grid", "save-digit", "walk"]) byId(id).disabled = false;
+  byId("walk").disabled = false;
   await report();
   if (await navigator.gpu?.requestAdapter().catch(() => null)) byId("gpu-label").hidden = false;
 }
