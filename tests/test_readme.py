@@ -46,6 +46,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_has_a_gap_to_be_filled(page: Path) -> None:
     assert "@@" not in page.read_text()
+    assert not re.search(r"^(TABLE|TODO|TBD)$", page.read_text(), re.MULTILINE)
 
 
 def test_shipped_files_have_their_digests_and_size() -> None:
