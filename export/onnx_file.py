@@ -106,9 +106,10 @@ def load(path: Path) -> Runner:
 
     Of a file that takes a seed this is the part from the latents on; `load_seeded` is the whole.
     """
-    model = onnx.load(path)
-    takes_seed = any(value.name == "seed" for value in model.graph.input)
-    session = _session(seeded.body(model) if takes_seed else path.read_bytes())
+    content = path.read_bytes()
+    session = _session(content)
+    if any(value.name == "seed" for value in session.get_inputs()):
+        session = _session(seeded.body(onnx.load_from_string(content)))
     names = [value.name for value in session.get_inputs()]
     found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
     if tuple(names) not in (INPUTS[:1], INPUTS) or found != [(name, [BATCH]) for name in (*names, OUTPUT)]:
@@ -130,9 +131,9 @@ def load_seeded(path: Path) -> SeedRunner:
     Raises:
         ExportError: onnxruntime refuses it.
     """
-    model = onnx.load(path)
-    session = _session(path.read_bytes())
-    front = _session(seeded.front(model))
+    content = path.read_bytes()
+    session = _session(content)
+    front = _session(seeded.front(onnx.load_from_string(content)))
 
     def run(seed: int, n: int, asked: tuple[int, ...] | None) -> Seeded:
         inputs = {"seed": np.array(seed, np.int64), "n": np.array(n, np.int64)}
