@@ -29,12 +29,12 @@ import onnx
 import onnxruntime
 
 from dcgan import shipped
-from export import cli, onnx_file
-from export.vectors import INDEX
+from dcgan.files import replacing
+from dcgan.vectors import Case, read_vectors
+from export import onnx_file
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
-Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ def load(path, inputs):
 ORT_NODE = """
 import ort from 'onnxruntime-node';
 
-export async function load(path) {
+async function load(path) {
   const session = await ort.InferenceSession.create(path, { logSeverityLevel: 4 });
   return async (feeds) => (await session.run(tensors(ort, feeds))).image;
 }
@@ -376,7 +376,7 @@ export async function load(path) {
 ORT_WEB = """
 import * as ort from 'onnxruntime-web';
 
-export async function load(path) {
+async function load(path) {
   ort.env.wasm.numThreads = 1;
   const session = await ort.InferenceSession.create(new Uint8Array(readFileSync(path)), { logSeverityLevel: 4 });
   return async (feeds) => (await session.run(tensors(ort, feeds))).image;
@@ -616,41 +616,12 @@ def with_batch(path: Path, count: int) -> Path:
     return fixed
 
 
-def read_cases(model: str) -> list[Arrays]:
-    """The test vectors of a model: z, label, image and image_uint8 of each case, and what was asked."""
-    folder = VECTORS / model
-    cases = []
-    for entry in json.loads((folder / INDEX).read_bytes())["cases"]:
-        arrays: Arrays = {
-            name: np.fromfile(folder / part["file"], np.dtype(part["dtype"]).newbyteorder("<")).reshape(part["shape"])
-            for name, part in entry.items()
-            if isinstance(part, dict)
-        }
-        arrays["seed"] = np.array(int(entry["seed"]), np.int64)
-        arrays["asked"] = np.array(entry.get("asked", []), np.int64)
-        cases.append(arrays)
-    return cases
-
-
-def batches_of(cases: Sequence[Arrays], size: str) -> list[Batch]:
+def batches_of(cases: Sequence[Case], size: str) -> list[Batch]:
     """Each case whole, then its first image alone; or all images one by one."""
     if size == "one":
-        return [Batch(case, start, 1) for case, arrays in enumerate(cases) for start in range(len(arrays["z"]))]
-    whole = [Batch(case, 0, len(arrays["z"])) for case, arrays in enumerate(cases)]
+        return [Batch(case, start, 1) for case, vector in enumerate(cases) for start in range(vector.n)]
+    whole = [Batch(case, 0, vector.n) for case, vector in enumerate(cases)]
     return [*whole, *(Batch(case, 0, 1) for case in range(len(cases)))]
-
-
-def feeds_of(arrays: Arrays, batch: Batch, inputs: Sequence[str]) -> Arrays:
-    """What a model is given: by name, in the order of its inputs."""
-    part = slice(batch.start, batch.start + batch.n)
-    seeded = "seed" in inputs
-    values = {
-        "z": arrays["z"][part],
-        "label": arrays["asked"] if seeded else arrays.get("label", np.empty(0, np.int64))[part],
-        "seed": arrays["seed"],
-        "n": np.array(batch.n, np.int64),
-    }
-    return {name: values[name] for name in inputs}
 
 
 def describe(path: Path) -> dict[str, tuple[str, list[int | None]]]:
@@ -667,7 +638,7 @@ def make(
     runtime: Runtime,
     home: Path,
     model: Path,
-    cases: Sequence[Arrays],
+    cases: Sequence[Case],
     batches: Sequence[Batch],
     folder: Path,
     limit: float,
@@ -687,7 +658,7 @@ def make(
     asked = []
     for index, batch in enumerate(batches):
         feeds = {}
-        for name, value in feeds_of(cases[batch.case], batch, list(inputs)).items():
+        for name, value in cases[batch.case].feeds(list(inputs), batch.start, batch.n).items():
             file = folder / f"{index}.{name}"
             np.ascontiguousarray(value).tofile(file)
             feeds[name] = (str(file), value.dtype.name, list(value.shape))
@@ -707,7 +678,7 @@ def make(
     )
     if runtime.language == "node":
         program, command = home / "run.mjs", ["node"]
-        program.write_text(NODE % runtime.program.replace("export async", "async"), encoding="utf-8")
+        program.write_text(NODE % runtime.program, encoding="utf-8")
     else:
         program, command = home / "run.py", [str(home / "bin" / "python")]
         program.write_text(PYTHON, encoding="utf-8")
@@ -728,16 +699,16 @@ def make(
         yield np.fromfile(folder / f"{index}.image", dtype)
 
 
-def by_onnxruntime(model: Path, cases: Sequence[Arrays], batches: Sequence[Batch]) -> list[npt.NDArray[Any]]:
+def by_onnxruntime(model: Path, cases: Sequence[Case], batches: Sequence[Batch]) -> list[npt.NDArray[Any]]:
     """The same in this process, by the onnxruntime of this Python."""
     run = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run
     names = list(describe(model))
-    return [run(["image"], feeds_of(cases[batch.case], batch, names))[0] for batch in batches]
+    return [run(["image"], cases[batch.case].feeds(names, batch.start, batch.n))[0] for batch in batches]
 
 
 def try_out(runtime: Runtime, home: Path, variant: Variant, model: Path, folder: Path, limit: float) -> Cell:
     """Run a variant in a runtime, and compare."""
-    cases = read_cases(variant.model)
+    cases = read_vectors(VECTORS / variant.model).cases
     sizes = ("any",) if variant.seeded else runtime.sizes  # of a seed, the number of images is no shape
     refused = ""
     for size in sizes:
@@ -761,7 +732,7 @@ def compare(
     runtime: Runtime,
     variant: Variant,
     size: str,
-    cases: Sequence[Arrays],
+    cases: Sequence[Case],
     images: Mapping[Batch, npt.NDArray[Any]],
     model: Path,
 ) -> Cell:
@@ -774,7 +745,8 @@ def compare(
     errors, differences = [], [np.zeros(1)]
     for batch, image in images.items():
         part = slice(batch.start, batch.start + batch.n)
-        right = cases[batch.case]["image_uint8" if variant.grey else "image"][part].astype(np.float64)
+        vector = cases[batch.case]
+        right = (vector.image_uint8 if variant.grey else vector.image)[part].astype(np.float64)
         if image.size != right.size:
             raise ValueError(f"gives {image.size} pixels for {batch.n} images, not {right.size}")
         errors.append(np.abs(image.astype(np.float64).reshape(right.shape) - right).ravel())
@@ -862,9 +834,8 @@ def chosen(patterns: str | None, names: Sequence[str], option: str) -> list[str]
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Also write the figures.")
 def main(work: Path, only: str | None, wanted: str | None, timeout: float, json_path: Path | None) -> None:
     """Try the exported ONNX files in every runtime that can be installed here."""
-    has_inputs = any("--inputs" in option.opts for option in cli.main.params)
-    can = {variant.name: variant for variant in VARIANTS if has_inputs or not variant.seeded}
-    variants = [can[name] for name in chosen(wanted, list(can), "--variants")]
+    forms = {variant.name: variant for variant in VARIANTS}
+    variants = [forms[name] for name in chosen(wanted, list(forms), "--variants")]
     named = {runtime.name: runtime for runtime in RUNTIMES}
     runtimes = [named[name] for name in chosen(only, list(named), "--only")]
     work = work.resolve()
@@ -904,7 +875,8 @@ def main(work: Path, only: str | None, wanted: str | None, timeout: float, json_
     if json_path is not None:
         figures = [{name: None if value != value else value for name, value in asdict(cell).items()} for cell in cells]
         found = {"files": facts, "versions": names, "missing": missing, "cells": figures}
-        json_path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        with replacing(json_path) as temporary:
+            temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,54 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Yield a folder to fill; when the block succeeds, it is flushed to disk and renamed to `path`.
+
+    Args:
+        path: must not exist, or be an empty folder.
+        beside: what it is made beside of, until it is whole; None is `path` itself.
+    Raises:
+        OutputError: `path` is there, or can't be written.
+    """
+    try:
+        # An empty folder may be replaced, but not by another name for it, such as the current folder's dot.
+        unnamed = path.name in ("", "..")
+        if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir()))):
+            raise OutputError(f"{path} already exists; remove it, or choose another name")
+        parent = (beside or path).resolve().parent
+        with tempfile.TemporaryDirectory(prefix=f".{path.name[:64]}.", suffix=TEMPORARY, dir=parent) as temporary:
+            whole = Path(temporary) / path.name
+            whole.mkdir()
+            yield whole
+            for made in (*whole.rglob("*"), whole):
+                flush(made)
+            whole.rename(path)
+            for folder in (path.resolve().parent, parent):
+                flush(folder)
+    except (DcganError, BrokenPipeError):
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"can't write {path}: {first_line(error).lower()}; choose a folder whose parent is writable"
+        ) from error
+
+
+def make_folder(path: Path, parents: bool = False) -> None:
+    """Make a folder, unless it is there.
+
+    Args:
+        path: of the folder.
+        parents: whether to make those above it too.
+    Raises:
+        OutputError: it can't be made.
+    """
+    try:
+        path.mkdir(exist_ok=True, parents=parents)
+    except OSError as error:
+        raise OutputError(f"can't make the folder {path}: {first_line(error).lower()}; choose another") from error
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or a folder's list of names, is on the disk.
 

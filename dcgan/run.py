@@ -31,9 +31,9 @@ from . import __version__
 from .activity import measure_activity
 from .checkpoint import load_training_state, save_generator, save_training_state
 from .data import CLASSES, EVALUATED, Dataset, load_dataset, split_validation
-from .errors import CheckpointError, DatasetError, DivergedError, EvaluationError, OutputError, RunError, first_line
+from .errors import CheckpointError, DatasetError, DivergedError, EvaluationError, RunError, first_line
 from .evaluation import FID_COUNT
-from .files import TEMPORARY, replacing
+from .files import TEMPORARY, make_folder, replacing
 from .metrics.evaluator import Evaluator
 from .metrics.frechet import frechet_distance
 from .networks import Generator
@@ -157,7 +157,7 @@ def train(
     trainer = Trainer(options.recipe, seen, device, options.seed)
     judge = _Judge(options, held) if options.eval_every else None
     if not resume:
-        _make_folder(run)
+        make_folder(run, parents=True)
     with _locked(run):
         if resume:
             progress = _restore(run, trainer, images_sha256)
@@ -290,15 +290,6 @@ class _Judge:
 def _refuse_taken(run: Path) -> None:
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise RunError(f"{run} already exists; go on with --resume {run}, or choose another --out")
-
-
-def _make_folder(run: Path) -> None:
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"can't make the run folder {run}: {first_line(error).lower()}; choose another --out"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 LEVEL = 1 / 127.5  # a grey level, in units of the value range
+LATENT_TOLERANCE = 1e-6  # of latents by another implementation: docs/latents.md, "How exact"
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ import numpy.typing as npt
 
 from dcgan.commands import Command
 from dcgan.files import replacing
-from dcgan.tolerance import LEVEL, TOLERANCES
+from dcgan.tolerance import LATENT_TOLERANCE, LEVEL, TOLERANCES
+from dcgan.vectors import Case, read_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
@@ -43,7 +44,6 @@ MODELS = ("dcgan-mnist-conditional", "dcgan-mnist")
 WORK = ROOT / "build" / "examples"
 TIMEOUT = 300  # seconds for one run of an example; they take one, or a few
 FLOAT_LIMIT = 1e-4  # of fp32 images, value range [-1, 1]: runtimes sum in different orders; found 1e-5 at most
-LATENT_LIMIT = 1e-6  # docs/latents.md, "How exact"
 Array = npt.NDArray[Any]
 Pairs = Sequence[tuple[Array, Array]]  # found, and right
 
@@ -114,32 +114,6 @@ PICTURE, LATENTS, GRAPH_LATENTS = "picture", "latents", "graph-latents"
 
 
 @dataclass(frozen=True)
-class Case:
-    """A test vector.
-
-    Attributes:
-        seed, n: of the images.
-        asked: labels that are asked for, in turn; -1 or none for what the seed draws.
-        z: float32, shape (n, latent_dim).
-        label: int64, shape (n,): what that comes to; None of an unconditional model.
-        image: float32, shape (n, 1, 28, 28), in [-1, 1].
-        image_uint8: uint8, shape (n, 28, 28).
-    """
-
-    seed: int
-    n: int
-    asked: tuple[int, ...]
-    z: Array
-    label: Array | None
-    image: Array
-    image_uint8: Array
-
-    def options(self) -> list[str]:
-        label = [f"--label={','.join(map(str, self.asked))}"] if self.asked else []
-        return ["--seed", str(self.seed), "--n", str(self.n), *label]
-
-
-@dataclass(frozen=True)
 class Figure:
     """Something measured, and what it may be."""
 
@@ -184,24 +158,15 @@ class Row:
         return f"{'PASS' if self.passed else 'FAIL'}  {self.host:<10} {self.model:<24} {self.variant:<14} {text}"
 
 
-def read_cases(name: str) -> list[Case]:
+def read_cases(name: str) -> Sequence[Case]:
     """The test vectors of a model."""
-    folder = VECTORS / name
-    cases = []
-    for entry in json.loads((folder / "index.json").read_text())["cases"]:
-        arrays = {
-            key: np.fromfile(folder / value["file"], np.dtype(value["dtype"]).newbyteorder("<")).reshape(value["shape"])
-            for key, value in entry.items()
-            if isinstance(value, dict)
-        }
-        asked = tuple(entry.get("asked", ()))
-        cases.append(
-            Case(
-                int(entry["seed"]), entry["n"], asked, arrays["z"], arrays.get("label"), arrays["image"],
-                arrays["image_uint8"],
-            )
-        )  # fmt: skip
-    return cases
+    return read_vectors(VECTORS / name).cases
+
+
+def options_of(case: Case) -> list[str]:
+    """What asks a host for a test vector."""
+    label = [f"--label={','.join(map(str, case.asked))}"] if case.asked else []
+    return ["--seed", str(case.seed), "--n", str(case.n), *label]
 
 
 def run_host(command: Sequence[str], arguments: Sequence[str], out: Path) -> bytes:
@@ -257,7 +222,7 @@ def check_images(
         for case in cases:
             right = case.image_uint8 if variant.grey_levels else case.image
             dtype = "uint8" if variant.grey_levels else "float32"
-            got = numbers(run_host(command, [str(file), *case.options()], folder / "out.raw"), dtype, right.shape)
+            got = numbers(run_host(command, [str(file), *options_of(case)], folder / "out.raw"), dtype, right.shape)
             pairs.append((got, right))
             if variant.precision == "int8":
                 own_pairs.append((got, onnxruntime_images(file, case)))
@@ -299,14 +264,7 @@ def onnxruntime_images(file: Path, case: Case) -> Array:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    names = {value.name for value in session.get_inputs()}
-    feeds: dict[str, Array] = {"z": case.z}
-    if "seed" in names:
-        feeds = {"seed": np.array(case.seed), "n": np.array(case.n)}
-    if "label" in names:
-        assert case.label is not None
-        feeds["label"] = case.label  # as many as images, so in turn is one each
-    images: Array = session.run(None, feeds)[0]
+    images: Array = session.run(None, case.feeds([value.name for value in session.get_inputs()]))[0]
     return images
 
 
@@ -325,7 +283,7 @@ def check_latents(host: str, command: Sequence[str], model: str, what: str, case
         return Row(host, model, variant_of_latents(what), (), str(error))
     equal = sum(np.count_nonzero(got == right) for got, right in pairs)
     note = f"{equal} of {sum(right.size for _, right in pairs)} equal bit for bit"
-    return Row(host, model, variant_of_latents(what), (Figure("off by", largest(pairs), LATENT_LIMIT, ""),), note)
+    return Row(host, model, variant_of_latents(what), (Figure("off by", largest(pairs), LATENT_TOLERANCE, ""),), note)
 
 
 def check_picture(host: str, command: Sequence[str], model: str, file: Path, case: Case, folder: Path) -> Row:
@@ -335,7 +293,7 @@ def check_picture(host: str, command: Sequence[str], model: str, file: Path, cas
     right = case.image_uint8.reshape(-1, columns, 28, 28).swapaxes(1, 2).reshape(-1, columns * 28)
     header = f"P5 {right.shape[1]} {right.shape[0]} 255\n".encode()
     try:
-        content = run_host(command, [str(file), *case.options()], folder / "out.pgm")
+        content = run_host(command, [str(file), *options_of(case)], folder / "out.pgm")
         if not content.startswith(header):
             raise HostError(f"the picture starts with {content[: len(header)]!r}, expected {header!r}")
         pairs = [(numbers(content[len(header) :], "uint8", right.shape), right)]
@@ -370,14 +328,15 @@ def is_stale(file: Path, *made_of: Path) -> bool:
 
 
 def graph_latents_file(seed_model: Path) -> Path:
-    """The part of a seed model that makes latents, as a model of its own: what its hosts' arithmetic makes of it."""
+    """The part of an unconditional seed model that makes latents, as a model of its own."""
     file = seed_model.with_name(f"{GRAPH_LATENTS}.onnx")
     if is_stale(file, seed_model):
-        import onnx.utils
+        import onnx
 
-        part = onnx.utils.Extractor(onnx.load(seed_model)).extract_model(["seed", "n"], ["z"])
+        from export.seeded import front
+
         with replacing(file) as temporary:
-            onnx.save(part, temporary)
+            temporary.write_bytes(front(onnx.load(seed_model)))
     return file
 
 
@@ -447,14 +406,15 @@ def prepare_browser(work: Path) -> list[str]:
     site = work / "site"
     if is_stale(site / "model.json", *(ROOT / "export" / "web").iterdir()):
         shutil.rmtree(site, ignore_errors=True)
-        needed([sys.executable, "-m", "export", "--target", "web", "--out", str(site)])
+        run_tool([sys.executable, "-m", "export", "--target", "web", "--out", str(site)])
     return ["env", f"SITE={site}", f"CHROMIUM={chromium}", node, str(folder / "digits.mjs")]
 
 
 def build(cmake: str, work: Path, target: str, definition: str) -> list[str]:
     """Build a program of examples/cpp; the command that runs it."""
+    tool(os.environ.get("CXX", "c++"))
     (work / "CMakeCache.txt").unlink(missing_ok=True)  # remembers where a library was
-    needed([cmake, "-S", str(ROOT / "examples" / "cpp"), "-B", str(work), definition])
+    run_tool([cmake, "-S", str(ROOT / "examples" / "cpp"), "-B", str(work), definition])
     if target not in run_tool([cmake, "--build", str(work), "--target", "help"]):
         raise UnavailableError(f"cmake did not find what {target} is built with")
     run_tool([cmake, "--build", str(work), "--target", target])

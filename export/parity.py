@@ -26,7 +26,7 @@ from dcgan.images import to_uint8
 from dcgan.latents import asked_labels
 from dcgan.latents import latents as contract_latents
 from dcgan.spec import SEEDS, GeneratorSpec
-from dcgan.tolerance import LEVEL, TOLERANCES, Tolerance
+from dcgan.tolerance import LATENT_TOLERANCE, LEVEL, TOLERANCES, Tolerance
 
 from .formats import FloatArray, IntArray, Runner, Seeded, SeedRunner
 
@@ -41,7 +41,6 @@ TAIL = 6.0  # a normal number is this far out once in 500 million
 # Of what takes a seed, with the labels that are asked for in turn: all, the seed's own, and both; 0 and 2^63 - 1 are
 # the ends, and one key has a low word of 0.
 SEEDED = {"seed 0": (0, tuple(range(10))), "seed 2^32": (2**32, ()), "seed 2^63 - 1": (SEEDS - 1, (-1, 3))}
-MOST_LATENT_ERROR = 1e-6  # of the contract, docs/latents.md
 
 FLOAT32 = TOLERANCES["fp32"]
 _NORMAL = "N(0,1)"  # name of the ordinary latents
@@ -308,7 +307,7 @@ def compare_seeded(
 ) -> ParityReport:
     """Compare an artifact that takes a seed with its checkpoint on the seed's latents.
 
-    It passes when for each of `SEEDED` its latents are within `MOST_LATENT_ERROR` of the contract's, its labels are the
+    It passes when for each of `SEEDED` its latents are within `LATENT_TOLERANCE` of the contract's, its labels are the
     contract's, and its images are as `compare` asks; image i must stay the same for any number of images.
 
     Args:
@@ -349,7 +348,7 @@ def _seeded(
         except Exception as error:  # runtimes raise what they like
             return f"the artifact does not run for {n} images: {first_line(error)}"
         if part.z.shape != (n, probe.latents.shape[1]) or not (
-            np.abs(part.z - probe.latents[:n]).max() <= MOST_LATENT_ERROR
+            np.abs(part.z - probe.latents[:n]).max() <= LATENT_TOLERANCE
         ):
             return f"its latents are not the contract's (docs/latents.md), for {n} images"
         if probe.labels is not None and not (part.label is not None and np.array_equal(part.label, probe.labels[:n])):
@@ -359,8 +358,11 @@ def _seeded(
             return problem
         parts.append(part)
     whole, *few = (_floats(part.images, grey) for part in parts)
-    ends = [0, *BATCHES]
-    return whole, np.concatenate([*(part[end:] for part, end in zip(few, ends, strict=False)), whole[ends[-1] :]])
+    alone, end = [], 0  # BATCHES ascend: each request adds the images past the one before
+    for images, n in zip(few, BATCHES, strict=True):
+        alone.append(images[end:])
+        end = n
+    return whole, np.concatenate([*alone, whole[end:]])
 
 
 def _unlike(images: npt.NDArray[Any], size: int, probe: Probe, grey: bool) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from dcgan import __version__
 from dcgan.checkpoint import GeneratorCheckpoint, load_generator
 from dcgan.errors import ExportError, ParityError
-from dcgan.files import replacing, sha256_of
+from dcgan.files import make_folder, replacing, sha256_of
 from dcgan.networks import Generator
 from dcgan.spec import OPTIMIZE_KEY, PRECISION_KEY, RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
 from dcgan.tolerance import TOLERANCES
@@ -23,7 +23,7 @@ from dcgan.tolerance import TOLERANCES
 from . import formats, parity
 from .fuse import fuse
 from .golden import make_golden
-from .vectors import make_folder, write_vectors
+from .vectors import write_vectors
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,13 @@ def publish(
             if not report.passed:
                 more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
                 # A right file of a network that can't bear so few bits looks the same as a wrong one.
-                advice = "" if precision == "fp32" else "; this network may need more bits: take --precision fp32"
+                advice = (
+                    ""
+                    if precision == "fp32"
+                    else "; this network may need more bits: export a file alone, with --precision fp32"
+                )
                 raise ParityError(
-                    f"the {form.name} artifact is not equal to {checkpoint}, {path} was not written: "
+                    f"the {form.name} artifact is not equal to {checkpoint}, {path.name} was not written: "
                     f"{report.reasons[0]}{more}{advice}",
                     report,
                 )

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcgan.errors import ExportError, first_line
+from dcgan.files import new_folder
 from dcgan.spec import SPEC_KEY, WEIGHTS_SHA256_KEY
-
-from .targets import new_folder
 
 if TYPE_CHECKING:
     from .publish import Artifact

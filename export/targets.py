@@ -5,18 +5,15 @@ Which consumer loads what was tried, not recalled: docs/export.md, "Targets".
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dcgan.errors import DcganError, ExportError, OutputError, ParityError, first_line
-from dcgan.files import TEMPORARY, flush
+from dcgan.errors import ExportError, OutputError
+from dcgan.files import make_folder, new_folder
 
 from .formats import Variant
 
@@ -122,52 +119,10 @@ def publish_to_triton(publish: Callable[[Path], Artifact], repository: Path, nam
     model = repository / name
     if repository.exists() and not repository.is_dir():
         raise OutputError(f"{repository} is a file; give the name of a folder")
-    try:
-        repository.mkdir(exist_ok=True)  # before the slow work: what can't be written to is said at once
-    except OSError as error:
-        raise _unwritable(repository, error) from error
+    make_folder(repository)  # before the slow work: what can't be written to is said at once
     # Made beside the repository: a server that watches it must see no half of a model.
     with new_folder(model, beside=repository) as folder:
         (folder / "1").mkdir()
         artifact = publish(folder / "1" / "model.onnx")
         (folder / "config.pbtxt").write_text(triton_config(artifact.path), encoding="utf-8")
     return dataclasses.replace(artifact, path=model / "1" / "model.onnx")
-
-
-@contextlib.contextmanager
-def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
-    """Yield a folder to fill; when the block succeeds, it is flushed to disk and renamed to `path`.
-
-    Args:
-        path: must not exist, or be an empty folder.
-        beside: what it is made beside of, until it is whole; None is `path` itself.
-    Raises:
-        OutputError: `path` is there, or can't be written.
-        ParityError: as the block raises it, with `path` in its message instead of a folder that nobody will find.
-    """
-    try:
-        # An empty folder may be replaced, but not by another name for it, such as the current folder's dot.
-        unnamed = path.name in ("", "..")
-        if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or any(path.iterdir()))):
-            raise OutputError(f"{path} already exists; remove it, or give another --out")
-        parent = (beside or path).resolve().parent
-        with tempfile.TemporaryDirectory(prefix=".dcgan-export.", suffix=TEMPORARY, dir=parent) as temporary:
-            whole = Path(temporary) / path.name
-            whole.mkdir()
-            try:
-                yield whole
-            except ParityError as error:
-                raise ParityError(str(error).replace(str(whole), str(path)), error.report) from error
-            for made in (*whole.rglob("*"), whole):
-                flush(made)
-            whole.rename(path)
-            for folder in (path.resolve().parent, parent):
-                flush(folder)
-    except DcganError:
-        raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    return OutputError(f"can't write {path}: {first_line(error).lower()}; choose a folder whose parent is writable")

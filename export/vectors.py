@@ -1,8 +1,4 @@
-"""Test vectors for other languages: raw little-endian files and a JSON index, readable without Python and without us.
-
-What dcgan/golden.py keeps in one file for `dcgan-verify`, and more: several seeds, and labels as they are asked for.
-The format is described in docs/embedding.md, "Test vectors".
-"""
+"""Making test vectors for other languages from a checkpoint; dcgan/vectors.py has the format."""
 
 from __future__ import annotations
 
@@ -16,23 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan.checkpoint import GeneratorCheckpoint
-from dcgan.errors import ExportError, OutputError, first_line
+from dcgan.errors import ExportError
 from dcgan.files import replacing
 from dcgan.golden import BATCHES, COUNT
 from dcgan.images import to_uint8
 from dcgan.latents import asked_labels, latents
 from dcgan.spec import SEEDS
+from dcgan.vectors import DTYPES, FORMAT, INDEX
 
 from .parity import run_exactly
 
-INDEX = "index.json"
-FORMAT = 1
-# Little-endian, and what a file with such numbers ends in.
-_DTYPES = {"float32": ("<f4", "f32"), "int64": ("<i8", "i64"), "uint8": ("<u1", "u8")}
-
 
 @dataclass(frozen=True)
-class _Case:
+class _Request:
     """What is asked of a model.
 
     Attributes:
@@ -47,7 +39,12 @@ class _Case:
 
 
 # The golden images, a plain request, a key whose low word is 0, and the last seed of all.
-CASES = (_Case(0, COUNT, tuple(range(10))), _Case(7, 4, ()), _Case(2**32, 4, (-1, 3)), _Case(SEEDS - 1, 4, (5,)))
+CASES = (
+    _Request(0, COUNT, tuple(range(10))),
+    _Request(7, 4, ()),
+    _Request(2**32, 4, (-1, 3)),
+    _Request(SEEDS - 1, 4, (5,)),
+)
 
 
 def write_vectors(checkpoint: GeneratorCheckpoint, folder: Path) -> None:
@@ -60,18 +57,6 @@ def write_vectors(checkpoint: GeneratorCheckpoint, folder: Path) -> None:
     for name, content in make_vectors(checkpoint).items():
         with replacing(folder / name) as temporary:
             temporary.write_bytes(content)
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of `write_vectors`, unless it is there; its parent must exist.
-
-    Raises:
-        OutputError: it can't be made.
-    """
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't make the folder {folder}: {first_line(error).lower()}; choose another") from error
 
 
 def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:
@@ -105,7 +90,7 @@ def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:
             entry["asked"] = list(case.label)
             arrays["label"] = label
         for name, array in arrays.items():
-            code, suffix = _DTYPES[array.dtype.name]
+            code, suffix = DTYPES[array.dtype.name]
             file = f"seed-{case.seed}.{name}.{suffix}"
             files[file] = np.ascontiguousarray(array, code).tobytes()
             entry[name] = {"file": file, "dtype": array.dtype.name, "shape": list(array.shape)}

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan.errors import DcganError, OutputError, first_line
-from dcgan.files import replacing
+from dcgan.files import TEMPORARY, replacing
 from dcgan.images import tile
 
 from .request import ARRAYS, FOLDER, GRIDS
@@ -201,7 +201,7 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
     if folder.exists() and not exists:
         raise OutputError(f"can't write folder {folder}: a file has that name; choose another")
     with tempfile.TemporaryDirectory(
-        prefix=".dcgan-infer.", suffix=".tmp", dir=folder if exists else folder.parent
+        prefix=".dcgan-infer.", suffix=TEMPORARY, dir=folder if exists else folder.parent
     ) as parent:
         # A folder inside the temporary one: that one is private to its owner, this one has the usual permissions.
         temporary = Path(parent) / "images"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 from dcgan import shipped
 from dcgan.checkpoint import load_generator
+from dcgan.vectors import Case, read_vectors
 from export import onnx_file
 from export.formats import Variant
 from export.fuse import fuse
@@ -25,17 +25,13 @@ VECTORS = Path(__file__).resolve().parent.parent / "examples" / "vectors"
 IMAGES = 2  # the evaluator is slow
 
 
-def read(model: str, name: str) -> npt.NDArray[Any]:
-    """What belongs to the first images of the first case."""
-    part = json.loads((VECTORS / model / "index.json").read_bytes())["cases"][0][name]
-    values = np.fromfile(VECTORS / model / part["file"], np.dtype(part["dtype"]).newbyteorder("<"))
-    first: npt.NDArray[Any] = values.reshape(part["shape"])[:IMAGES]
-    return first
+def first_case(name: str) -> Case:
+    return read_vectors(VECTORS / name).cases[0]
 
 
 def run(model: ModelProto, name: str) -> npt.NDArray[Any]:
-    evaluator = ReferenceEvaluator(model)
-    (image,) = evaluator.run(None, {value.name: read(name, value.name) for value in model.graph.input})
+    names = [value.name for value in model.graph.input]
+    (image,) = ReferenceEvaluator(model).run(None, first_case(name).feeds(names, n=IMAGES))
     assert isinstance(image, np.ndarray)
     return image
 
@@ -45,11 +41,11 @@ def test_the_shipped_files_give_the_exact_images(name: str) -> None:
     model = onnx.load(shipped.path_of(name, ".onnx"))
     image = run(model, name)
     assert image.dtype == np.float32
-    np.testing.assert_allclose(image, read(name, "image"), rtol=0.0, atol=1e-5)
+    np.testing.assert_allclose(image, first_case(name).image[:IMAGES], rtol=0.0, atol=1e-5)
 
     weight = next(tensor for tensor in model.graph.initializer if tensor.name == "conv1.weight")
     weight.raw_data = (np.frombuffer(weight.raw_data, np.float32) * np.float32(1.001)).tobytes()
-    assert np.abs(run(model, name) - read(name, "image")).max() > 1e-4  # a small change is seen
+    assert np.abs(run(model, name) - first_case(name).image[:IMAGES]).max() > 1e-4  # a small change is seen
 
 
 def test_grey_levels(tmp_path: Path) -> None:
@@ -58,7 +54,7 @@ def test_grey_levels(tmp_path: Path) -> None:
     onnx_file.write(fuse(generator), generator.spec, path, {}, Variant(image="uint8"))
     image = run(onnx.load(path), shipped.DEFAULT)
     assert image.dtype == np.uint8
-    assert np.array_equal(image, read(shipped.DEFAULT, "image_uint8"))
+    assert np.array_equal(image, first_case(shipped.DEFAULT).image_uint8[:IMAGES])
 
 
 def plant_allowzero(model: ModelProto) -> None:

@@ -164,7 +164,7 @@ def test_the_default_is_a_folder_called_site(archive: Path, small: Path, monkeyp
     (small.parent / "site").mkdir()
     (small.parent / "site" / "mine").touch()
     result = run(small, "--runtime", archive)
-    assert (result.exit_code, result.stderr) == (1, "Error: site already exists; remove it, or give another --out\n")
+    assert (result.exit_code, result.stderr) == (1, "Error: site already exists; remove it, or choose another name\n")
     assert left(small.parent / "site") == ["mine"]
 
 
@@ -215,7 +215,7 @@ def test_a_second_model_that_fails_leaves_nothing_either(
     monkeypatch.setattr("export.publish.TOLERANCES", TOLERANCES | {"fp16": Tolerance(mean_levels=0.0)})
     result = run(small, "--out", tmp_path / "site", "--runtime", archive, "--golden", tmp_path / "g.golden")
     assert result.exit_code == 1
-    assert f"{tmp_path / 'site' / 'model-fp16.onnx'} was not written" in result.stderr
+    assert "model-fp16.onnx was not written" in result.stderr
     assert left(tmp_path) == [small.name]
 
 
@@ -226,7 +226,7 @@ def test_interrupted_it_leaves_nothing(archive: Path, small: Path, tmp_path: Pat
     )
     try:
         for _ in range(1200):
-            if any(tmp_path.glob(".dcgan-export.*/*/runtime/LICENSE.txt")) or process.poll() is not None:
+            if any(tmp_path.glob(".site.*/*/runtime/LICENSE.txt")) or process.poll() is not None:
                 break
             time.sleep(0.05)
         assert process.poll() is None

@@ -12,12 +12,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
+from dcgan.vectors import read_vectors
 from export.cli import main
 from export.publish import publish
 from export.site import PAGE
@@ -71,10 +71,8 @@ def images_of(model: Path) -> bytes:
     """What onnxruntime makes of the latents and labels of the test vectors: grey levels, case by case."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     made = b""
-    for case in json.loads((VECTORS / "index.json").read_text())["cases"]:
-        z = np.fromfile(VECTORS / case["z"]["file"], "<f4").reshape(case["z"]["shape"])
-        label = np.fromfile(VECTORS / case["label"]["file"], "<i8")
-        made += session.run(["image"], {"z": z, "label": label})[0].tobytes()
+    for case in read_vectors(VECTORS).cases:
+        made += session.run(["image"], case.feeds(["z", "label"]))[0].tobytes()
     return made
 
 

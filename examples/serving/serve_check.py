@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from dcgan.vectors import Case, read_vectors
 from infer.measure import measure
 
 HERE = Path(__file__).resolve().parent
@@ -233,6 +234,7 @@ class Served:
             if found != right and (ours or [entry[:2] for entry in found] != [entry[:2] for entry in right]):
                 raise CheckError(f"the {side} are, by the server, {found}, and by the file {right}")
         self.takes: Inputs = told["inputs"]
+        self.names = [tensor["name"] for tensor in self.takes]
         self.datatype: str = told["outputs"][0]["datatype"]
 
     def request(self, values: dict[str, Array]) -> Inputs:
@@ -266,7 +268,7 @@ class Served:
 
     def run(self, values: dict[str, Array]) -> Array:
         """The image that the file makes here."""
-        image: Array = self.session.run(["image"], {tensor["name"]: values[tensor["name"]] for tensor in self.takes})[0]
+        image: Array = self.session.run(["image"], {name: values[name] for name in self.names})[0]
         return image
 
 
@@ -276,21 +278,21 @@ def check(served: Served, grpc: str | None, work: Path | None) -> str:
     Raises:
         CheckError: it is not right.
     """
-    folder, index = vectors_of(served)
+    cases = vectors_of(served)
     exact = served.metadata["dcgan.precision"] == "fp32"
     errors = [0.0]
-    for case in index["cases"]:
-        values = values_of(case, folder)
+    for case in cases:
+        values = case.feeds(served.names)
         if exact:
-            right = read(case["image_uint8" if served.datatype == "UINT8" else "image"], folder)
+            right: Array = case.image_uint8 if served.datatype == "UINT8" else case.image
         else:  # fewer bits move a pixel by any number, but on every host by the same
             right = served.run(values)
         for way, image in (("REST", served.infer(values)), ("client.py", by_client(served, case, right.shape))):
             error = float(np.abs(image.astype(np.float64) - right).max()) if image.shape == right.shape else np.nan
             if not error <= LIMITS[served.datatype]:
-                raise CheckError(f"{way}, seed {case['seed']}: off by {error:.2e}, shape {image.shape}")
+                raise CheckError(f"{way}, seed {case.seed}: off by {error:.2e}, shape {image.shape}")
             errors.append(error)
-    values = values_of(index["cases"][0], folder)
+    values = cases[0].feeds(served.names)
     alone = served.infer(values)
     refused = check_refusals(served, values)
     with ThreadPoolExecutor(8) as pool:
@@ -308,34 +310,21 @@ def check(served: Served, grpc: str | None, work: Path | None) -> str:
     return ", ".join(found)
 
 
-def vectors_of(served: Served) -> tuple[Path, Any]:
-    """The folder with the test vectors of a model's weights, and its index."""
-    for path in sorted(VECTORS.glob("*/index.json")):
-        index = read_json(path)
-        if index["weights_sha256"] == served.metadata.get("dcgan.weights_sha256"):
-            return path.parent, index
+def vectors_of(served: Served) -> Sequence[Case]:
+    """The test vectors of a model's weights."""
+    for path in sorted(VECTORS.iterdir()):
+        vectors = read_vectors(path)
+        if vectors.weights_sha256 == served.metadata.get("dcgan.weights_sha256"):
+            return vectors.cases
     raise CheckError(f"there are no vectors of its weights in {VECTORS}")
 
 
-def read(entry: dict[str, Any], folder: Path) -> Array:
-    """An array of the vectors."""
-    dtype = np.dtype(entry["dtype"]).newbyteorder("<")
-    array: Array = np.fromfile(folder / entry["file"], dtype).reshape(entry["shape"])
-    return array
-
-
-def values_of(case: dict[str, Any], folder: Path) -> dict[str, Array]:
-    """What a model may take for a case: z and label, or, where it draws z itself, seed, n and the label asked for."""
-    values = {name: read(case[name], folder) for name in ("z", "label") if name in case}
-    return values | {"seed": np.array(int(case["seed"])), "n": np.array(case["n"])}
-
-
-def by_client(served: Served, case: dict[str, Any], shape: tuple[int, ...]) -> Array:
+def by_client(served: Served, case: Case, shape: tuple[int, ...]) -> Array:
     """The image that client.py writes."""
-    label = ",".join(map(str, case.get("asked", [])))
+    label = ",".join(map(str, case.asked))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "image"
-        words = [served.url, served.name, "--seed", case["seed"], "--n", str(case["n"]), f"--label={label}"]
+        words = [served.url, served.name, "--seed", str(case.seed), "--n", str(case.n), f"--label={label}"]
         command = [sys.executable, str(HERE / "client.py"), *words, "--out", str(out)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
@@ -410,9 +399,7 @@ def wrong_values(right: Inputs, served: Served) -> dict[str, Inputs]:
 
 def bench(served: Served) -> str:
     """What serving costs one client that asks for 16 images at a time, against a session here, measured in turns."""
-    folder, index = vectors_of(served)
-    values = {name: array[:16] if array.ndim else array for name, array in values_of(index["cases"][0], folder).items()}
-    values["n"] = np.array(16)
+    values = vectors_of(served)[0].feeds(served.names, n=16)
     rows = measure({"session": lambda: served.run(values), "server": lambda: served.infer(values)})
     ratio = statistics.median(
         server.rate / session.rate for session, server in zip(rows["session"], rows["server"], strict=True)

@@ -11,11 +11,12 @@ import { launch, serve } from "./browser.mjs";
 
 /** Runs in the page. A model that takes a seed needs nothing else; for the others latents.js makes z and label. */
 async function inPage({ seed, n, asked, latentsOnly }) {
+  const [size, classes] = [100, 10]; // of the latents, and how many: of a model of yours they are in its metadata
   const { latents, labels } = await import("/latents.js");
-  const drawn = (classes) => labels(seed, 0, n, classes).map((own, i) => (asked.length && asked[i % asked.length] >= 0 ? BigInt(asked[i % asked.length]) : own));
+  const drawn = () => labels(seed, 0, n, classes).map((own, i) => (asked.length && asked[i % asked.length] >= 0 ? BigInt(asked[i % asked.length]) : own));
   let made;
   if (latentsOnly) {
-    made = latents(seed, 0, n, 100);
+    made = latents(seed, 0, n, size);
   } else {
     const ort = await import("/runtime/ort.wasm.min.mjs");
     ort.env.wasm.numThreads = 1;
@@ -23,9 +24,9 @@ async function inPage({ seed, n, asked, latentsOnly }) {
     const whole = (value, shape) => new ort.Tensor("int64", value, shape);
     const inputs = session.inputNames.includes("seed")
       ? { seed: whole(BigInt64Array.of(BigInt(seed)), []), n: whole(BigInt64Array.of(BigInt(n)), []) }
-      : { z: new ort.Tensor("float32", latents(seed, 0, n, 100), [n, 100]) };
+      : { z: new ort.Tensor("float32", latents(seed, 0, n, size), [n, size]) };
     if (session.inputNames.includes("label")) {
-      inputs.label = inputs.seed ? whole(BigInt64Array.from(asked.map(BigInt)), [asked.length]) : whole(drawn(10), [n]);
+      inputs.label = inputs.seed ? whole(BigInt64Array.from(asked.map(BigInt)), [asked.length]) : whole(drawn(), [n]);
     }
     made = Object.values(await session.run(inputs))[0].data;
   }
@@ -51,8 +52,9 @@ if (problem) {
   process.exit(2);
 }
 const server = await serve(site, { files: { "/under-test.onnx": model, "/blank.html": "/dev/null" } });
-const browser = await launch();
+let browser;
 try {
+  browser = await launch();
   const page = await browser.newPage();
   await page.goto(`${server.url}blank.html`);
   const asked = values.label ? values.label.split(",").map(Number) : [];
@@ -62,6 +64,6 @@ try {
   console.error(`onnxruntime-web: ${error.message.split("\n")[0]}`);
   process.exitCode = 1;
 } finally {
-  await browser.close();
+  await browser?.close();
   server.close();
 }
