@@ -208,7 +208,7 @@ def measured(
 @click.option("--base", default="fast", show_default=True, type=click.Choice(list(RECIPES)))
 @click.option("--images", default=150_000, show_default=True, help="Training images shown to each row.")
 @click.option("--seeds", default=1, show_default=True)
-@click.option("--only", default="", help="Rows whose names contain this.")
+@click.option("--only", default="", help="The row of this name, or else those whose names contain it.")
 @click.option("--threads", default=1, show_default=True, help="Rows run side by side best with one each.")
 @click.option("--out", default=None, type=click.Path(path_type=Path), help="[default: ablations-GROUP.jsonl]")
 def main(
@@ -232,9 +232,10 @@ def main(
     recipe = changed(recipe, BASES[group])
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(row["name"], row["seed"]) for row in rows if (row["base"], row["images"]) == (base, images)}
+    chosen = [row for row in GROUPS[group] if row[0] == only] or [row for row in GROUPS[group] if only in row[0]]
     for seed in range(seeds):
-        for name, changes, variant in GROUPS[group]:
-            if (name, seed) in done or only not in name:
+        for name, changes, variant in chosen:
+            if (name, seed) in done:
                 continue
             row = measured(changed(recipe, changes), variant, reference, held, evaluator, images, seed)
             rows.append({"name": name, "seed": seed, "base": base, "images": images, **row})
