@@ -188,16 +188,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names: list[str] = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
+        if path.suffix == ".onnx":
+            raise _is_artifact(path, "an ONNX file") from error
         raise CheckpointError(
             f"{path} is no safetensors file, or a truncated one ({error}); give another checkpoint"
         ) from error
 
 
 def _read_pt(path: Path) -> dict[str, Tensor]:
-    if zipfile.is_zipfile(path) and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
-        raise CheckpointError(
-            f"{path} is a TorchScript file, which is an artifact; give the checkpoint it was made from"
-        )
+    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    if any("/code/" in name for name in members):
+        raise _is_artifact(path, "a TorchScript file")
+    if any(name.endswith("/archive_format") for name in members):
+        raise _is_artifact(path, "a pt2 file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
@@ -210,6 +213,10 @@ def _read_pt(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict of tensors; save it with torch.save(generator.state_dict(), ...)"
         )
     return content
+
+
+def _is_artifact(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(f"{path} is {what}, which is an artifact; give the checkpoint it was made from")
 
 
 def _spec_of_shapes(tensors: Mapping[str, Tensor], path: Path, activation: Activation) -> GeneratorSpec:

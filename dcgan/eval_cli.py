@@ -152,9 +152,17 @@ def _table(source: str, evaluation: Evaluation) -> str:
             "",
             *lines,
             "",
-            f"Frechet distance: {ratio:.2f} times the floor of real images (seed {seeds})",
+            f"Frechet distance: {ratio:.2f} times the floor of real images (seed {seeds}){_few(evaluation)}",
         ]
     )
+
+
+def _few(evaluation: Evaluation) -> str:
+    """A warning: with few images the distance is mostly their number's own."""
+    from .evaluation import FID_COUNT
+
+    count = evaluation.counts["frechet_distance"]
+    return "" if count >= FID_COUNT else f"; of {count:,} images it says little, {FID_COUNT:,} are usual"
 
 
 def _status(text: str) -> None:

@@ -98,7 +98,7 @@ def checked_labels(labels: npt.NDArray[Any], num_classes: int, first: int = 0) -
     known = (labels >= 0) & (labels < num_classes)
     if not known.all():
         bad = int(np.argmin(known))
-        raise LatentError(f"label {first + bad} is {labels[bad]}, this model's are 0 to {num_classes - 1}")
+        raise LatentError(f"label {labels[bad]} of image {first + bad} is none of this model's, 0 to {num_classes - 1}")
     return np.ascontiguousarray(labels, dtype=np.int64)
 
 

@@ -101,9 +101,15 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         load_generator(tmp_path)
 
 
-def test_a_torchscript_artifact_is_told_apart(tmp_path: Path) -> None:
+def test_an_artifact_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="is a TorchScript file, which is an artifact"):
         load_generator(shipped.path_of("dcgan-mnist", ".pt"))
+    with pytest.raises(CheckpointError, match="is an ONNX file, which is an artifact"):
+        load_generator(shipped.path_of("dcgan-mnist", ".onnx"))
+    program = torch.export.export(Generator(TINY).eval(), (torch.zeros(1, 5),))
+    torch.export.save(program, tmp_path / "tiny.pt2")
+    with pytest.raises(CheckpointError, match="is a pt2 file, which is an artifact"):
+        load_generator(tmp_path / "tiny.pt2")
 
 
 def test_paths_the_system_refuses_are_checkpoint_errors() -> None:

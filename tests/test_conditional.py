@@ -106,8 +106,8 @@ def test_truncation_scales_latents(model: DigitGenerator) -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda model: model.generate(3, digits=10), "label 0 is 10, this model's are 0 to 9"),
-        (lambda model: model.generate(3, digits=[1, -1]), "label 1 is -1"),
+        (lambda model: model.generate(3, digits=10), "label 10 of image 0 is none of this model's, 0 to 9"),
+        (lambda model: model.generate(3, digits=[1, -1]), "label -1 of image 1"),
         (lambda model: model.generate(3, digits=[]), "no digits"),
         (lambda model: model.generate_from(latents(0, 0, 3, 100)), "is conditional: give a label"),
         (lambda model: model.generate_from(latents(0, 0, 3, 100), np.zeros(2, int)), "2 labels for 3 latents"),
@@ -195,7 +195,7 @@ def test_a_picture_says_how_to_make_it_again(files: Path, tmp_path: Path) -> Non
     [
         (["--model", "dcgan-mnist", "--digit", "7"], 1, "dcgan-mnist is unconditional"),
         (["--model", "dcgan-mnist", "--labels", "three.txt"], 1, "dcgan-mnist is unconditional"),
-        (["--digit", "12"], 1, "label 0 is 12, this model's are 0 to 9"),
+        (["--digit", "12"], 1, "label 12 of image 0 is none of this model's, 0 to 9"),
         (["--digit", "1", "--digits", "23"], 2, "exclude each other"),
         (["--digits", "1", "--labels", "three.txt"], 2, "exclude each other"),
         (["--digits", "one"], 2, "no list of digits"),
@@ -207,7 +207,7 @@ def test_a_picture_says_how_to_make_it_again(files: Path, tmp_path: Path) -> Non
         (["--labels", "words.txt"], 1, "words.txt holds no labels"),
         (["--labels", "three.txt", "--n", "4"], 1, "three.txt holds 3 labels, asked for 4"),
         (["--labels", "three.txt", "--start", "3"], 2, "has the rows 0 to 2"),
-        (["--labels", "eleven.txt"], 1, "label 1 is 11"),
+        (["--labels", "eleven.txt"], 1, "label 11 of image 1"),
         (["--labels", "three.txt", "-o", "three.txt"], 2, "three.txt"),
     ],
 )
