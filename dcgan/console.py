@@ -65,6 +65,8 @@ class Console:
             click.echo(line)
 
     def summary(self, generator: Path, rows: list[dict[str, Any]]) -> None:
+        if self._bar is None:  # no step was taken
+            click.echo("the run was finished already, there was nothing to do")
         click.echo(f"\nlayer                   active units   dead units   (after epoch {rows[-1]['epoch']})")
         for network, layers in rows[-1]["activity"].items():
             for layer in layers:

@@ -117,7 +117,9 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
     before = (run / "generator.safetensors").read_bytes()
     agreeing = ["--resume", str(run), "--recipe", "fast", "--epochs", "1", "--data-dir", str(data_dir)]
     agreeing += ["--device", "auto", "--precision", "auto"]
-    assert CliRunner().invoke(main, agreeing).exit_code == 0
+    result = CliRunner().invoke(main, agreeing)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("the run was finished already")
     assert (run / "generator.safetensors").read_bytes() == before
 
 
