@@ -319,7 +319,8 @@ def load(path, inputs):
     return run
 """
 
-# A C function, `model(batch, z, label, image)`, and a file of weights.
+# A C function, `model(z, label, image)`, and a file of weights. With an open batch
+# there is an argument more, and version 1.4 gives other images without a word, or C that does not compile.
 EMX = """
 import ctypes
 import math
@@ -341,7 +342,7 @@ def load(path, inputs):
         count = len(feeds["z"])
         image = np.zeros((count, pixels), dtype)
         places = [value.ctypes.data_as(ctypes.c_void_p) for value in (*feeds.values(), image)]
-        library.model(ctypes.c_int(count), *places)
+        library.model(*places)
         return image
 
     return run
@@ -415,7 +416,7 @@ RUNTIMES = (
     Runtime("litert", ("ai-edge-litert", "onnx2tf"), LITERT),
     Runtime("onnx2torch", ("onnx2torch",), ONNX2TORCH, borrow=True),
     Runtime("onnx2pytorch", ("onnx2pytorch",), ONNX2PYTORCH, borrow=True),
-    Runtime("emx-onnx-cgen", ("emx-onnx-cgen",), EMX, sizes=("any",)),  # needs cc
+    Runtime("emx-onnx-cgen", ("emx-onnx-cgen",), EMX, sizes=("fixed",)),  # needs cc
     Runtime("jaxonnxruntime", ("jaxonnxruntime", "jax", "onnx", "absl-py", "tqdm"), JAX),
     Runtime("wonnx", ("wonnx", "numpy"), WONNX),  # needs a Vulkan driver
 )
@@ -542,7 +543,8 @@ def install(runtime: Runtime, folder: Path, timeout: float) -> str:
     Raises:
         subprocess.SubprocessError: it can't be installed.
     """
-    stamp, wanted = folder / "installed.json", json.dumps([runtime.packages, runtime.borrow])
+    # With its place: the programs in an environment that was moved find no Python.
+    stamp, wanted = folder / "installed.json", json.dumps([runtime.packages, runtime.borrow, str(folder)])
     python = folder / "bin" / "python"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         shutil.rmtree(folder, ignore_errors=True)

@@ -58,6 +58,7 @@ function makeInputs({ Tensor }, session, { seed, n, label }) {
     const feeds = { seed: integers([seed], []), n: integers([BigInt(n)], []) };
     return taken('label') ? { ...feeds, label: integers(asked) } : feeds;
   }
+  if (!taken('z')) throw new Error('the model takes neither z nor a seed; give a file of dcgan-export');
   const latentDim = session.inputMetadata.find((input) => input.name === 'z').shape[1];
   const feeds = { z: new Tensor('float32', latents(seed, 0, n, latentDim), [n, latentDim]) };
   if (!taken('label')) return feeds;

@@ -44,6 +44,8 @@ def make_inputs(session: onnxruntime.InferenceSession, options: argparse.Namespa
     if "seed" in inputs:  # the model makes its latents itself
         feeds: dict[str, Array] = {"seed": np.array(options.seed, np.int64), "n": np.array(options.n, np.int64)}
         return feeds | ({"label": asked} if "label" in inputs else {})
+    if "z" not in inputs:
+        parser.exit(1, f"{parser.prog}: {options.model} takes neither z nor a seed; give a file of dcgan-export\n")
     feeds = {"z": latents(options.seed, options.n, inputs["z"].shape[1])}
     if "label" in inputs:
         turn = asked[np.arange(options.n) % len(asked)]
