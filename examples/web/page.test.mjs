@@ -353,6 +353,7 @@ test("what is missing is said in a line", async () => {
     const said = await page.textContent("#status.failed");
     assert.match(said, /does not work here: /, path);
     assert.ok(said.includes(path.endsWith(".wasm") ? "wasm" : path.slice(1)), `${path}: ${said}`);
+    assert.ok(await page.isHidden("main"), path);
     await page.close();
     broken.close();
   }

@@ -461,4 +461,7 @@ async function start() {
   if (await navigator.gpu?.requestAdapter().catch(() => null)) byId("gpu-label").hidden = false;
 }
 
-start().catch(fail);
+start().catch((error) => {
+  document.querySelector("main").hidden = true; // nothing to use, and the reason stands where a phone shows it
+  fail(error);
+});
