@@ -24,13 +24,13 @@ from torch.onnx.verification import verify_onnx_program
 from dcgan import shipped
 from dcgan.checkpoint import load_generator
 from dcgan.errors import ExportError
-from export import onnx_file, parity
+from export import exact, onnx_file, parity
 
 # Where verify=True begins to warn: torch 2.14, torch/onnx/_internal/exporter/_core.py, step 6.
 TORCH_ABSOLUTE, TORCH_RELATIVE = 5e-3, 1e-1
 
 
-def ours(model: onnx.ModelProto, probes: tuple[parity.Probe, ...], folder: Path) -> str:
+def ours(model: onnx.ModelProto, probes: tuple[exact.Probe, ...], folder: Path) -> str:
     """What parity says of a model."""
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
@@ -66,7 +66,7 @@ def main(checkpoint: Path | None) -> None:
     checkpoint = checkpoint or shipped.path_of("dcgan-mnist", ".safetensors")
     source = load_generator(checkpoint)
     spec = source.generator.spec
-    probes = parity.make_probes(source.generator, spec)
+    probes = exact.make_probes(source.generator, spec)
     torch.manual_seed(0)
     program = torch.onnx.export(
         source.generator,

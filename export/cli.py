@@ -23,7 +23,7 @@ from .targets import TARGETS, publish_to_triton
 if TYPE_CHECKING:
     from dcgan.spec import Activation
 
-    from .parity import ParityReport
+    from .parity_report import ParityReport
     from .site import Site
 
 

@@ -10,7 +10,7 @@ from dcgan.golden import BATCHES, COUNT, SEED, START, Golden
 from dcgan.images import to_uint8
 from dcgan.latents import latents
 
-from .parity import run_exactly
+from .exact import run_exactly
 
 
 def make_golden(checkpoint: GeneratorCheckpoint) -> Golden:

@@ -20,9 +20,10 @@ from dcgan.networks import Generator
 from dcgan.spec import OPTIMIZE_KEY, PRECISION_KEY, RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation
 from dcgan.tolerance import TOLERANCES
 
-from . import formats, parity
+from . import exact, formats, parity
 from .fuse import fuse
 from .golden import make_golden
+from .parity_report import ParityReport
 from .vectors import write_vectors
 
 
@@ -48,7 +49,7 @@ class Artifact:
     sha256: str
     size: int
     metadata: dict[str, str]
-    report: parity.ParityReport
+    report: ParityReport
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -140,7 +141,7 @@ def publish(
             metadata = _metadata(source, module.PACKAGES, optimize, variant)
             spec = source.generator.spec
             say("running the checkpoint in float64")
-            probes = parity.make_probes(source.generator, spec)
+            probes = exact.make_probes(source.generator, spec)
             say(f"writing {form.name}")
             module.write(_prepared(source.generator, optimize, precision), spec, temporary, metadata, variant)
             say("comparing the artifact with the checkpoint")

@@ -20,7 +20,7 @@ from dcgan.latents import asked_labels, latents
 from dcgan.spec import SEEDS
 from dcgan.vectors import DTYPES, FORMAT, INDEX
 
-from .parity import run_exactly
+from .exact import run_exactly
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
 from dcgan.spec import Activation, GeneratorSpec
-from export import formats, parity
+from export import exact, formats
 
 METADATA = {"dcgan.note": "a test"}
 # The document's four, and those that take a parameter with another one than the default.
@@ -31,7 +31,7 @@ SCALES = st.sampled_from(["positive", "mixed", "negative", "zeros", "all zero"])
 @dataclass(frozen=True)
 class Exported:
     generator: Generator
-    probes: tuple[parity.Probe, ...]
+    probes: tuple[exact.Probe, ...]
     content: bytes
 
 
@@ -60,7 +60,7 @@ def exported(format_name: str, activation: str = "relu", trained: bool = True, f
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"model{formats.find(format_name).suffix}"
         formats.find(format_name).load_module().write(generator, generator.spec, path, METADATA, formats.USUAL)
-        return Exported(generator, parity.make_probes(generator, generator.spec), path.read_bytes())
+        return Exported(generator, exact.make_probes(generator, generator.spec), path.read_bytes())
 
 
 def onnx_model(activation: str = "relu", full_size: bool = False) -> onnx.ModelProto:

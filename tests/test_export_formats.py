@@ -25,7 +25,7 @@ from dcgan.checkpoint import load_generator
 from dcgan.errors import ExportError
 from dcgan.networks import Generator
 from dcgan.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation, GeneratorSpec
-from export import formats, onnx_file, parity
+from export import exact, formats, onnx_file, parity
 from export.publish import publish
 
 ROOT = Path(export.__file__).resolve().parent.parent
@@ -76,7 +76,7 @@ def test_any_generator_passes(
                 random = torch.randn_like(tensor) * spread
                 tensor.copy_(random.exp() if name.endswith("var") else tensor + random)
     path = tmp_path_factory.mktemp("any") / "model"
-    probes = parity.make_probes(generator, generator.spec)
+    probes = exact.make_probes(generator, generator.spec)
     for format_name in ("onnx", "torchscript"):
         module = formats.find(format_name).load_module()
         module.write(generator, generator.spec, path, {}, formats.USUAL)

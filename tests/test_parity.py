@@ -19,7 +19,7 @@ from dcgan.errors import CheckpointError
 from dcgan.images import to_levels
 from dcgan.networks import Generator
 from dcgan.tolerance import TOLERANCES
-from export import parity
+from export import exact, parity
 from export.formats import FloatArray, Runner
 
 Spoil = Callable[[FloatArray], FloatArray]
@@ -31,8 +31,8 @@ def generator() -> Generator:
 
 
 @pytest.fixture(scope="module")
-def probes(generator: Generator) -> tuple[parity.Probe, ...]:
-    return parity.make_probes(generator, generator.spec)
+def probes(generator: Generator) -> tuple[exact.Probe, ...]:
+    return exact.make_probes(generator, generator.spec)
 
 
 def runner(generator: Generator, spoil: Spoil = lambda images: images) -> Runner:
@@ -44,11 +44,11 @@ def runner(generator: Generator, spoil: Spoil = lambda images: images) -> Runner
     return run
 
 
-def reasons(run: Runner, probes: tuple[parity.Probe, ...]) -> str:
+def reasons(run: Runner, probes: tuple[exact.Probe, ...]) -> str:
     return "\n".join(parity.compare(run, probes).reasons)
 
 
-def test_eager_passes_and_its_own_error_is_the_measure(generator: Generator, probes: tuple[parity.Probe, ...]) -> None:
+def test_eager_passes_and_its_own_error_is_the_measure(generator: Generator, probes: tuple[exact.Probe, ...]) -> None:
     report = parity.compare(runner(generator), probes)
     assert report.passed
     for row in report.figures:
@@ -59,9 +59,9 @@ def test_eager_passes_and_its_own_error_is_the_measure(generator: Generator, pro
         assert 100.0 < row.psnr < 200.0
 
 
-def test_latents_are_seeded_normal_and_tails_reach_six(probes: tuple[parity.Probe, ...], generator: Generator) -> None:
+def test_latents_are_seeded_normal_and_tails_reach_six(probes: tuple[exact.Probe, ...], generator: Generator) -> None:
     normal, tails = probes
-    assert np.array_equal(normal.latents, parity.make_probes(generator, generator.spec)[0].latents)
+    assert np.array_equal(normal.latents, exact.make_probes(generator, generator.spec)[0].latents)
     assert abs(float(normal.latents.mean())) < 0.2
     assert abs(float(normal.latents.std()) - 1.0) < 0.1
     assert np.abs(tails.latents).max(axis=1) == pytest.approx(6.0)
@@ -69,16 +69,16 @@ def test_latents_are_seeded_normal_and_tails_reach_six(probes: tuple[parity.Prob
     assert {normal.latents.dtype, tails.latents.dtype} == {np.dtype(np.float32)}
 
 
-def test_the_yardstick_ignores_training_mode(generator: Generator, probes: tuple[parity.Probe, ...]) -> None:
+def test_the_yardstick_ignores_training_mode(generator: Generator, probes: tuple[exact.Probe, ...]) -> None:
     training = copy.deepcopy(generator).train()
     before = {name: tensor.clone() for name, tensor in training.state_dict().items()}
-    again = parity.make_probes(training, training.spec)
+    again = exact.make_probes(training, training.spec)
     assert np.array_equal(again[0].exact, probes[0].exact)
     assert training.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in training.state_dict().items())
 
 
-def off_by_the_limit(share: float, probes: tuple[parity.Probe, ...]) -> Runner:
+def off_by_the_limit(share: float, probes: tuple[exact.Probe, ...]) -> Runner:
     """Gives the exact images, but for one pixel of the N(0, 1) latents, off by a share of the limit."""
     limit = 4.0 * float(np.abs(probes[0].eager - probes[0].exact).max()) + 1e-6
     answers = {z.tobytes(): image for probe in probes for z, image in zip(probe.latents, probe.exact, strict=True)}
@@ -94,7 +94,7 @@ def off_by_the_limit(share: float, probes: tuple[parity.Probe, ...]) -> Runner:
     return run
 
 
-def test_the_limit_is_sharp(probes: tuple[parity.Probe, ...]) -> None:
+def test_the_limit_is_sharp(probes: tuple[exact.Probe, ...]) -> None:
     assert parity.compare(off_by_the_limit(0.95, probes), probes).passed
     assert "from float64, the limit is" in reasons(off_by_the_limit(1.05, probes), probes)
 
@@ -109,7 +109,7 @@ def first(value: float) -> Spoil:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_value_that_is_not_finite_is_refused(
-    value: float, generator: Generator, probes: tuple[parity.Probe, ...]
+    value: float, generator: Generator, probes: tuple[exact.Probe, ...]
 ) -> None:
     report = parity.compare(runner(generator, first(value)), probes)
     assert not report.passed
@@ -118,7 +118,7 @@ def test_a_value_that_is_not_finite_is_refused(
     assert "FAILED" in report.table()
 
 
-def test_a_nan_in_a_mid_grey_pixel_is_a_pixel_off(probes: tuple[parity.Probe, ...]) -> None:
+def test_a_nan_in_a_mid_grey_pixel_is_a_pixel_off(probes: tuple[exact.Probe, ...]) -> None:
     normal = probes[0]
     images = normal.eager.copy()
     images.flat[np.abs(images).argmin()] = math.nan
@@ -128,14 +128,14 @@ def test_a_nan_in_a_mid_grey_pixel_is_a_pixel_off(probes: tuple[parity.Probe, ..
     assert row.max_levels == 255
 
 
-def test_nan_fails_each_condition_by_itself(generator: Generator, probes: tuple[parity.Probe, ...]) -> None:
+def test_nan_fails_each_condition_by_itself(generator: Generator, probes: tuple[exact.Probe, ...]) -> None:
     said = reasons(runner(generator, first(math.nan)), probes)
     for condition in ("values go from", "from float64", "grey levels", "with their batch"):
         assert condition in said
 
 
 def test_a_value_out_of_range_is_refused_and_two_steps_over_one_are_not(
-    generator: Generator, probes: tuple[parity.Probe, ...]
+    generator: Generator, probes: tuple[exact.Probe, ...]
 ) -> None:
     assert "values go from" in reasons(runner(generator, lambda images: images * np.float32(1.00001)), probes)
 
@@ -146,7 +146,7 @@ def test_a_value_out_of_range_is_refused_and_two_steps_over_one_are_not(
     assert parity.compare(runner(generator, overshoot), probes).passed
 
 
-def test_images_that_depend_on_their_batch_are_refused(generator: Generator, probes: tuple[parity.Probe, ...]) -> None:
+def test_images_that_depend_on_their_batch_are_refused(generator: Generator, probes: tuple[exact.Probe, ...]) -> None:
     def bleed(images: FloatArray) -> FloatArray:
         images += np.float32(1e-4) * images.mean(axis=0, keepdims=True)
         return images
@@ -155,7 +155,7 @@ def test_images_that_depend_on_their_batch_are_refused(generator: Generator, pro
 
 
 def test_images_that_change_from_call_to_call_are_refused(
-    generator: Generator, probes: tuple[parity.Probe, ...]
+    generator: Generator, probes: tuple[exact.Probe, ...]
 ) -> None:
     random = np.random.default_rng(0)
     noisy = runner(generator, lambda images: images + random.normal(0, 1e-3, images.shape).astype(np.float32))
@@ -172,7 +172,7 @@ def test_images_that_change_from_call_to_call_are_refused(
     ],
 )
 def test_another_shape_or_type_is_refused(
-    spoil: Spoil, said: str, generator: Generator, probes: tuple[parity.Probe, ...]
+    spoil: Spoil, said: str, generator: Generator, probes: tuple[exact.Probe, ...]
 ) -> None:
     report = parity.compare(runner(generator, spoil), probes)
     assert said in "\n".join(report.reasons)
@@ -180,7 +180,7 @@ def test_another_shape_or_type_is_refused(
     assert "FAILED" in report.table()
 
 
-def test_an_artifact_that_does_not_run_is_refused_with_the_reason(probes: tuple[parity.Probe, ...]) -> None:
+def test_an_artifact_that_does_not_run_is_refused_with_the_reason(probes: tuple[exact.Probe, ...]) -> None:
     def run(z: FloatArray) -> FloatArray:
         raise RuntimeError(f"no room for {len(z)}\nand a long trace")
 
@@ -188,7 +188,7 @@ def test_an_artifact_that_does_not_run_is_refused_with_the_reason(probes: tuple[
 
 
 def test_an_artifact_that_writes_into_its_input_does_not_spoil_the_latents(
-    generator: Generator, probes: tuple[parity.Probe, ...]
+    generator: Generator, probes: tuple[exact.Probe, ...]
 ) -> None:
     before = probes[0].latents.copy()
 
@@ -206,11 +206,11 @@ def test_a_checkpoint_that_is_not_finite_is_refused(generator: Generator) -> Non
     with torch.no_grad():
         broken.decon1.weight[0, 0, 0, 0] = math.nan
     with pytest.raises(CheckpointError, match="not finite"):
-        parity.make_probes(broken, broken.spec)
+        exact.make_probes(broken, broken.spec)
 
 
 def test_the_table_fits_a_terminal_and_the_json_has_every_figure(
-    generator: Generator, probes: tuple[parity.Probe, ...]
+    generator: Generator, probes: tuple[exact.Probe, ...]
 ) -> None:
     report = parity.compare(runner(generator), probes)
     lines = report.table().splitlines()
@@ -223,8 +223,8 @@ def test_the_table_fits_a_terminal_and_the_json_has_every_figure(
     assert read["figures"][0]["max_error"] == report.figures[0].max_error
 
 
-def test_equal_images_have_an_infinite_psnr_that_json_can_say(probes: tuple[parity.Probe, ...]) -> None:
-    same = [parity.Probe(p.name, p.latents, p.eager.astype(np.float64), p.eager) for p in probes]
+def test_equal_images_have_an_infinite_psnr_that_json_can_say(probes: tuple[exact.Probe, ...]) -> None:
+    same = [exact.Probe(p.name, p.latents, p.eager.astype(np.float64), p.eager) for p in probes]
     answers = {z.tobytes(): image for p in same for z, image in zip(p.latents, p.eager, strict=True)}
     report = parity.compare(lambda z: np.stack([answers[row.tobytes()] for row in z]), same)
     assert report.passed
@@ -232,7 +232,7 @@ def test_equal_images_have_an_infinite_psnr_that_json_can_say(probes: tuple[pari
     assert report.as_dict()["figures"][0]["psnr"] is None
 
 
-def test_a_wrong_batch_is_not_lost_in_a_mean(probes: tuple[parity.Probe, ...], generator: Generator) -> None:
+def test_a_wrong_batch_is_not_lost_in_a_mean(probes: tuple[exact.Probe, ...], generator: Generator) -> None:
     right = runner(generator)
 
     def run(z: FloatArray) -> npt.NDArray[Any]:
@@ -242,7 +242,7 @@ def test_a_wrong_batch_is_not_lost_in_a_mean(probes: tuple[parity.Probe, ...], g
 
 
 def test_the_kind_of_image_that_was_asked_for_is_the_one_that_passes(
-    probes: tuple[parity.Probe, ...], generator: Generator
+    probes: tuple[exact.Probe, ...], generator: Generator
 ) -> None:
     right = runner(generator)
 

@@ -12,12 +12,12 @@ from planted_faults import FAULTS, LAYERS, Fault
 from torch import Tensor, nn
 
 from dcgan.errors import ExportError
-from export import formats, onnx_file, parity
+from export import exact, formats, onnx_file, parity
 
 DOCUMENT = ("relu", "leaky-relu", "elu", "softplus")
 
 
-def refused(format_name: str, path: Path, probes: tuple[parity.Probe, ...]) -> bool:
+def refused(format_name: str, path: Path, probes: tuple[exact.Probe, ...]) -> bool:
     try:
         run = formats.find(format_name).load_module().load(path)
     except ExportError:

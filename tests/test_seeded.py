@@ -25,7 +25,7 @@ from dcgan.images import to_uint8
 from dcgan.latents import asked_labels, labels, latents
 from dcgan.networks import Generator
 from dcgan.spec import GeneratorSpec
-from export import formats, onnx_file, parity
+from export import exact, formats, onnx_file, parity
 from export.cli import main as export_main
 from export.publish import publish
 from export.vectors import make_vectors
@@ -87,7 +87,7 @@ def test_images_are_those_of_the_latents(conditional: Path) -> None:
     (images,) = session.run(None, inputs)
     checkpoint = load_generator(conditional / "small.safetensors").generator
     z, label = latents(7, 0, 5, 6), asked_labels(7, 5, (2, -1), 3)
-    right, _ = parity.run_exactly(checkpoint, z, label, (5,), "seed 7")
+    right, _ = exact.run_exactly(checkpoint, z, label, (5,), "seed 7")
     assert images.dtype == np.uint8
     assert np.abs(images.astype(int) - to_uint8(right[:, 0])).max() <= 1
     (none,) = session.run(None, inputs | {"n": np.array(0)})
