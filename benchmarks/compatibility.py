@@ -319,8 +319,8 @@ def load(path, inputs):
     return run
 """
 
-# A C function, `model(z, label, image)`, and a file of weights. With an open batch
-# there is an argument more, and version 1.4 gives other images without a word, or C that does not compile.
+# A C function, `model(z, label, image)`, and a file of weights. With an open batch there is an argument more, and
+# version 1.4 gives other images without a word, or C that does not compile.
 EMX = """
 import ctypes
 import math

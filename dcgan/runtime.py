@@ -111,7 +111,10 @@ def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Open
     try:
         return Opened(_session(ort, model, ["cpu"], threads), "cpu", note)
     except Exception as error:  # its exceptions have no common base below Exception
-        raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
+        why = reason(error)
+        if model[8:9] == b"{" or model[:2] == b"PK":  # safetensors: a length and JSON; what torch saves: a zip archive
+            why = f"{why.rstrip('.')}; make an ONNX file of the checkpoint with dcgan-export"
+        raise ModelError(f"onnxruntime can't read it: {why}") from error
 
 
 def _session(ort: Any, model: bytes, providers: list[str], threads: int) -> Any:

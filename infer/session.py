@@ -294,6 +294,4 @@ def find_model(model: str | Path) -> Path:
     if not exists:
         known = ", ".join(names) or "none is installed"
         raise ModelError(f"there is no model {str(model)!r}: neither a file nor a shipped model (these are: {known})")
-    if path.suffix in (".safetensors", ".pt", ".pth", ".pt2"):
-        raise ModelError(f"model {path} is no ONNX file; make one of its checkpoint with dcgan-export")
     return path

@@ -172,12 +172,14 @@ def test_missing_models_are_named(name: str, tmp_path: Path, monkeypatch: pytest
         DigitGenerator(name)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth", ".pt2"])
-def test_a_file_that_is_no_onnx_file_says_what_to_do(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"generator{suffix}"
-    path.touch()
-    with pytest.raises(ModelError, match="is no ONNX file; make one of its checkpoint with dcgan-export"):
-        DigitGenerator(path)
+@pytest.mark.parametrize("content", [(2).to_bytes(8, "little") + b"{}", b"PK\x03\x04" + bytes(64)])
+def test_a_checkpoint_says_how_to_make_a_model_of_it(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "generator.pt"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"can't read it: .*; make an ONNX file of the checkpoint with dcgan-export"):
+        DigitGenerator(path, provider="cpu")
+    path.write_bytes(MODEL.read_bytes())  # whatever its name
+    assert DigitGenerator(path, provider="cpu").spec.latent_dim == 100
 
 
 def cuda_offered() -> bool:

@@ -37,8 +37,8 @@ export function threefry2x32([k0, k1], c0, c1) {
  * @returns {[number, number]}
  */
 export function keyOf(seed) {
-  const whole = /^\d+$/.test(seed) ? BigInt(seed) : -1n;
-  if (whole < 0n || whole >= 1n << 63n) throw new RangeError(`a seed is a whole number from 0 to 2^63 - 1, found ${seed}`);
+  if (!/^\d+$/.test(seed) || BigInt(seed) >> 63n) throw new RangeError(`a seed is a whole number from 0 to 2^63 - 1, found ${seed}`);
+  const whole = BigInt(seed);
   return [Number(whole & 0xffffffffn), Number(whole >> 32n)];
 }
 
