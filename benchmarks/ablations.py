@@ -29,8 +29,8 @@ from dcgan.networks import DISCRIMINATORS, Generator, ProjectedDiscriminator, Sp
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import in_batches
 from dcgan.sources import Digits, generator_run
-from dcgan.spec import Activation, GeneratorSpec
 from dcgan.trainer import Trainer, resolve_precision
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 
 class WideDiscriminator(ProjectedDiscriminator):

@@ -28,10 +28,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from dcgan import shipped
-from dcgan.files import replacing
-from dcgan.vectors import Case, read_vectors
-from export import onnx_file
+from dcgan_export import onnx_file
+from dcgan_infer import shipped
+from dcgan_infer.contract.files import replacing
+from dcgan_infer.contract.vectors import Case, read_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
@@ -44,7 +44,7 @@ class Variant:
     Attributes:
         name: as in `--variants`.
         options: of dcgan-export.
-        model: one of `dcgan.shipped`.
+        model: one of `dcgan_infer.shipped`.
     """
 
     name: str
@@ -580,7 +580,7 @@ def export(variant: Variant, path: Path) -> None:
     checkpoint = shipped.path_of(variant.model, ".safetensors")
     options = ["--format", "onnx", *variant.options, "--out", str(path)]
     done = subprocess.run(
-        [sys.executable, "-m", "export", str(checkpoint), *options], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "dcgan_export", str(checkpoint), *options], cwd=ROOT, capture_output=True, text=True
     )
     if done.returncode:
         raise click.ClickException(f"{variant.name} is not exported: {done.stderr.strip()}")

@@ -1,7 +1,7 @@
 """What dcgan-export writes, form against form, from one run: python benchmarks/forms.py [CHECKPOINT]
 
 Each form is exported from one checkpoint into a temporary folder, and that folder's files are measured as
-`infer.measure.measure` does it: in bursts that take turns, with rests between, because thread pools spin after a call.
+`measure.measure` does it: in bursts that take turns, with rests between, because thread pools spin after a call.
 Inputs are prepared, outputs ignored, and all get the same number of threads. Prints a Markdown table a batch size;
 ratios are to plain ONNX in onnxruntime.
 """
@@ -22,16 +22,16 @@ import click
 import torch
 from torch import nn
 
-from dcgan import shipped
 from dcgan.checkpoint import load_generator
-from dcgan.latents import labels, latents
-from dcgan.runtime import cores
-from dcgan.spec import GeneratorSpec
-from export import formats
-from export.publish import publish
-from infer.bench import open_rows
-from infer.machine import processor
-from infer.measure import BURST, REST, ROUNDS, Burst, measure, ratios
+from dcgan_export import formats
+from dcgan_export.publish import publish
+from dcgan_infer import shipped
+from dcgan_infer.bench import open_rows
+from dcgan_infer.contract.latents import labels, latents
+from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.machine import processor
+from dcgan_infer.measure import BURST, REST, ROUNDS, Burst, measure, ratios
+from dcgan_infer.runtime import cores
 
 
 class Form(NamedTuple):
@@ -39,9 +39,9 @@ class Form(NamedTuple):
 
     Attributes:
         name: of the row.
-        format: one of `export.formats.FORMATS`.
-        options: of `export.publish.publish`.
-        runtime: `torch`, or one of `infer.bench.RUNTIMES`.
+        format: one of `dcgan_export.formats.FORMATS`.
+        options: of `dcgan_export.publish.publish`.
+        runtime: `torch`, or one of `dcgan_infer.bench.RUNTIMES`.
     """
 
     name: str

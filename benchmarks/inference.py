@@ -3,7 +3,7 @@
 1. Cold start: the whole process `dcgan-infer --n 16 --out grid.png` against a bare script that imports onnxruntime,
    runs the model once and saves a PNG. Processes take turns.
 2. Throughput: DigitGenerator (latents and grey levels included) and its session alone against torch in eager mode.
-   Measured as `infer.measure.measure` does it, in bursts with rests between; the same number of threads for all.
+   Measured as `dcgan_infer.measure.measure` does it, in bursts with rests between; the same number of threads for all.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from collections.abc import Callable
 import click
 import numpy as np
 
-from dcgan import shipped
-from infer import DigitGenerator
-from infer.latents import Block
-from infer.measure import measure, ratios
+from dcgan_infer import DigitGenerator, shipped
+from dcgan_infer.inputs import Block
+from dcgan_infer.measure import measure, ratios
 
 NAME = "dcgan-mnist"  # unconditional
 MODEL = shipped.path_of(NAME, ".onnx")
@@ -44,7 +43,7 @@ def seconds_of(command: list[str], folder: str) -> float:
 
 
 def cold_start(rounds: int) -> None:
-    ours = ["-m", "infer", "--n", "16", "--out", "grid.png"]
+    ours = ["-m", "dcgan_infer", "--n", "16", "--out", "grid.png"]
     commands = {"bare script": [sys.executable, "-c", BARE], "dcgan-infer": [sys.executable, *ours]}
     times: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:

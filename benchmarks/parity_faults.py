@@ -21,10 +21,10 @@ import torch
 from planted_faults import FAULTS
 from torch.onnx.verification import verify_onnx_program
 
-from dcgan import shipped
 from dcgan.checkpoint import load_generator
-from dcgan.errors import ExportError
-from export import exact, onnx_file, parity
+from dcgan_export import exact, onnx_file, parity
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import ExportError
 
 # Where verify=True begins to warn: torch 2.14, torch/onnx/_internal/exporter/_core.py, step 6.
 TORCH_ABSOLUTE, TORCH_RELATIVE = 5e-3, 1e-1

@@ -18,7 +18,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from dcgan.networks import Generator
-from dcgan.spec import GeneratorSpec
+from dcgan_infer.contract.spec import GeneratorSpec
 
 LAYERS = ("linear1", "decon1", "decon2", "decon3")
 NORMS = ("bn1", "bn2", "bn3")

@@ -20,10 +20,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError, SpecError, first_line
-from .files import replacing
+from dcgan_infer.contract.errors import CheckpointError, SpecError, first_line
+from dcgan_infer.contract.files import replacing
+from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, Activation, GeneratorSpec
+
 from .networks import Generator
-from .spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, Activation, GeneratorSpec
 
 _KIND_KEY = "dcgan.kind"
 _STATE_KEY = "dcgan.state"

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__
-from .commands import Command, FiniteFloat, parse_activation
+from dcgan_infer import __version__
+from dcgan_infer.commands import Command, FiniteFloat, parse_activation
+from dcgan_infer.contract.spec import ACTIVATIONS
+from dcgan_infer.extras import require
+
 from .console import Console
 from .data import DATASETS, EVALUATED
-from .extras import require
 from .recipes import CHOICES, DEFAULT_RECIPE, RECIPES, Recipe
-from .spec import ACTIVATIONS
 
 if TYPE_CHECKING:
     from .run import RunOptions

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DatasetError, RuntimeMissingError, first_line
-from .extras import require
+from dcgan_infer.contract.errors import DatasetError, RuntimeMissingError, first_line
+from dcgan_infer.extras import require
 
 # Our name -> torchvision's class, which is also the folder in its layout.
 _TORCHVISION_CLASSES = {

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import __version__, shipped
-from .commands import Command, WholeNumber
+from dcgan_infer import __version__, shipped
+from dcgan_infer.commands import Command, WholeNumber
+from dcgan_infer.contract.spec import SEEDS
+from dcgan_infer.extras import require
+from dcgan_infer.runtime import cores
+
 from .data import EVALUATED, SPLITS
-from .extras import require
-from .runtime import cores
-from .spec import SEEDS
 
 if TYPE_CHECKING:
     from .evaluation import Evaluation

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from dcgan_infer.contract.errors import EvaluationError
+
 from .data import CLASSES, EVALUATED, SAMPLE, SPLITS, Dataset, load_dataset, split_validation
-from .errors import EvaluationError
 from .metrics.density_coverage import density_coverage
 from .metrics.evaluator import Evaluator, Judged
 from .metrics.frechet import frechet_distance

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from .errors import SpecError
-from .spec import Activation, GeneratorSpec
+from dcgan_infer.contract.errors import SpecError
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 
 def activation_module(activation: Activation) -> nn.Module:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from .spec import Activation
+from dcgan_infer.contract.spec import Activation
 
 # The names that fields of a recipe take; losses.py and networks.py hold what stands behind them.
 CHOICES = {

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .files import replacing
-from .images import tile, to_uint8
+from dcgan_infer.contract.files import replacing
+from dcgan_infer.contract.pixels import tile, to_uint8
+
 from .networks import Generator
 
 _SCALE = 4  # screen pixels a pixel: 28 pixels are a postage stamp on today's screens

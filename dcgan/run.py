@@ -27,13 +27,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import __version__
+from dcgan_infer import __version__
+from dcgan_infer.contract.errors import (
+    CheckpointError,
+    DatasetError,
+    DivergedError,
+    EvaluationError,
+    RunError,
+    first_line,
+)
+from dcgan_infer.contract.files import TEMPORARY, make_folder, replacing
+
 from .activity import measure_activity
 from .checkpoint import load_training_state, save_generator, save_training_state
 from .data import CLASSES, EVALUATED, Dataset, load_dataset, split_validation
-from .errors import CheckpointError, DatasetError, DivergedError, EvaluationError, RunError, first_line
 from .evaluation import FID_COUNT
-from .files import TEMPORARY, make_folder, replacing
 from .metrics.evaluator import Evaluator
 from .metrics.frechet import frechet_distance
 from .networks import Generator

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from . import shipped
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import EvaluationError, ModelError, first_line
+from dcgan_infer.contract.latents import labels, latents
+from dcgan_infer.contract.pixels import to_levels, to_uint8
+from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.extras import require
+from dcgan_infer.runtime import cores, open_session, reason, spec_of
+
 from .data import CLASSES
-from .errors import EvaluationError, ModelError, first_line
-from .extras import require
-from .images import to_levels, to_uint8
-from .latents import labels, latents
-from .runtime import cores, open_session, reason, spec_of
-from .spec import GeneratorSpec
 
 if TYPE_CHECKING:
     from .networks import Generator

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcgan_infer.contract.errors import DeviceError
+from dcgan_infer.contract.spec import GeneratorSpec
+
 from .checkpoint import PUBLISHED
 from .data import CLASSES, Dataset
-from .errors import DeviceError
 from .losses import LOSSES
 from .networks import DISCRIMINATORS, DigitFeatures, Generator, ProjectedDiscriminator
 from .recipes import Recipe
-from .spec import GeneratorSpec
 
 # Of the classifier behind a projected discriminator; one pass over MNIST takes it to about 98 %.
 _FEATURES_LR = 2e-3

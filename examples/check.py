@@ -33,10 +33,10 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from dcgan.commands import Command
-from dcgan.files import replacing
-from dcgan.tolerance import LATENT_TOLERANCE, LEVEL, TOLERANCES
-from dcgan.vectors import Case, read_vectors
+from dcgan_infer.commands import Command
+from dcgan_infer.contract.files import replacing
+from dcgan_infer.contract.tolerance import LATENT_TOLERANCE, LEVEL, TOLERANCES
+from dcgan_infer.contract.vectors import Case, read_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
@@ -82,7 +82,7 @@ class Variant:
 
     Attributes:
         name: in the table.
-        options: of `export.publish.publish`; none for the file that ships with the project.
+        options: of `dcgan_export.publish.publish`; none for the file that ships with the project.
         suffix: of the file.
     """
 
@@ -313,7 +313,7 @@ def model_file(model: str, variant: Variant, work: Path) -> Path:
     file = work / "models" / f"{model}-{variant.name}{variant.suffix}"
     checkpoint = ROOT / "models" / f"{model}.safetensors"
     if is_stale(file, checkpoint):
-        from export.publish import publish
+        from dcgan_export.publish import publish
 
         click.echo(f"exporting {file.name}", err=True)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -323,7 +323,7 @@ def model_file(model: str, variant: Variant, work: Path) -> Path:
 
 def is_stale(file: Path, *made_of: Path) -> bool:
     """Whether a file that `export` made has to be made again."""
-    sources = [*made_of, *(ROOT / "dcgan").glob("*.py"), *(ROOT / "export").glob("*.py")]
+    sources = [*made_of, *(ROOT / "dcgan").glob("*.py"), *(ROOT / "export").rglob("*.py")]
     return not file.exists() or file.stat().st_mtime < max(source.stat().st_mtime for source in sources)
 
 
@@ -333,7 +333,7 @@ def graph_latents_file(seed_model: Path) -> Path:
     if is_stale(file, seed_model):
         import onnx
 
-        from export.seeded import front
+        from dcgan_export.seeded import front
 
         with replacing(file) as temporary:
             temporary.write_bytes(front(onnx.load(seed_model)))
@@ -404,9 +404,9 @@ def prepare_browser(work: Path) -> list[str]:
     chromium = os.environ.get("CHROMIUM") or tool("chromium")
     install(npm, folder)
     site = work / "site"
-    if is_stale(site / "model.json", *(ROOT / "export" / "web").iterdir()):
+    if is_stale(site / "model.json", *(ROOT / "infer" / "dcgan_infer" / "web").iterdir()):
         shutil.rmtree(site, ignore_errors=True)
-        run_tool([sys.executable, "-m", "export", "--target", "web", "--out", str(site)])
+        run_tool([sys.executable, "-m", "dcgan_export", "--target", "web", "--out", str(site)])
     return ["env", f"SITE={site}", f"CHROMIUM={chromium}", node, str(folder / "digits.mjs")]
 
 

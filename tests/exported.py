@@ -16,8 +16,8 @@ from torch import Tensor
 
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
-from dcgan.spec import Activation, GeneratorSpec
-from export import exact, formats
+from dcgan_export import exact, formats
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 METADATA = {"dcgan.note": "a test"}
 # The document's four, and those that take a parameter with another one than the default.

@@ -9,11 +9,11 @@ import pytest
 import torch
 from document import DocumentDiscriminator, DocumentGenerator
 
-from dcgan import shipped
 from dcgan.checkpoint import load_generator, load_training_state, save_generator, weights_sha256
-from dcgan.errors import CheckpointError
 from dcgan.networks import Generator
-from dcgan.spec import Activation, GeneratorSpec
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import CheckpointError
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 TINY = GeneratorSpec(latent_dim=5, image_shape=(1, 8, 8), channels=(4, 3, 2), activation=Activation("elu", 0.5))
 

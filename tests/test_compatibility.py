@@ -14,12 +14,12 @@ from compatibility import check_file
 from onnx import AttributeProto, ModelProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from dcgan import shipped
 from dcgan.checkpoint import load_generator
-from dcgan.vectors import Case, read_vectors
-from export import onnx_file
-from export.formats import Variant
-from export.fuse import fuse
+from dcgan_export import onnx_file
+from dcgan_export.formats import Variant
+from dcgan_export.fuse import fuse
+from dcgan_infer import shipped
+from dcgan_infer.contract.vectors import Case, read_vectors
 
 VECTORS = Path(__file__).resolve().parent.parent / "examples" / "vectors"
 IMAGES = 2  # the evaluator is slow

@@ -13,15 +13,15 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from dcgan.checkpoint import load_generator, save_generator
-from dcgan.errors import LatentError, ModelError
-from dcgan.latents import labels, latents
 from dcgan.networks import Generator
 from dcgan.sources import open_digits
-from dcgan.spec import GeneratorSpec
-from export import exact, formats, onnx_file, parity
-from export.publish import publish
-from infer import DigitGenerator
-from infer.cli import main
+from dcgan_export import exact, formats, onnx_file, parity
+from dcgan_export.publish import publish
+from dcgan_infer import DigitGenerator
+from dcgan_infer.cli import main
+from dcgan_infer.contract.errors import LatentError, ModelError
+from dcgan_infer.contract.latents import labels, latents
+from dcgan_infer.contract.spec import GeneratorSpec
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT, idx_bytes
 
 from dcgan.data import load_dataset, read_idx
-from dcgan.errors import DatasetError
+from dcgan_infer.contract.errors import DatasetError
 
 Images = npt.NDArray[np.uint8]
 

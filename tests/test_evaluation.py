@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from dcgan import shipped
 from dcgan.data import load_dataset
-from dcgan.errors import EvaluationError
 from dcgan.eval_cli import main
 from dcgan.evaluation import METRICS, Reference, evaluate, judge_digits, load_reference
 from dcgan.metrics.evaluator import PATH, Evaluator
 from dcgan.sources import Digits, open_digits
-from dcgan.spec import GeneratorSpec
-from infer import DigitGenerator
+from dcgan_infer import DigitGenerator, shipped
+from dcgan_infer.contract.errors import EvaluationError
+from dcgan_infer.contract.spec import GeneratorSpec
 
 NOWHERE = Path("nowhere")
 

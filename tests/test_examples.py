@@ -22,7 +22,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT
 
-from dcgan import latents as contract
+from dcgan_infer.contract import latents as contract
 
 EXAMPLES = ROOT / "examples"
 PYTHON = [sys.executable, str(EXAMPLES / "python" / "digits.py")]
@@ -103,7 +103,7 @@ def test_every_language_draws_the_labels_of_the_contract(host: str, request: pyt
             assert python_latents().labels(seed, 100, 10).tolist() == expected
             continue
         if host == "node":
-            source = JS % (ROOT / "export" / "web" / "latents.js").as_uri()
+            source = JS % (ROOT / "infer" / "dcgan_infer" / "web" / "latents.js").as_uri()
             command = ["node", "--input-type=module", "--eval", source]
         done = subprocess.run([*command, str(seed)], capture_output=True, text=True, check=True)
         assert list(map(int, done.stdout.split())) == expected
@@ -142,8 +142,8 @@ def test_the_python_example_needs_nothing_of_ours(file: str) -> None:
 def test_the_python_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     from dcgan.networks import Generator
-    from dcgan.spec import GeneratorSpec
-    from export import formats, onnx_file
+    from dcgan_export import formats, onnx_file
+    from dcgan_infer.contract.spec import GeneratorSpec
 
     spec = GeneratorSpec(latent_dim=6, image_shape=(1, 8, 8), channels=(8, 6, 4), num_classes=10)
     generator = Generator(spec).eval()

@@ -19,17 +19,17 @@ from click.testing import CliRunner, Result
 from exported import generator_of, metadata_of, save
 from torch import nn
 
-import export
-from dcgan import __version__, shipped
-from dcgan.errors import ExportError, ParityError
-from dcgan.files import sha256_of
-from dcgan.golden import read_golden
-from dcgan.spec import GeneratorSpec
-from export import formats, onnx_file, torchscript_file
-from export.cli import main
-from export.publish import publish
+import dcgan_export
+from dcgan_export import formats, onnx_file, torchscript_file
+from dcgan_export.cli import main
+from dcgan_export.publish import publish
+from dcgan_infer import __version__, shipped
+from dcgan_infer.contract.errors import ExportError, ParityError
+from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.contract.golden import read_golden
+from dcgan_infer.contract.spec import GeneratorSpec
 
-ROOT = Path(export.__file__).resolve().parent.parent
+ROOT = Path(dcgan_export.__file__).resolve().parents[2]
 
 
 def run(*arguments: str | Path) -> Result:
@@ -37,7 +37,7 @@ def run(*arguments: str | Path) -> Result:
 
 
 def python(code: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ
     return subprocess.run(
         [sys.executable, *options, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -122,7 +122,7 @@ def test_a_pt_checkpoint_takes_its_activation_from_the_option(folder: Path) -> N
 
 def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
     done = python(
-        "import sys\nfrom export.cli import main\ntry: main(['--help'])\n"
+        "import sys\nfrom dcgan_export.cli import main\ntry: main(['--help'])\n"
         "except SystemExit: print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))",
         tmp_path,
     )
@@ -135,7 +135,7 @@ def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
 
 def test_nothing_but_the_result_is_printed(folder: Path) -> None:
     """No progress of torch's exporter, no warning, not even with every warning shown."""
-    done = python("from export.cli import main; main(['digits.safetensors'])", folder, "-W", "error")
+    done = python("from dcgan_export.cli import main; main(['digits.safetensors'])", folder, "-W", "error")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.startswith("latents ")
@@ -147,7 +147,9 @@ def test_nothing_but_the_result_is_printed(folder: Path) -> None:
     [("onnx", "[export]"), ("onnxscript", "[export]"), ("torch", "[export]"), ("onnxruntime", "[cpu]")],
 )
 def test_a_missing_package_is_one_line_with_the_command_that_mends_it(package: str, command: str, folder: Path) -> None:
-    blocker = f"import sys; sys.modules[{package!r}] = None\nfrom export.cli import main\nmain(['digits.safetensors'])"
+    blocker = (
+        f"import sys; sys.modules[{package!r}] = None\nfrom dcgan_export.cli import main\nmain(['digits.safetensors'])"
+    )
     done = python(blocker, folder)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
@@ -240,7 +242,7 @@ def test_a_place_that_can_not_be_written_is_said_before_the_work(
 ) -> None:
     (folder / "taken").mkdir()
     before = (folder / "digits.safetensors").read_bytes()
-    monkeypatch.setattr("export.publish.load_generator", lambda *_: pytest.fail("started to work"))
+    monkeypatch.setattr("dcgan_export.publish.load_generator", lambda *_: pytest.fail("started to work"))
     one_line_and_nothing_left(
         run("digits.safetensors", "--format", "torchscript", *arguments), folder, "digits.safetensors", "taken"
     )

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from exported import save
 
-import export
-from export import formats
-from export.publish import publish
+import dcgan_export
+from dcgan_export import formats
+from dcgan_export.publish import publish
 
-TEXT = (Path(export.__file__).resolve().parent.parent / "docs" / "export.md").read_text(encoding="utf-8")
+TEXT = (Path(dcgan_export.__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 

@@ -19,16 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-import export
-from dcgan import __version__
+import dcgan_export
 from dcgan.checkpoint import load_generator
-from dcgan.errors import ExportError
 from dcgan.networks import Generator
-from dcgan.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation, GeneratorSpec
-from export import exact, formats, onnx_file, parity
-from export.publish import publish
+from dcgan_export import exact, formats, onnx_file, parity
+from dcgan_export.publish import publish
+from dcgan_infer import __version__
+from dcgan_infer.contract.errors import ExportError
+from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation, GeneratorSpec
 
-ROOT = Path(export.__file__).resolve().parent.parent
+ROOT = Path(dcgan_export.__file__).resolve().parents[2]
 FORMATS = list(formats.FORMATS)
 
 
@@ -274,8 +274,8 @@ def test_torchscript_has_the_same_bytes_in_every_process(tmp_path: Path) -> None
     contents = []
     for seed in ("1", "2", "3"):
         out = tmp_path / f"{seed}.pt"
-        code = f"from export.cli import main; main([{str(checkpoint)!r}, '--out', {str(out)!r}])"
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)}
+        code = f"from dcgan_export.cli import main; main([{str(checkpoint)!r}, '--out', {str(out)!r}])"
+        environment = os.environ | {"PYTHONHASHSEED": seed}
         subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
         contents.append(out.read_bytes())
     assert contents[0] == contents[1] == contents[2]

@@ -1,7 +1,8 @@
 """The same checkpoint gives the same bytes, whoever exports it, where and when; and a difference would be seen.
 
-Two clones of the packages, each run as `python -m export` does, in an environment of its own. Both export once more,
-with a plant: metadata that tell of the environment. All of these have to differ, or the first comparison shows nothing.
+Two clones of the packages, each run as `python -m dcgan_export` does, in an environment of its own. Both export once
+more, with a plant: metadata that tell of the environment. All of these have to differ, or the first comparison shows
+nothing.
 """
 
 from __future__ import annotations
@@ -53,18 +54,18 @@ class Datetime(datetime.datetime):
 datetime.date, datetime.datetime = Date, Datetime
 """
 
-# Exports, plants in export/publish.py what metadata would say that said more than they may, and exports again: in one
-# process, since most of the time goes into importing torch.
+# Exports, plants in publish.py what metadata would say that said more than they may, and exports again: in one process,
+# since most of the time goes into importing torch.
 EXPORT = """
 import runpy, sys
 checkpoint, model, golden, planted = sys.argv[1:]
 sys.argv = ["export", checkpoint, "--out", model, "--golden", golden]
 try:
-    runpy.run_module("export", run_name="__main__", alter_sys=True)
+    runpy.run_module("dcgan_export", run_name="__main__", alter_sys=True)
 except SystemExit as done:
     assert not done.code, done.code
-import export.publish
-from export.cli import main
+import dcgan_export.publish
+from dcgan_export.cli import main
 from pathlib import Path
 
 def _planted(clean):
@@ -76,7 +77,7 @@ def _planted(clean):
             "datetime": str(datetime.date.today()),
             "now": str(datetime.datetime.now().date()),
             "strftime": time.strftime("%Y-%m-%d"),
-            "path": export.publish.__file__,
+            "path": dcgan_export.publish.__file__,
             "cwd": str(Path.cwd()),
             "home": str(Path.home()),
             "login": getpass.getuser(),
@@ -90,7 +91,7 @@ def _planted(clean):
         }
     return metadata
 
-export.publish._metadata = _planted(export.publish._metadata)
+dcgan_export.publish._metadata = _planted(dcgan_export.publish._metadata)
 main([checkpoint, "--out", planted], standalone_mode=False)
 """
 PLANTED = (
@@ -158,6 +159,11 @@ def clone_to(folder: Path) -> Path:
     return folder
 
 
+def packages(clone: Path) -> list[str]:
+    """Folders to import a clone's packages from, before those that are installed."""
+    return [str(clone), str(clone / "export"), str(clone / "infer")]
+
+
 @pytest.fixture(scope="module")
 def places() -> Iterator[tuple[Place, Place]]:
     """Two clones. The folder of pytest is closed to other users, so they lie beside it."""
@@ -195,10 +201,10 @@ def places() -> Iterator[tuple[Place, Place]]:
             "LC_ALL": "C",
             "PYTHONCOERCECLOCALE": "0",
             "PYTHONUTF8": "0",
-            "PYTHONPATH": os.pathsep.join((str(clock), str(there))),
+            "PYTHONPATH": os.pathsep.join((str(clock), *packages(there))),
         }
         yield (
-            Place(here, here, "m", first, 0o022, None),
+            Place(here, here, "m", first | {"PYTHONPATH": os.pathsep.join(packages(here))}, 0o022, None),
             Place(away, there, "another name", second, 0o077, user),
         )
 
@@ -210,10 +216,10 @@ def exports(places: tuple[Place, Place]) -> tuple[Exports, Exports]:
 
 def test_the_places_are_what_they_should_be(places: tuple[Place, Place]) -> None:
     """Each runs its own clone, and one of them on another day."""
-    code = "import dcgan, export, time, datetime; print(dcgan.__file__, export.__file__, sep='\\n'); print(time.time())"
+    code = "import dcgan, dcgan_export as e, time, datetime; print(dcgan.__file__, e.__file__, time.time(), sep='\\n')"
     lines = [place.run("-c", code).stdout.splitlines() for place in places]
     for place, (*files, _) in zip(places, lines, strict=True):
-        assert [Path(file).parent.parent for file in files] == [place.clone] * 2
+        assert [Path(file).parent.parent for file in files] == [place.clone, place.clone / "export"]
     assert float(lines[1][2]) - float(lines[0][2]) == pytest.approx(DAYS * 86400, abs=600)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dcgan.errors import OutputError
-from dcgan.files import replacing, sha256_of
+from dcgan_infer.contract.errors import OutputError
+from dcgan_infer.contract.files import replacing, sha256_of
 
 
 def test_success_leaves_the_file_alone_in_its_folder(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcgan.networks import Generator
-from dcgan.spec import Activation, GeneratorSpec
-from export import exact, formats, onnx_file, parity
-from export.fuse import fuse
+from dcgan_export import exact, formats, onnx_file, parity
+from dcgan_export.fuse import fuse
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pytest
 from conftest import ROOT
 
-from dcgan import shipped
-from dcgan.errors import ModelError
-from dcgan.golden import COUNT, SUFFIX, parse_golden, read_golden
-from dcgan.latents import latents
-from dcgan.spec import GeneratorSpec
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import ModelError
+from dcgan_infer.contract.golden import COUNT, SUFFIX, parse_golden, read_golden
+from dcgan_infer.contract.latents import latents
+from dcgan_infer.contract.spec import GeneratorSpec
 
 NAMES = ["dcgan-mnist", "dcgan-mnist-conditional"]
 CONDITIONAL = shipped.path_of("dcgan-mnist-conditional", SUFFIX)
@@ -187,7 +187,7 @@ def test_the_checkpoint_makes_what_ships(name: str) -> None:
     """To the last float32 step: float64 sums in another order on another machine."""
     pytest.importorskip("torch")
     from dcgan.checkpoint import load_generator
-    from export.golden import make_golden
+    from dcgan_export.golden import make_golden
 
     ours = read_golden(shipped.path_of(name, SUFFIX))
     checkpoint = load_generator(shipped.path_of(name, ".safetensors"))

@@ -7,10 +7,10 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcgan import shipped
-from dcgan.errors import ModelError
-from dcgan.golden import SUFFIX, parse_golden
-from infer.onnx_outline import read_outline
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import ModelError
+from dcgan_infer.contract.golden import SUFFIX, parse_golden
+from dcgan_infer.onnx_outline import read_outline
 
 GOLDEN = shipped.path_of(shipped.DEFAULT, SUFFIX).read_bytes()
 MODEL = shipped.path_of(shipped.DEFAULT, ".onnx").read_bytes()

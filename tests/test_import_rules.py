@@ -1,8 +1,10 @@
-"""Which way imports point: `infer` never reaches torch, and no package reaches up. Each guard is seen to fail once."""
+"""Which way imports point: down, and nothing under infer/ reaches torch or onnx. Each guard is seen to fail once."""
 
 from __future__ import annotations
 
 import ast
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,20 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
-import dcgan
-import infer
-
-PACKAGES = Path(dcgan.__file__).resolve().parent.parent
-TORCH_FREE = (
-    "__init__", "cli", "commands", "console", "difference", "errors", "eval_cli", "evaluation", "extras", "files",
-    "golden", "images", "latents", "recipes", "runtime", "shipped", "sources", "spec", "tolerance",
-    "metrics.checkerboard", "metrics.density_coverage", "metrics.evaluator", "metrics.frechet", "metrics.kernel",
-    "metrics.labels", "metrics.nearest_neighbour", "metrics.neighbours", "metrics.precision_recall",
-)  # fmt: skip
 BANNED = ("torch", "torchvision", "onnx", "onnxscript", "safetensors")
+# The floors, from the ground up: a package may import those before it.
+FLOORS = {"dcgan_infer": ROOT / "infer", "dcgan": ROOT, "dcgan_export": ROOT / "export"}
+COMMANDS = ("dcgan-infer", "dcgan-verify", "dcgan-bench", "dcgan-eval", "dcgan-export", "dcgan-train")
 
-# Imports all of infer and what it shares with dcgan, and makes a picture, where the banned packages can't be imported.
+# Imports all of infer/ and makes a picture, where the banned packages can't be imported.
 GUARD = f"""
 import importlib, pkgutil, sys
 
@@ -33,45 +29,87 @@ class Block:
             raise ImportError("banned: " + name)
 
 sys.meta_path.insert(0, Block())
-import infer
-for module in pkgutil.iter_modules(infer.__path__):
-    if module.name != "__main__":
-        importlib.import_module("infer." + module.name)
-for name in {TORCH_FREE!r}:
-    importlib.import_module("dcgan" if name == "__init__" else "dcgan." + name)
-from infer.cli import main
+import dcgan_infer
+for module in pkgutil.walk_packages(dcgan_infer.__path__, "dcgan_infer."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+from dcgan_infer.cli import main
 main(["--n", "2", "--out", "two.png"], standalone_mode=False)
 assert not set(sys.modules) & set({BANNED!r})
 """
 
 
-def run_guard(root: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    code = f"import sys; sys.path.insert(0, {str(root)!r})\n{GUARD}"
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+def run_guard(folder: Path, ground: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The guard on the installed ground floor, or on a copy in a folder."""
+    environment = os.environ | ({"PYTHONPATH": str(ground)} if ground else {})
+    command = [sys.executable, "-c", GUARD]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_infer_works_where_torch_and_onnx_cannot_be_imported(tmp_path: Path) -> None:
-    done = run_guard(PACKAGES, tmp_path)
+    done = run_guard(tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.png").exists()
 
 
-@pytest.mark.parametrize("place", ["infer/sinks.py", "infer/cli.py", "dcgan/images.py", "infer/new_module.py"])
+@pytest.mark.parametrize("place", ["sinks.py", "cli.py", "contract/pixels.py", "new_module.py"])
 def test_that_guard_notices_a_planted_import(tmp_path: Path, place: str) -> None:
-    for package in ("dcgan", "infer"):
-        ignored = shutil.ignore_patterns("__pycache__", "sample")
-        shutil.copytree(PACKAGES / package, tmp_path / package, ignore=ignored)
-    (tmp_path / "models").symlink_to(PACKAGES / "models")
-    assert run_guard(tmp_path, tmp_path).returncode == 0
-    with (tmp_path / place).open("a") as file:
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "infer" / "dcgan_infer", tmp_path / "ground" / "dcgan_infer", ignore=ignored)
+    assert run_guard(tmp_path, tmp_path / "ground").returncode == 0
+    with (tmp_path / "ground" / "dcgan_infer" / place).open("a") as file:
         file.write("\nimport torch\n")
-    done = run_guard(tmp_path, tmp_path)
+    done = run_guard(tmp_path, tmp_path / "ground")
     assert done.returncode != 0
     assert "banned: torch" in done.stderr
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_torch(tmp_path: Path, command: str) -> None:
+    """Of every command, also of those whose work needs it."""
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    for name in BANNED:
+        (poison / f"{name}.py").write_text(f"raise ImportError('banned: {name}')\n")
+    done = subprocess.run(
+        [Path(sys.executable).parent / command, "--help"],
+        env=os.environ | {"PYTHONPATH": str(poison)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_eval_of_an_onnx_model_and_of_images_needs_no_torch(tmp_path: Path) -> None:
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    for name in BANNED:
+        (poison / f"{name}.py").write_text(f"raise ImportError('banned: {name}')\n")
+    environment = os.environ | {"PYTHONPATH": str(poison)}
+    programs = Path(sys.executable).parent
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [programs / command[0], *command[1:]],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run("dcgan-infer", "--n", "50", "--out", "digits.npz")
+    for source in ("dcgan-mnist", "digits.npz"):
+        figures = json.loads(run("dcgan-eval", source, "--dataset", "sample", "-n", "50", "--json"))
+        assert figures["source"] == source
+
+
 def imported(path: Path) -> Iterator[str]:
-    """Top-level packages that a file imports by an absolute import, and 'relative' for one of its own."""
+    """Top-level packages that a file imports by an absolute import."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -79,43 +117,42 @@ def imported(path: Path) -> Iterator[str]:
             yield str(node.module).partition(".")[0]
 
 
-def violations(root: Path) -> list[str]:
-    # A package imports itself by relative imports only.
-    forbidden = {
-        "dcgan": {"dcgan", "export", "infer"},
-        "export": {"export", "infer"},
-        "infer": {"export", "infer", *BANNED},
-    }
-    return [
-        f"{package}/{path.name} imports {name}"
-        for package, names in forbidden.items()
-        for path in sorted((root / package).rglob("*.py"))
-        for name in sorted(names & set(imported(path)))
-    ]
+def violations(roots: dict[str, Path]) -> list[str]:
+    """Imports of a floor above, of a package's own modules by their full names, and on the ground those banned."""
+    found = []
+    for number, (package, root) in enumerate(roots.items()):
+        forbidden = {*list(roots)[number:], *(BANNED if number == 0 else ())}
+        found += [
+            f"{path.relative_to(root)} imports {name}"
+            for path in sorted((root / package).rglob("*.py"))
+            for name in sorted(forbidden & set(imported(path)))
+        ]
+    return found
 
 
 def test_no_package_imports_what_stands_above_it() -> None:
-    assert violations(PACKAGES) == []
+    assert violations(FLOORS) == []
 
 
 @pytest.mark.parametrize(
     ("place", "line"),
     [
-        ("dcgan/data.py", "from infer.latents import walk"),
-        ("dcgan/metrics/frechet.py", "from infer.latents import walk"),
-        ("dcgan/run.py", "def f():\n    import export.parity"),
-        ("export/parity.py", "import infer"),
-        ("infer/session.py", "from onnx import helper"),
+        ("dcgan/metrics/frechet.py", "from dcgan_export.publish import publish"),
+        ("dcgan/run.py", "def f():\n    import dcgan_export.parity"),
+        ("dcgan/data.py", "from dcgan.run import train"),
+        ("dcgan_infer/session.py", "from dcgan.networks import Generator"),
+        ("dcgan_infer/session.py", "from onnx import helper"),
     ],
 )
 def test_that_rule_notices_a_planted_import(tmp_path: Path, place: str, line: str) -> None:
-    for package in ("dcgan", "export", "infer"):
-        shutil.copytree(PACKAGES / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__", "sample"))
+    for package, root in FLOORS.items():
+        ignored = shutil.ignore_patterns("__pycache__", "sample")
+        shutil.copytree(root / package, tmp_path / package, ignore=ignored)
     with (tmp_path / place).open("a") as file:
         file.write(f"\n{line}\n")
-    assert len(violations(tmp_path)) == 1
+    assert len(violations(dict.fromkeys(FLOORS, tmp_path))) == 1
 
 
-def test_importing_infer_alone_imports_no_runtime() -> None:
-    code = "import sys, infer; assert not {'numpy', 'onnxruntime', 'PIL', 'click'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(infer.__file__).parent.parent, check=True)
+def test_importing_infer_alone_imports_no_runtime(tmp_path: Path) -> None:
+    code = "import sys, dcgan_infer; assert not {'numpy', 'onnxruntime', 'PIL', 'click'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

@@ -15,14 +15,13 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT
 
-import infer
-from dcgan import __version__, shipped
-from dcgan.errors import ModelError
-from dcgan.files import sha256_of
-from dcgan.spec import GeneratorSpec
-from infer import bench, measure
-from infer.bench_cli import main, table
-from infer.machine import Processor, processor
+import dcgan_infer
+from dcgan_infer import __version__, bench, measure, shipped
+from dcgan_infer.bench_cli import main, table
+from dcgan_infer.contract.errors import ModelError
+from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.machine import Processor, processor
 
 PLAIN = "dcgan-mnist"
 QUICK = ("--rounds", "1", "--burst", "0.002", "--rest", "0", "--threads", "1")
@@ -286,7 +285,7 @@ def test_a_failure_leaves_an_older_plot_as_it_was(folder: Path, monkeypatch: pyt
         (["none.onnx"], 1, "there is no model 'none.onnx'"),
         (["."], 1, "is a folder"),
         (["text.onnx"], 1, "can't use model text.onnx: onnxruntime can't read it"),
-        ([str(Path(infer.__file__).parent / "sgemm.onnx")], 1, "carries no generator spec"),
+        ([str(Path(dcgan_infer.__file__).parent / "sgemm.onnx")], 1, "carries no generator spec"),
         (["x" * 300], 1, "file name too long"),
     ],
 )
@@ -332,11 +331,10 @@ def test_help_is_instant_and_names_the_defaults_of_the_library() -> None:
         assert f"[default: {default}" in " ".join(text.split())
     assert CliRunner().invoke(main, ["--version"]).stdout.startswith("dcgan-bench, version ")
     code = (
-        "import sys; from infer.bench_cli import main; main(['--help'], standalone_mode=False)\n"
+        "import sys; from dcgan_infer.bench_cli import main; main(['--help'], standalone_mode=False)\n"
         "assert not {'numpy', 'onnxruntime', 'matplotlib', 'openvino'} & set(sys.modules)"
     )
-    root = Path(infer.__file__).parent.parent
-    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_processor_of_intel_and_arm(tmp_path: Path) -> None:

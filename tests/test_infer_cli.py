@@ -16,11 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from dcgan import shipped
-from dcgan.files import sha256_of
-from dcgan.latents import latents
-from infer import DigitGenerator
-from infer.cli import main
+from dcgan_infer import DigitGenerator, shipped
+from dcgan_infer.cli import main
+from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.contract.latents import latents
 
 PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
 
@@ -249,14 +248,13 @@ def test_a_failure_halfway_keeps_the_older_file(folder: Path, monkeypatch: pytes
 
 
 def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([sys.executable, "-m", "infer", *arguments], check=False, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run([sys.executable, "-m", "dcgan_infer", *arguments], check=False, **options)  # type: ignore[call-overload, no-any-return]
 
 
 def test_the_real_command_is_quiet_and_refuses_cuda_with_status_1() -> None:
-    root = {"cwd": Path.cwd(), "env": os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}}
-    good = command("--n", "4", "--out", "grid.png", capture_output=True, **root)
+    good = command("--n", "4", "--out", "grid.png", capture_output=True)
     assert (good.returncode, good.stderr) == (0, b"")
-    bad = command("--provider", "cuda", capture_output=True, **root)
+    bad = command("--provider", "cuda", capture_output=True)
     if bad.returncode:  # a machine with CUDA makes a picture
         assert bad.returncode == 1
         assert bad.stderr.startswith(b"Error: CUDA ")
@@ -266,8 +264,7 @@ def test_the_real_command_is_quiet_and_refuses_cuda_with_status_1() -> None:
 def test_binary_data_is_kept_off_a_terminal() -> None:
     pty = pytest.importorskip("pty")
     keeper, terminal = pty.openpty()
-    root = {"cwd": Path.cwd(), "env": os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}}
-    refused = command("-o", "-", stdout=terminal, stderr=subprocess.PIPE, **root)
+    refused = command("-o", "-", stdout=terminal, stderr=subprocess.PIPE)
     os.close(terminal)
     os.close(keeper)
     assert refused.returncode == 2
@@ -275,16 +272,14 @@ def test_binary_data_is_kept_off_a_terminal() -> None:
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:
-    root = {"cwd": Path.cwd(), "env": os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}}
-    line = f"{sys.executable} -m infer --n 2000 -o - --format npy | head -c 10 >/dev/null"
-    finished = subprocess.run(["sh", "-c", line], capture_output=True, check=False, **root)  # type: ignore[call-overload]
+    line = f"{sys.executable} -m dcgan_infer --n 2000 -o - --format npy | head -c 10 >/dev/null"
+    finished = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
     assert b"Traceback" not in finished.stderr
 
 
 def test_sigterm_leaves_no_temporary_files(folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(Path(sys.modules["infer"].__path__[0]).parent)}
     arguments = ["--n", "10000000", "-o", "digits.npy"]
-    process = subprocess.Popen([sys.executable, "-m", "infer", *arguments], env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "dcgan_infer", *arguments], stderr=subprocess.PIPE)
     while not list(folder.glob(".digits.npy.*.tmp/*")) and process.poll() is None:
         time.sleep(0.01)
     process.terminate()

@@ -13,11 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from dcgan import runtime, shipped
-from dcgan.errors import DeviceError, LatentError, ModelError, RuntimeMissingError
-from dcgan.latents import latents
-from dcgan.spec import GeneratorSpec
-from infer import DigitGenerator
+from dcgan_infer import DigitGenerator, runtime, shipped
+from dcgan_infer.contract.errors import DeviceError, LatentError, ModelError, RuntimeMissingError
+from dcgan_infer.contract.latents import latents
+from dcgan_infer.contract.spec import GeneratorSpec
 
 PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
 MODEL = shipped.path_of(PLAIN, ".onnx")

@@ -18,15 +18,15 @@ import pytest
 from click.testing import CliRunner, Result
 from test_infer_session import varint, with_metadata
 
-from dcgan import __version__, runtime, shipped
-from dcgan.errors import ModelError
-from dcgan.golden import SUFFIX, Golden, read_golden
-from dcgan.tolerance import TOLERANCES, Tolerance
-from infer import verify as verify_module
-from infer.onnx_outline import read_outline
-from infer.verify import verify
-from infer.verify_cli import main
-from infer.verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
+from dcgan_infer import __version__, runtime, shipped
+from dcgan_infer import verify as verify_module
+from dcgan_infer.contract.errors import ModelError
+from dcgan_infer.contract.golden import SUFFIX, Golden, read_golden
+from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
+from dcgan_infer.onnx_outline import read_outline
+from dcgan_infer.verify import verify
+from dcgan_infer.verify_cli import main
+from dcgan_infer.verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
 NAME = "dcgan-mnist"
 MODEL = shipped.path_of(NAME, ".onnx")
@@ -342,13 +342,10 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
 
 def test_help_needs_neither_numpy_nor_onnxruntime(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom infer.verify_cli import main\ntry: main(['--help'])\n"
+        "import sys\nfrom dcgan_infer.verify_cli import main\ntry: main(['--help'])\n"
         "except SystemExit: print({'numpy', 'onnxruntime', 'PIL', 'torch', 'onnx'} & set(sys.modules))"
     )
-    root = Path(verify_module.__file__).resolve().parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.endswith("set()\n")
     assert run("--version").stdout == f"dcgan-verify, version {__version__}\n"
 

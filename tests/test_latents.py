@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 from conftest import ROOT
 
-from dcgan.errors import LatentError
-from dcgan.latents import labels, latents, threefry2x32
-from infer.latents import Block, checked, load, walk
+from dcgan_infer.contract.errors import LatentError
+from dcgan_infer.contract.latents import labels, latents, threefry2x32
+from dcgan_infer.inputs import Block, checked, load, walk
 
 DOC = (ROOT / "docs" / "latents.md").read_text()
 KNOWN = re.findall(r"^\| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \|$", DOC, re.MULTILINE)

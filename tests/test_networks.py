@@ -5,11 +5,11 @@ import torch
 from document import DocumentDiscriminator, DocumentGenerator
 
 from dcgan.activity import measure_activity
-from dcgan.errors import SpecError
 from dcgan.losses import LOSSES
 from dcgan.networks import DISCRIMINATORS, Discriminator, Generator, ProjectedDiscriminator, SpectralDiscriminator
 from dcgan.recipes import CHOICES, RECIPES, Recipe
-from dcgan.spec import Activation, GeneratorSpec
+from dcgan_infer.contract.errors import SpecError
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 
 def test_state_dicts_of_the_document_load_and_compute_the_same() -> None:

@@ -15,12 +15,12 @@ import pytest
 import torch
 from exported import generator_of
 
-from dcgan.errors import CheckpointError
-from dcgan.images import to_levels
 from dcgan.networks import Generator
-from dcgan.tolerance import TOLERANCES
-from export import exact, parity
-from export.formats import FloatArray, Runner
+from dcgan_export import exact, parity
+from dcgan_export.formats import FloatArray, Runner
+from dcgan_infer.contract.errors import CheckpointError
+from dcgan_infer.contract.pixels import to_levels
+from dcgan_infer.contract.tolerance import TOLERANCES
 
 Spoil = Callable[[FloatArray], FloatArray]
 

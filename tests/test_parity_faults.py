@@ -11,8 +11,8 @@ from exported import exported, generator_of, onnx_model
 from planted_faults import FAULTS, LAYERS, Fault
 from torch import Tensor, nn
 
-from dcgan.errors import ExportError
-from export import exact, formats, onnx_file, parity
+from dcgan_export import exact, formats, onnx_file, parity
+from dcgan_infer.contract.errors import ExportError
 
 DOCUMENT = ("relu", "leaky-relu", "elu", "softplus")
 

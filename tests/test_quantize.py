@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, numpy_helper
 
-from dcgan import shipped
-from dcgan.errors import ExportError, ParityError
-from dcgan.images import to_uint8
-from dcgan.latents import labels, latents
-from dcgan.spec import PRECISION_KEY, GeneratorSpec
-from export import formats, onnx_file, quantize
-from export.fuse import fuse
-from export.publish import publish
-from infer.verify import verify
+from dcgan_export import formats, onnx_file, quantize
+from dcgan_export.fuse import fuse
+from dcgan_export.publish import publish
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import ExportError, ParityError
+from dcgan_infer.contract.latents import labels, latents
+from dcgan_infer.contract.pixels import to_uint8
+from dcgan_infer.contract.spec import PRECISION_KEY, GeneratorSpec
+from dcgan_infer.verify import verify
 
 OPSETS = range(onnx_file.OLDEST_OPSET, onnx_file.newest_opset() + 1)
 

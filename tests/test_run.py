@@ -14,11 +14,11 @@ from conftest import ROOT
 from PIL import Image
 
 from dcgan.checkpoint import load_generator
-from dcgan.errors import DatasetError, DivergedError, EvaluationError, RunError
 from dcgan.metrics.frechet import frechet_distance
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import RunOptions, new_run_folder, read_options, train
 from dcgan.trainer import Trainer
+from dcgan_infer.contract.errors import DatasetError, DivergedError, EvaluationError, RunError
 
 TINY_FAST = dataclasses.replace(RECIPES["fast"], epochs=3, batch_size=16, precision="fp32")
 TINY_BASELINE = dataclasses.replace(RECIPES["baseline"], epochs=2, batch_size=8)

@@ -20,18 +20,18 @@ from onnx import numpy_helper
 from planted_faults import trained_like
 
 from dcgan.checkpoint import load_generator, save_generator
-from dcgan.errors import LatentError, ModelError, ParityError
-from dcgan.images import to_uint8
-from dcgan.latents import asked_labels, labels, latents
 from dcgan.networks import Generator
-from dcgan.spec import GeneratorSpec
-from export import exact, formats, onnx_file, parity
-from export.cli import main as export_main
-from export.publish import publish
-from export.vectors import make_vectors
-from infer import DigitGenerator
-from infer.verify import verify
-from infer.verify_report import PASSED
+from dcgan_export import exact, formats, onnx_file, parity
+from dcgan_export.cli import main as export_main
+from dcgan_export.publish import publish
+from dcgan_export.vectors import make_vectors
+from dcgan_infer import DigitGenerator
+from dcgan_infer.contract.errors import LatentError, ModelError, ParityError
+from dcgan_infer.contract.latents import asked_labels, labels, latents
+from dcgan_infer.contract.pixels import to_uint8
+from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.verify import verify
+from dcgan_infer.verify_report import PASSED
 
 
 def spec_of(latent_dim: int = 6, num_classes: int = 3) -> GeneratorSpec:
@@ -155,7 +155,7 @@ def test_parity_sees_planted_faults(fault: str, conditional: Path, tmp_path: Pat
 def test_a_fault_in_the_graph_leaves_no_file(
     conditional: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.seeded.ROTATIONS", (13, 15, 26, 6, 17, 29, 16, 25))
+    monkeypatch.setattr("dcgan_export.seeded.ROTATIONS", (13, 15, 26, 6, 17, 29, 16, 25))
     with pytest.raises(ParityError, match="latents are not the contract's"):
         publish(conditional / "small.safetensors", tmp_path / "bad.onnx", inputs="seed")
     assert list(tmp_path.iterdir()) == []

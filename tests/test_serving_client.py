@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dcgan.images import tile, to_uint8
-from dcgan.latents import labels, latents
+from dcgan_infer.contract.latents import labels, latents
+from dcgan_infer.contract.pixels import tile, to_uint8
 
 SERVING = ROOT / "examples" / "serving"
 

@@ -22,17 +22,17 @@ from click.testing import CliRunner, Result
 from conftest import ROOT
 from exported import metadata_of
 
-import export.site
-from dcgan import shipped
+import dcgan_export.site
 from dcgan.checkpoint import save_generator
-from dcgan.errors import ExportError
-from dcgan.files import sha256_of
-from dcgan.golden import read_golden
 from dcgan.networks import Generator
-from dcgan.spec import GeneratorSpec
-from dcgan.tolerance import TOLERANCES, Tolerance
-from export.cli import main
-from export.site import PAGE, VERSION
+from dcgan_export.cli import main
+from dcgan_export.site import PAGE, VERSION
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import ExportError
+from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.contract.golden import read_golden
+from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
 
 PAGES = {path.name for path in PAGE.iterdir()}
 
@@ -41,7 +41,7 @@ PAGES = {path.name for path in PAGE.iterdir()}
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """onnxruntime-web as npm packs it."""
     try:
-        return export.site._fetch(tmp_path_factory.mktemp("npm"))
+        return dcgan_export.site._fetch(tmp_path_factory.mktemp("npm"))
     except ExportError as error:
         if shutil.which("npm") is None or re.search(r"ECONN|ENOTFOUND|EAI_AGAIN|ETIMEDOUT", str(error)):
             pytest.skip(str(error))
@@ -212,7 +212,7 @@ def test_an_npm_that_reaches_nobody_says_why(small: Path, tmp_path: Path, monkey
 def test_a_second_model_that_fails_leaves_nothing_either(
     archive: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.publish.TOLERANCES", TOLERANCES | {"fp16": Tolerance(mean_levels=0.0)})
+    monkeypatch.setattr("dcgan_export.publish.TOLERANCES", TOLERANCES | {"fp16": Tolerance(mean_levels=0.0)})
     result = run(small, "--out", tmp_path / "site", "--runtime", archive, "--golden", tmp_path / "g.golden")
     assert result.exit_code == 1
     assert "model-fp16.onnx was not written" in result.stderr
@@ -220,7 +220,7 @@ def test_a_second_model_that_fails_leaves_nothing_either(
 
 
 def test_interrupted_it_leaves_nothing(archive: Path, small: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "export", small, "--target", "web", "--out", tmp_path / "site"]
+    command = [sys.executable, "-m", "dcgan_export", small, "--target", "web", "--out", tmp_path / "site"]
     process = subprocess.Popen(
         [*map(str, command), "--runtime", str(archive)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from dcgan.errors import SpecError
-from dcgan.spec import Activation, GeneratorSpec
+from dcgan_infer.contract.errors import SpecError
+from dcgan_infer.contract.spec import Activation, GeneratorSpec
 
 
 def test_round_trip_through_json() -> None:

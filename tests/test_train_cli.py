@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from dcgan.checkpoint import load_generator
 from dcgan.cli import main
 from dcgan.recipes import RECIPES
-from dcgan.spec import Activation
+from dcgan_infer.contract.spec import Activation
 
 TINY = ["--batch-size", "16", "--epochs", "1", "--threads", "1", "--precision", "fp32"]
 

@@ -11,9 +11,9 @@ import torch
 from document import DocumentLoop
 
 from dcgan.data import Dataset
-from dcgan.errors import DeviceError
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.trainer import Trainer, resolve_device, resolve_precision
+from dcgan_infer.contract.errors import DeviceError
 
 CPU = torch.device("cpu")
 FAST = dataclasses.replace(

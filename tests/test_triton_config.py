@@ -21,11 +21,11 @@ import torch
 from google.protobuf import text_format
 
 from dcgan.checkpoint import save_generator
-from dcgan.errors import ExportError
 from dcgan.networks import Generator
-from dcgan.spec import GeneratorSpec
-from export.publish import publish
-from export.targets import MAX_BATCH, publish_to_triton
+from dcgan_export.publish import publish
+from dcgan_export.targets import MAX_BATCH, publish_to_triton
+from dcgan_infer.contract.errors import ExportError
+from dcgan_infer.contract.spec import GeneratorSpec
 
 TYPES = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",

@@ -17,10 +17,10 @@ import pytest
 from click.testing import CliRunner
 from conftest import ROOT
 
-from dcgan.vectors import read_vectors
-from export.cli import main
-from export.publish import publish
-from export.site import PAGE
+from dcgan_export.cli import main
+from dcgan_export.publish import publish
+from dcgan_export.site import PAGE
+from dcgan_infer.contract.vectors import read_vectors
 
 WEB = ROOT / "examples" / "web"
 # Of npm where there is no network: a reason to skip. Anything else that npm says is a failure.

@@ -1,4 +1,4 @@
-"""Write infer/sgemm.onnx, the yardstick of dcgan-bench: python tools/make_sgemm.py
+"""Write infer/dcgan_infer/sgemm.onnx, the yardstick of dcgan-bench: python tools/make_sgemm.py
 
 One MatMul of two square float32 matrices. The second one is fixed, like the weights of a generator, so that onnxruntime
 packs it once when the session is opened. It is a constant that the file describes and onnxruntime writes out: that
@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 SIDE = 1024  # large enough that the product, not the call or the memory, takes the time
-FILE = Path(__file__).resolve().parent.parent / "infer" / "sgemm.onnx"
+FILE = Path(__file__).resolve().parent.parent / "infer" / "dcgan_infer" / "sgemm.onnx"
 
 
 def sgemm() -> bytes:

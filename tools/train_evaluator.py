@@ -24,8 +24,8 @@ from onnx import helper
 from torch import Tensor, nn
 
 from dcgan.data import Dataset, load_dataset
-from dcgan.files import replacing, sha256_of
-from dcgan.shipped import FOLDER
+from dcgan_infer.contract.files import replacing, sha256_of
+from dcgan_infer.shipped import FOLDER
 
 EPOCHS = 12
 BATCH_SIZE = 128

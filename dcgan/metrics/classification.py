@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import EvaluationError
+from dcgan_infer.contract.errors import EvaluationError
 
 EPOCHS = 10
 HELD_OUT = 5_000

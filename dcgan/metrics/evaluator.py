@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .. import shipped
-from ..errors import EvaluationError, ModelError, first_line
-from ..files import sha256_of
-from ..runtime import cores, open_session
+from dcgan_infer import shipped
+from dcgan_infer.contract.errors import EvaluationError, ModelError, first_line
+from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.runtime import cores, open_session
 
 PATH = shipped.FOLDER / "evaluator" / "mnist-evaluator.onnx"
 _BATCH = 256  # images at a time: their feature maps stay small

@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from dcgan.vectors import Case, read_vectors
-from infer.measure import measure
+from dcgan_infer.contract.vectors import Case, read_vectors
+from dcgan_infer.measure import measure
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "vectors"

@@ -1,5 +1,0 @@
-"""`python -m export` is `dcgan-export`."""
-
-from .cli import main
-
-main(prog_name="dcgan-export")

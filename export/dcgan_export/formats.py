@@ -1,0 +1,150 @@
+"""The formats an artifact can have. Imports neither torch nor onnx, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from dcgan_infer.contract.errors import ExportError
+from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.tolerance import TOLERANCES
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+IntArray: TypeAlias = npt.NDArray[np.int64]
+# Latents, float32 (N, latent_dim), and for a conditional generator labels, int64 (N,), to images, float32
+# (N, 1, 28, 28) or uint8 (N, 28, 28), in the format's own runtime on the CPU.
+Runner: TypeAlias = Callable[..., "FloatArray | npt.NDArray[np.uint8]"]
+
+
+class Seeded(NamedTuple):
+    """What a model that takes a seed makes of it: images as a `Runner` gives them, and what it made on the way."""
+
+    images: FloatArray | npt.NDArray[np.uint8]
+    z: FloatArray  # (n, latent_dim)
+    label: IntArray | None = None  # (n,)
+
+
+# A seed, the number of images, and the labels that are asked for in turn, if there are classes.
+SeedRunner: TypeAlias = Callable[[int, int, "tuple[int, ...] | None"], Seeded]
+
+# `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
+OPTIMIZATIONS = ("fused", "none")
+PRECISIONS = tuple(TOLERANCES)
+# Of what comes out: `float`, float32 (N, 1, 28, 28) from -1 to 1; `uint8`, grey levels (N, 28, 28).
+IMAGES = ("float", "uint8")
+# Of what goes in: `z`, latents, and a label each; `seed`, from which the graph makes them itself, see seeded.py.
+INPUTS = ("z", "seed")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an ONNX file can be beside the usual one.
+
+    Attributes:
+        opset: version of the operators; None for the default.
+        precision: one of `PRECISIONS`.
+        image: one of `IMAGES`.
+        inputs: one of `INPUTS`.
+    """
+
+    opset: int | None = None
+    precision: str = "fp32"
+    image: str = "float"
+    inputs: str = "z"
+
+
+USUAL = Variant()
+
+
+class FormatModule(Protocol):
+    """What the module of a format offers."""
+
+    PACKAGES: tuple[str, ...]  # whose versions go into the metadata, because they decide what is written
+
+    def write(
+        self, generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant
+    ) -> None:
+        """Write a generator as one file.
+
+        Args:
+            generator: float32, in eval mode, on the CPU; takes (N, latent_dim), and (N,) labels if it has classes,
+                gives (N, 1, 28, 28). Not changed.
+            spec: of the generator.
+            path: to write to.
+            metadata: text to put into the file, by key.
+            variant: of ONNX; `generator` suits its precision. Other formats have the usual one only.
+        Raises:
+            ExportError: the generator can't be written as asked.
+        """
+
+    def load(self, path: Path) -> Runner:
+        """Read a file back as a consumer would, with the runtime's default settings.
+
+        Raises:
+            ExportError: the runtime refuses the file, or its inputs and outputs are not as promised.
+        """
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format by name.
+
+    Attributes:
+        name: as in `--format`.
+        suffix: of its files.
+        module: of this package that writes and loads it.
+        needs: packages to import, each with the extra that brings it.
+        has_variants: whether it can be written as another `Variant` than the usual one.
+        optimize: the default, one of `OPTIMIZATIONS`.
+    """
+
+    name: str
+    suffix: str
+    module: str
+    needs: tuple[tuple[str, str], ...]
+    has_variants: bool = False
+    optimize: str = "fused"
+
+    def load_module(self) -> FormatModule:
+        """Import the module of this format, and with it the packages it needs."""
+        return cast(FormatModule, importlib.import_module(f".{self.module}", __package__))
+
+
+_TORCH = (("torch", "export"), ("safetensors", "export"))
+
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format(
+            "onnx",
+            ".onnx",
+            "onnx_file",
+            (*_TORCH, ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")),
+            has_variants=True,
+        ),
+        # torch runs the trained layers faster than their fused form, but for single images (docs/export.md).
+        Format("torchscript", ".pt", "torchscript_file", _TORCH, optimize="none"),
+        # Whoever takes a pt2 compiles it, and a compiler fuses by itself.
+        Format("pt2", ".pt2", "pt2_file", _TORCH, optimize="none"),
+    )
+}
+
+
+def find(name: str) -> Format:
+    """The format called `name`.
+
+    Raises:
+        ExportError: there is none.
+    """
+    if name not in FORMATS:
+        raise ExportError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    return FORMATS[name]

@@ -1,0 +1,185 @@
+"""A web site that makes digits in the browser: the page of `dcgan_infer.web`, models, and onnxruntime-web from npm.
+
+Any static host serves it; nothing in it asks another one.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dcgan_infer
+from dcgan_infer.contract.errors import ExportError, first_line
+from dcgan_infer.contract.files import new_folder
+from dcgan_infer.contract.spec import SPEC_KEY, WEIGHTS_SHA256_KEY
+
+if TYPE_CHECKING:
+    from .publish import Artifact
+
+PAGE = Path(dcgan_infer.__file__).resolve().parent / "web"
+_SERVED = (".css", ".html", ".js", ".svg")  # of the page: an editor may have left other files beside
+PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
+# Of the package's archive, as npm writes it. A new version takes a new one: npm view onnxruntime-web@X dist.integrity
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+# By the backends of generator.js: the two builds, and what each loads by itself.
+RUNTIME = {
+    "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
+    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+}
+# By backend: a model's file, and its precision. WebGPU has no 8-bit convolutions, and 16 bits halve the download.
+MODELS = {"wasm": ("model.onnx", "int8"), "webgpu": ("model-fp16.onnx", "fp16")}
+# The archive has no licence file, its package.json says MIT; the licence wants its text to go with the copies.
+_LICENSE = f"""The files in this folder are from the npm package {PACKAGE} {VERSION}, unchanged.
+
+MIT License
+
+Copyright (c) Microsoft Corporation
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+
+The WebAssembly files hold code of other projects too; their notices are in ThirdPartyNotices.txt of
+https://github.com/microsoft/onnxruntime at v{VERSION}.
+"""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site that was published.
+
+    Attributes:
+        path: of its folder.
+        models: by backend.
+        files: number of files.
+        size: of all of them, in bytes.
+    """
+
+    path: Path
+    models: dict[str, Artifact]
+    files: int
+    size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        models = {backend: artifact.as_dict() for backend, artifact in self.models.items()}
+        return {"folder": str(self.path), "files": self.files, "bytes": self.size, "models": models}
+
+
+def publish_site(
+    publish: Callable[..., Artifact],
+    path: Path,
+    name: str,
+    runtime: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Site:
+    """Publish a site, ready to serve.
+
+    Args:
+        publish: writes and proves an ONNX file at a path, with the `precision` and `image` it is given.
+        path: of the folder; must not exist, or be empty. It appears whole or not at all.
+        name: of the model, for the page and the names of what it saves.
+        runtime: onnxruntime-web as npm packs it; None lets npm fetch it.
+        say: told what is being done, in a few words.
+    Raises:
+        ExportError: the runtime can't be had, or is another one than it should be.
+        OutputError: the folder is there, or can't be written.
+        ParityError, CheckpointError: as `publish.publish` raises them.
+    """
+    with new_folder(path) as folder:
+        say(f"getting {PACKAGE} {VERSION}")
+        _vendor(runtime, folder / "runtime")
+        models: dict[str, Artifact] = {}
+        for backend, (file, precision) in MODELS.items():
+            # Golden vectors and the like are of the checkpoint: once is enough, when all else has passed.
+            last = len(models) == len(MODELS) - 1
+            once: dict[str, None] = {} if last else {"golden_path": None, "vectors_path": None}
+            artifact = publish(folder / file, precision=precision, image="uint8", **once)
+            models[backend] = dataclasses.replace(artifact, path=path / file)
+        for page in sorted(page for page in PAGE.iterdir() if page.suffix in _SERVED):
+            shutil.copyfile(page, folder / page.name)
+        about = _about(name, models)
+        (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+    return Site(path, models, len(sizes), sum(sizes))
+
+
+def _about(name: str, models: dict[str, Artifact]) -> dict[str, Any]:
+    """What the page has to know, since a browser can't easily read a model's metadata."""
+    metadata = next(iter(models.values())).metadata
+    return {
+        "name": name,
+        "spec": json.loads(metadata[SPEC_KEY]),
+        "weights_sha256": metadata[WEIGHTS_SHA256_KEY],
+        "models": {
+            backend: {
+                "file": MODELS[backend][0],
+                "precision": artifact.variant.precision,
+                "bytes": artifact.size,
+                "sha256": artifact.sha256,
+            }
+            for backend, artifact in models.items()
+        },
+        "runtime": {"package": PACKAGE, "version": VERSION},
+    }
+
+
+def _vendor(archive: Path | None, folder: Path) -> None:
+    """Put the runtime into a folder, with its licence."""
+    folder.mkdir()
+    with tempfile.TemporaryDirectory() as temporary:
+        packed = archive or _fetch(Path(temporary))
+        try:
+            content = packed.read_bytes()
+        except OSError as error:
+            raise ExportError(
+                f"can't read --runtime {packed}: {first_line(error).lower()}; get it with npm pack {PACKAGE}@{VERSION}"
+            ) from error
+        if f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}" != INTEGRITY:
+            raise ExportError(
+                f"{packed.name} is not {PACKAGE} {VERSION} as it was published (its sha512 differs); get it again: "
+                f"npm pack {PACKAGE}@{VERSION}"
+            )
+        with tarfile.open(fileobj=io.BytesIO(content)) as members:  # the bytes that were checked, and no others
+            for file in (file for files in RUNTIME.values() for file in files):
+                member = members.extractfile(f"package/dist/{file}")
+                assert member is not None  # the digest says that it is there
+                (folder / file).write_bytes(member.read())
+    (folder / "LICENSE.txt").write_text(_LICENSE, encoding="utf-8")
+
+
+def _fetch(folder: Path) -> Path:
+    """Let npm download the runtime; its path."""
+    npm = shutil.which("npm")
+    advice = f"or get it where there is npm and a network (npm pack {PACKAGE}@{VERSION}) and give --runtime FILE.tgz"
+    if npm is None:
+        raise ExportError(f"{PACKAGE} comes from npm, which is not here: install Node.js, {advice}")
+    # Errors alone, and no line on where npm keeps its log: then its first line is the reason.
+    quiet = ["--loglevel=error", "--logs-max=0"]
+    command = [npm, "pack", f"{PACKAGE}@{VERSION}", *quiet, "--pack-destination", str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    packed = sorted(folder.glob("*.tgz"))
+    if done.returncode or not packed:
+        words = (done.stderr.strip() or done.stdout.strip() or "it says nothing").splitlines()[0]
+        raise ExportError(f"npm can't get {PACKAGE} {VERSION} ({words[:120]}); check the network, {advice}")
+    return packed[0]

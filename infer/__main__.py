@@ -1,5 +1,0 @@
-"""`python -m infer` is `dcgan-infer`."""
-
-from .cli import main
-
-main(prog_name="dcgan-infer")

@@ -1,0 +1,217 @@
+"""The command dcgan-bench: options in, one call of `bench.bench`, a table out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import __version__, shipped
+from .commands import Command, FiniteFloat, WholeNumber
+from .contract.files import replacing
+from .contract.spec import SEEDS
+from .extras import require
+from .runtime import cores
+
+if TYPE_CHECKING:
+    from .bench import Report, Result
+
+_WIDTH = 80
+_LABEL = 38  # columns of a row's name
+_MOST = 4096  # images a call: their feature maps take about a gigabyte
+_PLOTS = (".png", ".svg", ".pdf")
+
+
+def _parse_batches(_ctx: click.Context, _param: click.Parameter, text: str) -> tuple[int, ...]:
+    words = re.split(r"[\s,]+", text.strip())
+    if not all(re.fullmatch(r"[1-9]\d{0,3}", word, re.ASCII) and int(word) <= _MOST for word in words):
+        raise click.BadParameter(f"{text!r} is no list of batch sizes from 1 to {_MOST}; write it like 1,16,64.")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _parse_plot(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in _PLOTS:
+        raise click.BadParameter(f"{path}: the name must end in {', '.join(_PLOTS)}.")
+    return path
+
+
+@click.command(
+    "dcgan-bench",
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  dcgan-bench                                         the shipped models
+  dcgan-bench plain.onnx fused.onnx                   two files, ratios to the first
+  dcgan-bench digits.onnx digits.onnx                 one file twice: the ratio is the noise
+  dcgan-bench dcgan-mnist --runtime onnxruntime --runtime openvino
+  dcgan-bench --batch 1,4,16,64,256 --plot rate.png
+
+Rows take turns in bursts with rests between, because the thread pools of a runtime go on spinning after a call
+and slow down the next one. Leave the machine alone meanwhile, and compare figures of one run only.
+
+The last column is the share of the speed at which this machine multiplies large float32 matrices in onnxruntime
+that a model reaches, fastest burst against fastest. int8 may reach more than 100 %. OpenVINO computes in float32
+here, in one stream, with the performance hint LATENCY, compiled for each batch size. docs/inference.md has more.""",
+)
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    type=click.Choice(["onnxruntime", "openvino"]),
+    help="What runs the models; may be given several times.  [default: onnxruntime]",
+)
+@click.option(
+    "--batch",
+    "batches",
+    callback=_parse_batches,
+    default="1,16,64",
+    show_default=True,
+    metavar="SIZES",
+    help="Images a call.",
+)
+@click.option(
+    "--threads",
+    type=WholeNumber(1, 1024),
+    metavar="NUMBER",
+    help="Of each runtime.  [default: the cores it may use]",
+)
+@click.option(
+    "--rounds",
+    type=WholeNumber(1, 1000),
+    default=7,
+    show_default=True,
+    metavar="NUMBER",
+    help="Bursts of each row; one more warms up and isn't counted.",
+)
+@click.option(
+    "--burst",
+    type=FiniteFloat(0.001, 60),
+    default=0.3,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a row runs before it is the next one's turn.",
+)
+@click.option(
+    "--rest",
+    type=FiniteFloat(0, 60),
+    default=0.25,
+    show_default=True,
+    metavar="SECONDS",
+    help="Before each burst.",
+)
+@click.option(
+    "--seed",
+    type=WholeNumber(0, SEEDS - 1),
+    default=0,
+    show_default=True,
+    metavar="NUMBER",
+    help="Of the latents and labels.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    callback=_parse_plot,
+    metavar="FILE.png",
+    help="Draw images/s by batch size; .svg and .pdf do too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, each round too.")
+@click.version_option(__version__, prog_name="dcgan-bench")
+def main(
+    models: tuple[str, ...],
+    runtimes: tuple[str, ...],
+    batches: tuple[int, ...],
+    threads: int | None,
+    rounds: int,
+    burst: float,
+    rest: float,
+    seed: int,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how fast ONNX generators run on this machine's CPU."""
+    with contextlib.ExitStack() as stack:
+        if plot is not None:  # what can't be drawn is said before the measuring
+            require("matplotlib.figure", "plot")
+            temporary = stack.enter_context(replacing(plot))
+        from .bench import bench, open_rows
+
+        threads = threads or cores()
+        rows = open_rows(models or shipped.names(".onnx"), tuple(dict.fromkeys(runtimes)) or ("onnxruntime",), threads)
+        with _progress(len(batches) * (rounds + 1) * (len(rows) + 1)) as after_burst:
+            report = bench(
+                rows,
+                batches=batches,
+                threads=threads,
+                rounds=rounds,
+                burst=burst,
+                rest=rest,
+                seed=seed,
+                after_burst=after_burst,
+            )
+        # Said before it is drawn: a full disk must not cost the figures.
+        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else table(report))
+        if plot is not None:
+            from .bench_plot import draw
+
+            draw(temporary, report)
+
+
+@contextlib.contextmanager
+def _progress(bursts: int) -> Iterator[Callable[[], object]]:
+    """What to call after each burst: a bar on stderr, and only on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with click.progressbar(length=bursts, label="bursts", show_pos=True, file=sys.stderr) as bar:
+        yield lambda: bar.update(1)
+
+
+def table(report: Report) -> str:
+    """The figures in at most 80 columns: a block a batch size, and the latencies of single images."""
+    processor = report.processor
+    flags = f" ({' '.join(processor.flags)})" if processor.flags else ""
+    versions = [f"{name} {report.versions[name]}" for name in ("onnxruntime", "openvino") if name in report.versions]
+    lines = [
+        *textwrap.wrap(processor.name + flags, _WIDTH),
+        f"{_counted(report.threads, 'thread')}, {', '.join(versions)}",
+        f"{_counted(report.rounds, 'round')} of bursts of {report.burst:g} s; "
+        f"sgemm: {report.sgemm_best / 1e9:,.0f} GFLOP/s",
+        "",
+        f"{'':{_LABEL}}{'images/s':>18}{'to the first':>16}{'of':>8}",
+        f"{'':{_LABEL}}{'median':>9}{'best':>9}{'median':>9}{'least':>7}{'sgemm':>8}",
+    ]
+    for batch in dict.fromkeys(result.batch for result in report.results):
+        lines += [f"batch {batch}", *(_line(result) for result in report.results if result.batch == batch)]
+    single = [result for result in report.results if result.batch == 1]
+    if single:
+        lines += ["", f"{'one image, ms':{_LABEL}}{'median':>9}{'least':>9}"]
+        lines += [f"{_label(result)}{result.latency[0]:>9.3f}{result.latency[1]:>9.3f}" for result in single]
+    return "\n".join(lines)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number > 1)}"
+
+
+def _line(result: Result) -> str:
+    figures = result.as_dict()
+    rates, ratio = figures["images_per_second"], figures["ratio"]
+    return (
+        f"{_label(result)}{rates['median']:>9,.0f}{rates['best']:>9,.0f}"
+        f"{ratio['median']:>9.2f}{ratio['least']:>7.2f}{result.sgemm_share:>8.0%}"
+    )
+
+
+def _label(result: Result) -> str:
+    from .bench import shortened
+
+    return f"  {shortened(result.row.name, _LABEL - 2):{_LABEL - 2}}"

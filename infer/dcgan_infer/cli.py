@@ -1,0 +1,313 @@
+"""The command dcgan-infer: options in, one call of `render.render`, one line out."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import __version__, shipped
+from .commands import Command, FiniteFloat, WholeNumber
+from .contract.errors import DeviceError
+from .contract.spec import INDICES, SEEDS
+from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
+from .runtime import PROVIDERS
+
+if TYPE_CHECKING:
+    from .render import Rendered
+
+
+def _parse_grid(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text.lower())
+    if not found:
+        raise click.BadParameter(f"{text!r} is no grid; write rows x columns, like 4x8.")
+    return int(found[1]), int(found[2])
+
+
+def _parse_digits(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return ()
+    words = re.split(r"[\s,]+", text.strip(" ,")) if re.search(r"[\s,]", text.strip(" ,")) else list(text.strip(" ,"))
+    if not words or not all(word.isdecimal() and word.isascii() and len(word) <= 5 for word in words):
+        raise click.BadParameter(f"{text!r} is no list of digits; write them like 0123456789 or 3,1,4.")
+    return tuple(map(int, words))
+
+
+@click.command(
+    "dcgan-infer",
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="""\b
+Examples:
+  dcgan-infer --n 16 --out grid.png
+  dcgan-infer --n 64 --grid 4x16 --scale 3 --seed 7 -o wide.png
+  dcgan-infer --n 8 --interpolate 24 -o walk.gif
+  dcgan-infer --n 100 --digits 0123456789 -o table.png
+  dcgan-infer --n 16 --digit 7 --truncation 0.7 -o sevens.png
+  dcgan-infer --n 100000 --dtype float -o digits.npy
+  dcgan-infer --n 500 -o digits/
+  dcgan-infer --latents z.npy -o - --format npy > digits.npy
+
+Image i of a seed is the same digit whatever --n, --batch-size and --threads are. A PNG says in its text chunks
+how it was made (model, sha256, seed, indices, provider): give these options again, and the picture comes back.""",
+)
+@click.option(
+    "-n",
+    "--n",
+    type=WholeNumber(1, INDICES),
+    metavar="NUMBER",
+    help="How many digits.  [default: 16, or all of --latents, --labels or --digits]",
+)
+@click.option(
+    "-o",
+    "--out",
+    default="grid.png",
+    show_default=True,
+    metavar="PATH",
+    help="Where to. The suffix chooses: .png .jpg .webp a grid, .gif a walk through the latents, .npy .npz an array; "
+    "a folder, or a name that ends in /, gets single PNGs; - is stdout.",
+)
+@click.option("--format", "kind", type=click.Choice(FILES), help="Format of --out -.  [default: png]")
+@click.option(
+    "--model",
+    default=shipped.DEFAULT,
+    show_default=True,
+    metavar="NAME|PATH",
+    help="A shipped model, or an ONNX file that dcgan-export wrote.",
+)
+@click.option(
+    "--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents, up to 2^63 - 1.  [default: 0]"
+)
+@click.option(
+    "--start",
+    type=WholeNumber(0, INDICES - 1),
+    default=0,
+    show_default=True,
+    metavar="INDEX",
+    help="The first latent: --start 100 --n 1 makes digit 100 of the seed again.",
+)
+@click.option(
+    "--latents",
+    "latents_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npy",
+    help="Take the latents from a file instead, float of shape (N, latent size).",
+)
+@click.option(
+    "--digit",
+    type=WholeNumber(0, 65535),
+    metavar="DIGIT",
+    help="Make this digit only; for a conditional model.",
+)
+@click.option(
+    "--digits",
+    callback=_parse_digits,
+    metavar="DIGITS",
+    help="Make these in turn, like 0123456789; in a grid a column each.  [default: drawn by the seed]",
+)
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Make the digits that a file lists, numbers in text or integers in .npy.",
+)
+@click.option(
+    "--truncation",
+    type=FiniteFloat(0, 2),
+    metavar="PSI",
+    help="Scale the latents; below 1 the digits are more regular and less varied.  [default: 1]",
+)
+@click.option("--grid", callback=_parse_grid, metavar="ROWSxCOLS", help="Layout of a grid.  [default: nearly square]")
+@click.option(
+    "--scale",
+    type=WholeNumber(1, 64),
+    metavar="FACTOR",
+    help="Enlarge pictures, each pixel to a square.  [default: 1]",
+)
+@click.option(
+    "--interpolate",
+    type=WholeNumber(1, 1000),
+    metavar="FRAMES",
+    help=f"Walk from each latent to the next and back to the first, so many frames between two; in a grid each "
+    f"row is one walk.  [default: {WALK_STEPS} for .gif]",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["uint8", "float"]),
+    default="uint8",
+    show_default=True,
+    help="Of arrays: grey levels, or float32 from -1 (black) to 1.",
+)
+@click.option(
+    "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where the model runs."
+)
+@click.option(
+    "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
+)
+@click.option(
+    "--batch-size",
+    type=WholeNumber(1, 65536),
+    default=BATCH_SIZE,
+    show_default=True,
+    metavar="NUMBER",
+    help="Digits at a time; memory grows with it, and 16 is about the fastest on a CPU.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option("--list-providers", is_flag=True, help="Say which providers work here, and why not, and exit.")
+@click.option("--list-models", is_flag=True, help="Name the shipped models and exit.")
+@click.version_option(__version__, prog_name="dcgan-infer")
+def main(
+    n: int | None,
+    out: str,
+    kind: str | None,
+    latents_file: Path | None,
+    digit: int | None,
+    digits: tuple[int, ...],
+    labels_file: Path | None,
+    as_json: bool,
+    list_providers: bool,
+    list_models: bool,
+    **options: Any,
+) -> None:
+    """Make handwritten digits with a trained generator and onnxruntime."""
+    if list_models:
+        _list_models(as_json)
+    elif list_providers:
+        _list_providers(options["model"], options["threads"], as_json)
+    else:
+        try:
+            kind = kind_of(out, kind)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        if out == "-" and sys.stdout is None:
+            raise click.UsageError("--out - writes to stdout, which is closed.")
+        if out == "-" and sys.stdout.isatty():
+            raise click.UsageError("--out - would print binary data on the terminal; redirect it or pipe it on.")
+        if digit is not None and digits:
+            raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
+        if digit is not None:
+            digits = (digit,)
+        if n is None:
+            n = _default_count(latents_file, labels_file, digits, options["start"])
+        target = sys.stdout.buffer if out == "-" else Path(out)
+        request = Request(
+            target=target,
+            kind=kind,
+            n=n,
+            latents_file=latents_file,
+            digits=digits,
+            labels_file=labels_file,
+            **options,
+        )
+        contradiction = request.contradiction()
+        if contradiction:
+            raise click.UsageError(contradiction)
+        from .render import render
+
+        rendered = render(request, lambda batches: _with_progress(batches, request.count))
+        # When the picture itself goes to stdout, what we say goes to stderr.
+        click.echo(_report(out, request, rendered, as_json), err=out == "-")
+
+
+def _default_count(latents_file: Path | None, labels_file: Path | None, digits: tuple[int, ...], start: int) -> int:
+    """As many as the files hold from `start` on, or as digits are named."""
+    if latents_file is None and labels_file is None:
+        return len(digits) if len(digits) > 1 else 16
+    from .inputs import load, load_labels
+
+    rows = {path: len(read(path)) for path, read in ((latents_file, load), (labels_file, load_labels)) if path}
+    for path, count in rows.items():
+        if start >= count:
+            raise click.UsageError(f"--start {start}: {path} has the rows 0 to {count - 1}.")
+    return min(rows.values()) - start
+
+
+def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> str:
+    rate = rendered.images / rendered.seconds
+    if as_json:
+        facts = {key.removeprefix("dcgan.").lower(): value for key, value in rendered.facts.items()}
+        counts = {key: int(facts[key]) for key in ("seed", "start", "n", "interpolate", "scale") if key in facts}
+        return json.dumps(
+            {
+                "out": out,
+                "format": request.kind,
+                "images": rendered.images,
+                **facts,
+                **counts,
+                "threads": rendered.threads,
+                "batch_size": request.batch_size,
+                "seconds": round(rendered.seconds, 4),
+                "images_per_second": round(rate, 1),
+            }
+        )
+    rows, columns = request.layout
+    made = f"{rendered.images} digit{'s' * (rendered.images > 1)}"
+    if request.steps:
+        made = f"{rendered.images} frames through {request.n} digits"
+    source = str(request.latents_file) if request.latents_file else f"seed {request.seed or 0}"
+    indices = f"{request.start} to {request.start + request.n - 1}" if request.n > 1 else str(request.start)
+    where = f"{rendered.provider}, {rendered.threads} thread{'s' * (rendered.threads > 1)}"
+    if rendered.provider != "cpu":
+        where = rendered.provider
+    elif rendered.note:
+        where += f" (CUDA does not work here: {rendered.note})"
+    return (
+        f"{'stdout' if out == '-' else out}: {made}{f' in {rows}x{columns}' if request.kind in GRIDS else ''} "
+        f"({source}, {indices}) by {rendered.facts['dcgan.model']} on {where}; "
+        f"{rendered.seconds:.2f} s, {rate:,.0f} images/s"
+    )
+
+
+def _with_progress(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """Count images on stderr, once a second has passed, and only on a terminal."""
+    done = 0
+    began = time.time()
+    with ExitStack() as stack:
+        bar = None
+        for batch in batches:
+            done += len(batch)
+            if bar is not None:
+                bar.update(len(batch))
+            elif sys.stderr.isatty() and time.time() - began > 1.0:
+                bar = click.progressbar(length=count, label="digits", show_pos=True, file=sys.stderr)
+                bar.start = bar.last_eta = began
+                stack.enter_context(bar).update(done)
+            yield batch
+
+
+def _list_models(as_json: bool) -> None:
+    names = shipped.names(".onnx")
+    if as_json:
+        click.echo(json.dumps({"models": names, "default": shipped.DEFAULT}))
+    else:
+        for name in names:
+            click.echo(f"{name}{'  (default)' if name == shipped.DEFAULT else ''}")
+
+
+def _list_providers(model: str, threads: int | None, as_json: bool) -> None:
+    """Try each one on the model: what onnxruntime lists as available need not work."""
+    from .session import DigitGenerator
+
+    def reason(provider: str) -> str:
+        try:
+            DigitGenerator(model, provider=provider, threads=threads)
+        except DeviceError as error:
+            return str(error)
+        return ""
+
+    reasons = {provider: reason(provider) for provider in PROVIDERS[1:]}
+    if as_json:
+        click.echo(json.dumps({name: {"works": not why, "reason": why} for name, why in reasons.items()}))
+    else:
+        for name, why in reasons.items():
+            click.echo(f"{name:<5} {why or 'works'}")

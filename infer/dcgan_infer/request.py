@@ -1,0 +1,142 @@
+"""What can be asked of dcgan-infer, and which wishes contradict each other.
+
+Standard library only, so that --help and a usage error wait for nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from . import shipped
+from .contract.spec import INDICES
+
+# Past 16 the feature maps fall out of the cache, and larger batches are slower (measured on two CPU cores).
+BATCH_SIZE = 16
+WALK_STEPS = 16  # of a .gif that doesn't say
+
+GRIDS = ("png", "jpeg", "webp")
+ARRAYS = ("npy", "npz")
+FILES = (*GRIDS, "gif", *ARRAYS)
+FOLDER = "folder"
+SUFFIXES = {".jpg": "jpeg"} | {f".{kind}": kind for kind in FILES}
+
+
+def kind_of(out: str, kind: str | None = None) -> str:
+    """What to write to `out`: one of `FILES`, or `FOLDER`.
+
+    Args:
+        out: a path, or `-` for stdout.
+        kind: for stdout; else it may only say again what the suffix says.
+    Raises:
+        ValueError: the name does not say, or contradicts `kind`.
+    """
+    if out == "-":
+        return kind or "png"
+    if not out:
+        raise ValueError("--out is empty; give the name of a file or folder.")
+    if out.endswith(("/", os.sep)) or os.path.isdir(out):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be read
+        found = FOLDER
+    else:
+        suffix = Path(out).suffix.lower()
+        if suffix not in SUFFIXES:
+            raise ValueError(
+                f"--out {out}: the name must end in {', '.join(SUFFIXES)}, or in / for a folder of single PNGs."
+            )
+        found = SUFFIXES[suffix]
+    if kind not in (None, found):
+        raise ValueError(f"--format {kind} contradicts --out {out}, which is {found}; --format is for --out -.")
+    return found
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to make, from what, and where to put it.
+
+    Attributes:
+        target: a path, or a binary stream.
+        kind: one of `FILES`, or `FOLDER`.
+        n: number of latents, 1 or more.
+        start: index of the first latent.
+        seed: of the latents; 0 if there is neither a seed nor a file.
+        latents_file: a .npy file to take latents `start` to `start + n - 1` from instead.
+        digits: of a conditional model, which to make in turn; empty draws them by the seed.
+        labels_file: a file with labels `start` to `start + n - 1` instead.
+        truncation: factor on the latents, below 1 for more regular digits; None is 1.
+        interpolate: frames from each latent to the next on a round trip; None makes just the latents' own images.
+        grid: rows and columns; None makes it as square as can be, or a row a latent for a round trip.
+        scale: each pixel of a picture becomes a square of this side.
+        dtype: of arrays, `uint8` grey levels or `float`, float32 as the model gives it.
+        batch_size: images at a time.
+        model, provider, threads: as `DigitGenerator` takes them.
+    """
+
+    target: Path | IO[bytes]
+    kind: str
+    n: int = 16
+    start: int = 0
+    seed: int | None = None
+    latents_file: Path | None = None
+    digits: tuple[int, ...] = ()
+    labels_file: Path | None = None
+    truncation: float | None = None
+    interpolate: int | None = None
+    grid: tuple[int, int] | None = None
+    scale: int | None = None
+    dtype: str = "uint8"
+    batch_size: int = BATCH_SIZE
+    model: str = shipped.DEFAULT
+    provider: str = "auto"
+    threads: int | None = None
+
+    @property
+    def steps(self) -> int | None:
+        """Frames between two latents: a .gif is always a walk."""
+        return WALK_STEPS if self.kind == "gif" and self.interpolate is None else self.interpolate
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return self.n * (self.steps or 1)
+
+    @property
+    def layout(self) -> tuple[int, int]:
+        """Rows and columns of a grid."""
+        if self.grid:
+            return self.grid
+        columns = self.steps or math.isqrt(self.n - 1) + 1
+        if len(self.digits) > 1 and self.n >= len(self.digits) and not self.steps:
+            columns = len(self.digits)  # one column each
+        return -(-self.count // columns), columns
+
+    def contradiction(self) -> str | None:
+        """Which wishes can't be had together, or None."""
+        what = "a folder" if self.kind == FOLDER else f"a {self.kind}"
+        if isinstance(self.target, Path):
+            inputs = {"--latents": self.latents_file, "--labels": self.labels_file, "--model": Path(self.model)}
+            for option, path in inputs.items():
+                if path is not None and path.is_file() and path.resolve() == self.target.resolve():
+                    return f"--out {self.target} would overwrite {option}; choose another name."
+        if self.seed is not None and self.latents_file is not None:
+            return "--seed and --latents exclude each other: latents come from one of them."
+        if self.digits and self.labels_file is not None:
+            return "--digits and --labels exclude each other: labels come from one of them."
+        if self.latents_file is None and self.start + self.n > INDICES:
+            return f"--start {self.start} with --n {self.n} goes past the last latent of a seed, 2^32 - 1."
+        if self.grid and self.kind not in GRIDS:
+            return f"--grid is the layout of one picture, and {what} has none; leave --grid out."
+        if self.scale is not None and self.kind in ARRAYS:
+            return f"--scale enlarges pictures, and {what} holds none; leave --scale out."
+        if self.dtype == "float" and self.kind not in ARRAYS:
+            return f"--dtype float is for arrays (.npy, .npz), and {what} holds none."
+        if self.interpolate is not None and self.kind in ARRAYS:
+            return f"--interpolate makes pictures, and {what} holds none; leave --interpolate out."
+        if self.steps and self.n < 2:
+            return "A walk needs two latents or more: give --n 2, or another format than gif without --interpolate."
+        rows, columns = self.layout
+        if rows * columns < self.count:
+            return f"--grid {rows}x{columns} has {rows * columns} places for {self.count} images."
+        return None

@@ -1,0 +1,253 @@
+"""onnxruntime on this machine: importing it, its threads, and a session that runs where it was asked to.
+
+onnxruntime falls back to the CPU in silence when CUDA does not work, and writes notes of its own to stderr. Here
+a session either runs on the provider that was asked for, or the reason why not is in the exception.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .contract.errors import DeviceError, ModelError, RuntimeMissingError, SpecError, first_line
+from .contract.spec import SPEC_KEY, GeneratorSpec
+
+PROVIDERS = ("auto", "cpu", "cuda")
+_EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
+_WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
+_FATAL = 4  # the only severity of onnxruntime's log that is let through; failures reach us as exceptions
+
+
+class Opened(NamedTuple):
+    """A session and where it runs.
+
+    Attributes:
+        session: an onnxruntime InferenceSession.
+        provider: `cpu` or `cuda`, where it really runs.
+        note: with `auto`, why CUDA was offered and not taken; else empty.
+    """
+
+    session: Any
+    provider: str
+    note: str
+
+
+def onnxruntime() -> Any:
+    """The module onnxruntime, quiet.
+
+    Raises:
+        RuntimeMissingError: it is missing, broken, or installed twice.
+    """
+    found = importlib.util.find_spec("onnxruntime")
+    if found is None:
+        raise RuntimeMissingError("onnxruntime is not installed: pip install onnxruntime (onnxruntime-gpu for CUDA)")
+    for folder in found.submodule_search_locations or ():
+        _refuse_doubled(Path(folder).parent)
+    try:
+        module = importlib.import_module("onnxruntime")
+        module.set_default_logger_severity(_FATAL)
+    except (ImportError, AttributeError) as error:  # AttributeError: an emptied folder still imports, as a namespace
+        raise RuntimeMissingError(
+            f"onnxruntime is installed but broken ({reason(error)}): "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime"
+        ) from error
+    return module
+
+
+def _refuse_doubled(site_packages: Path) -> None:
+    # A look at folder names costs a tenth of a millisecond; importlib.metadata costs 20.
+    names = {path.name.partition("-")[0].lower() for path in site_packages.glob("onnxruntime*.dist-info")} & _WHEELS
+    if len(names) > 1:
+        wheels = " ".join(sorted(name.replace("_", "-") for name in names))
+        raise RuntimeMissingError(
+            f"onnxruntime is installed more than once ({wheels}), and these overwrite each other: "
+            f"pip uninstall -y {wheels} && pip install onnxruntime (onnxruntime-gpu for CUDA)"
+        )
+
+
+def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Opened:
+    """Open a model.
+
+    Args:
+        model: an ONNX file's bytes.
+        provider: `cpu`; `cuda`; or `auto`, which is CUDA where it works and the CPU otherwise.
+        threads: of the CPU provider.
+    Raises:
+        DeviceError: the provider is unknown, or is `cuda` and the session would not run on it.
+        ModelError: onnxruntime can't read these bytes.
+    """
+    if provider not in PROVIDERS:
+        raise DeviceError(f"unknown provider {provider!r}; choose from {', '.join(PROVIDERS)}")
+    ort = onnxruntime()
+    note = ""
+    if provider != "cpu":
+        offered = _EXECUTION_PROVIDERS["cuda"] in ort.get_available_providers()
+        if offered:
+            hints = _preload(ort)
+            try:
+                session = _session(ort, model, ["cuda", "cpu"], threads)
+                if _EXECUTION_PROVIDERS["cuda"] in session.get_providers():
+                    return Opened(session, "cuda", "")
+                note = hints or "onnxruntime fell back to the CPU"
+            except Exception as error:  # what it raises depends on what is wrong: driver, libraries, memory, model
+                note = reason(error)
+        if provider == "cuda":
+            if not offered:
+                raise DeviceError(
+                    "CUDA is not available: the installed onnxruntime is built without it; "
+                    "pip uninstall -y onnxruntime && pip install onnxruntime-gpu, or take --provider cpu"
+                )
+            raise DeviceError(
+                f"CUDA does not work here: {note}; it needs an NVIDIA driver, CUDA and cuDNN "
+                "(pip install 'onnxruntime-gpu[cuda,cudnn]'), or take --provider cpu"
+            )
+    try:
+        return Opened(_session(ort, model, ["cpu"], threads), "cpu", note)
+    except Exception as error:  # its exceptions have no common base below Exception
+        why = reason(error)
+        if model[8:9] == b"{" or model[:2] == b"PK":  # safetensors: a length and JSON; what torch saves: a zip archive
+            why = f"{why.rstrip('.')}; make an ONNX file of the checkpoint with dcgan-export"
+        raise ModelError(f"onnxruntime can't read it: {why}") from error
+
+
+def _session(ort: Any, model: bytes, providers: list[str], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1  # the graph is one line of layers
+    names = [_EXECUTION_PROVIDERS[name] for name in providers]
+    # Its fallback prints to stdout and would hide the reason.
+    return ort.InferenceSession(model, options, providers=names, enable_fallback=0)
+
+
+def _preload(ort: Any) -> str:
+    """Load CUDA's libraries from the wheels that pip installs, where there are any; what was said about failures."""
+    if not hasattr(ort, "preload_dlls"):  # before onnxruntime 1.21
+        return ""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        ort.preload_dlls()
+    return said.getvalue().partition("\n")[0].strip()
+
+
+def cores(root: Path = Path("/")) -> int:
+    """Cores that this process may use: its affinity, and the CPU quota of its control groups, rounded up.
+
+    Args:
+        root: where `proc` and `sys` are mounted.
+    """
+    try:
+        count = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        count = os.cpu_count() or 1
+    quotas = [quota for folder in _cgroup_folders(root) if (quota := _quota(folder)) is not None]
+    return max(1, min([count, *(math.ceil(quota) for quota in quotas)]))
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    """The folders that may limit this process: its own control group and all above it, of version 2 and 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "-", "")
+        if controllers == "":
+            mounts = [root / "sys/fs/cgroup", root / "sys/fs/cgroup/unified"]
+        elif "cpu" in controllers.split(","):
+            mounts = [root / "sys/fs/cgroup/cpu", root / "sys/fs/cgroup/cpu,cpuacct"]
+        else:
+            continue
+        for mount in mounts:
+            # Inside a container the path may be that of the host: what doesn't exist is passed over.
+            own = mount / path.lstrip("/")
+            folders += [own, *(folder for folder in own.parents if folder.is_relative_to(mount))]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores that a control group grants, or None where it sets no limit."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota = (folder / "cpu.cfs_quota_us").read_text()
+            period = (folder / "cpu.cfs_period_us").read_text()
+        limit = float(quota) / float(period)
+    except (OSError, ValueError, ZeroDivisionError):  # no such file, or "max"
+        return None
+    return limit if limit > 0.0 else None  # version 1 writes -1 for no limit
+
+
+def reason(error: Exception) -> str:
+    """What an exception says, as one line without onnxruntime's own brackets."""
+    text = first_line(error, limit=400)
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 3)[-1]
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def takes_seed(session: Any) -> bool:
+    """Whether a model makes its latents itself, from `seed` and `n` (dcgan-export --inputs seed)."""
+    return any(node.name == "seed" for node in session.get_inputs())
+
+
+def spec_of(session: Any, seeded: bool = False) -> GeneratorSpec:
+    """The spec inside a model, held against the model's own inputs and outputs; these may be floats or grey levels.
+
+    Args:
+        session: an onnxruntime InferenceSession.
+        seeded: whether it may take a seed instead of latents.
+    Raises:
+        ModelError: there is no spec, or the inputs and outputs are others than it says.
+    """
+    try:
+        text = session.get_modelmeta().custom_metadata_map.get(SPEC_KEY)
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise ModelError(f"it carries no generator spec (metadata {SPEC_KEY}); write it with dcgan-export")
+    try:
+        spec = GeneratorSpec.from_json(text)
+    except SpecError as error:
+        raise ModelError(str(error)) from error
+    if spec.image_shape[0] != 1:
+        raise ModelError(f"it makes images of {spec.image_shape[0]} channels; this version makes grey ones only")
+    try:
+        found = _signature(session)
+        has_seed = takes_seed(session)
+    except UnicodeDecodeError:  # onnxruntime hands names on as they are
+        raise ModelError("the name of an input or output is no text") from None
+    sizes = ", ".join(map(str, spec.image_shape))
+    if has_seed and not seeded:
+        raise ModelError(
+            "it takes a seed and makes its latents itself, for programs of other people (docs/embedding.md); here take "
+            "one that takes z: dcgan-export --inputs z"
+        )
+    inputs = ["seed: tensor(int64) of ()", "n: tensor(int64) of ()"]
+    if not has_seed:
+        inputs = [f"z: tensor(float) of (N, {spec.latent_dim})"]
+    label = ["label: tensor(int64) of (N)"] if spec.num_classes else []
+    expected = [*inputs, *label, f"image: tensor(float) of (N, {sizes})"]
+    grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
+    if found != expected and found != [*expected[:-1], grey]:
+        raise ModelError(
+            f"its inputs and outputs are not what its spec says; expected {expected}, or {grey!r}, found {found}"
+        )
+    return spec
+
+
+def _signature(session: Any) -> list[str]:
+    """Name, type and shape of each input and output."""
+    return [
+        f"{node.name}: {node.type} of ({', '.join(str(size) if isinstance(size, int) else 'N' for size in node.shape)})"
+        for node in (*session.get_inputs(), *session.get_outputs())
+    ]

@@ -1,0 +1,240 @@
+"""Where images go: a grid, an animation, an array, or a folder of single pictures. Whole, or not at all.
+
+Every writer takes images one batch at a time, in order. Arrays and folders need no more memory for a million
+images than for sixteen, but for a byte a label; grids and animations are one picture and are limited by what viewers
+open.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .contract.errors import DcganError, OutputError, first_line
+from .contract.files import TEMPORARY, replacing
+from .contract.pixels import tile
+from .request import ARRAYS, FOLDER, GRIDS
+
+# Longest side that a format can store; PNG could store more, but see MAX_PIXELS.
+_MAX_SIDE = {"webp": 16383, "jpeg": 65535, "gif": 65535}
+# Opening a larger picture, Pillow warns of a "decompression bomb" (Image.MAX_IMAGE_PIXELS).
+MAX_PIXELS = 89_478_485
+_FRAME_MS = 50
+_DIGITS = 10  # of every index in a file name, so that folders made from several ranges sort together
+
+_Images = Iterator[npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be written.
+
+    Attributes:
+        count: number of images.
+        height: of one image, before scaling.
+        width: of one image, before scaling.
+        first: number that the first file of a folder is named by.
+        rows: of the grid.
+        columns: of the grid.
+        scale: each pixel becomes a square of this side; not for arrays.
+        floats: for arrays: float32 as the model gives it, instead of uint8 grey levels.
+        facts: text that pictures carry, enough to make them again.
+        facts_of: the same for image i of a folder.
+        labels: of the images of an .npz, shape (count,), if they have any.
+    """
+
+    count: int
+    height: int
+    width: int
+    first: int = 0
+    rows: int = 1
+    columns: int = 1
+    scale: int = 1
+    floats: bool = False
+    facts: dict[str, str] = field(default_factory=dict)
+    facts_of: Callable[[int], dict[str, str]] = lambda _: {}
+    labels: npt.NDArray[Any] | None = None
+
+    def problem(self, kind: str) -> str | None:
+        """Why this can't be written as `kind`, or None. Looked at before any work is done."""
+        if kind in GRIDS and self.rows * self.columns < self.count:
+            return f"{self.count} images don't fit a grid of {self.rows}x{self.columns}"
+        if kind in ARRAYS or kind == FOLDER:
+            return None
+        rows, columns = (self.rows, self.columns) if kind in GRIDS else (1, 1)
+        height, width = rows * self.height * self.scale, columns * self.width * self.scale
+        pixels = height * width * (self.count if kind == "gif" else 1)
+        if max(height, width) > _MAX_SIDE.get(kind, MAX_PIXELS) or pixels > MAX_PIXELS:
+            frames = f"{self.count} frames of " if kind == "gif" else ""
+            return (
+                f"{frames}{width}x{height} pixels are too many for one {kind} picture; "
+                "make fewer images, or write a folder of pictures or .npy"
+            )
+        return None
+
+
+def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> None:
+    """Write images.
+
+    Nothing is seen under the target's name before it is complete, and nothing is left behind when `images` raises.
+
+    Args:
+        target: a path, or a binary stream.
+        kind: one of `request.FILES`, or `FOLDER` for a path.
+        images: uint8 (or float32, for arrays), shape (K, height, width) each; pulled once the target is open.
+        plan: what they are.
+    Raises:
+        OutputError: the target can't be written, or a folder already holds some of these files.
+    """
+    problem = plan.problem(kind)
+    if problem:
+        raise OutputError(f"can't write {kind}: {problem}")
+    try:
+        if not isinstance(target, Path):
+            with tempfile.TemporaryFile() as file:
+                _WRITERS[kind](file, images, plan)
+                file.seek(0)
+                shutil.copyfileobj(file, target)
+        elif kind == FOLDER:
+            _save_folder(target, images, plan)
+        else:
+            with replacing(target) as temporary, temporary.open("wb") as file:
+                _WRITERS[kind](file, images, plan)
+    except DcganError:
+        raise
+    except BrokenPipeError:  # whoever read our stdout has gone; the command ends quietly
+        raise
+    except OSError as error:
+        name = target if isinstance(target, Path) else "stdout"
+        raise OutputError(f"can't write {name}: {first_line(error).lower()}") from error
+
+
+def _write_png(file: IO[bytes], images: _Images, plan: Plan) -> None:
+    _save_png(file, _sheet(images, plan), plan.facts)
+
+
+def _write_jpeg(file: IO[bytes], images: _Images, plan: Plan) -> None:
+    _image(_sheet(images, plan)).save(file, "JPEG", quality=95, comment=json.dumps(plan.facts).encode())
+
+
+def _write_webp(file: IO[bytes], images: _Images, plan: Plan) -> None:
+    picture = _image(_sheet(images, plan))
+    exif = picture.getexif()
+    exif[0x010E] = json.dumps(plan.facts)  # ImageDescription
+    picture.save(file, "WEBP", lossless=True, exif=exif)
+
+
+def _write_gif(file: IO[bytes], images: _Images, plan: Plan) -> None:
+    frames = (_image(_scaled(image, plan.scale)) for batch in images for image in batch)
+    next(frames).save(
+        file,
+        "GIF",
+        save_all=True,
+        append_images=frames,
+        duration=_FRAME_MS,
+        loop=0,
+        comment=json.dumps(plan.facts).encode(),
+    )
+
+
+def _write_npy(file: IO[bytes], images: _Images, plan: Plan) -> None:
+    dtype = "<f4" if plan.floats else "|u1"
+    shape = (plan.count, plan.height, plan.width)
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    for batch in images:
+        file.write(batch.astype(dtype, copy=False).tobytes())
+
+
+def _write_npz(file: IO[bytes], images: _Images, plan: Plan) -> None:
+    from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
+
+    # A ZipInfo made by hand bears the year 1980 and not the hour of writing: the same images give the same bytes.
+    with ZipFile(file, "w") as archive:
+        others = {"facts.npy": np.array(json.dumps(plan.facts))}
+        if plan.labels is not None:
+            others["labels.npy"] = plan.labels
+        for name in ("images.npy", *others):
+            info = ZipInfo(name)
+            info.compress_type = ZIP_DEFLATED
+            with archive.open(info, "w", force_zip64=True) as member:
+                if name == "images.npy":
+                    _write_npy(member, images, plan)
+                else:
+                    np.lib.format.write_array(member, others[name], allow_pickle=False)
+
+
+_WRITERS: dict[str, Callable[[IO[bytes], _Images, Plan], None]] = {
+    "png": _write_png,
+    "jpeg": _write_jpeg,
+    "webp": _write_webp,
+    "gif": _write_gif,
+    "npy": _write_npy,
+    "npz": _write_npz,
+}
+
+
+def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
+    """Single PNGs, named by index. A new folder appears at once; into an existing one the finished files are moved."""
+
+    def name(i: int) -> str:
+        return f"{plan.first + i:0{_DIGITS}d}.png"
+
+    exists = folder.is_dir()
+    if exists:
+        # Judged from what is there: to list all names to come would need memory for each.
+        found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
+        taken = sorted(stem for stem in found if len(stem) == _DIGITS and 0 <= int(stem) - plan.first < plan.count)
+        if taken:
+            raise OutputError(
+                f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "
+                "remove them, or choose another folder"
+            )
+    if folder.exists() and not exists:
+        raise OutputError(f"can't write folder {folder}: a file has that name; choose another")
+    with tempfile.TemporaryDirectory(
+        prefix=".dcgan-infer.", suffix=TEMPORARY, dir=folder if exists else folder.parent
+    ) as parent:
+        # A folder inside the temporary one: that one is private to its owner, this one has the usual permissions.
+        temporary = Path(parent) / "images"
+        temporary.mkdir()
+        flat = (image for batch in images for image in batch)
+        for i, image in enumerate(flat):
+            with (temporary / name(i)).open("wb") as file:
+                _save_png(file, _scaled(image, plan.scale), plan.facts | plan.facts_of(i))
+        if exists:
+            for i in range(plan.count):
+                (temporary / name(i)).rename(folder / name(i))
+        else:
+            temporary.rename(folder)
+
+
+def _sheet(images: _Images, plan: Plan) -> npt.NDArray[np.uint8]:
+    """All images on one sheet, scaled."""
+    return _scaled(tile(np.concatenate(list(images)), plan.rows, plan.columns), plan.scale)
+
+
+def _scaled(image: npt.NDArray[np.uint8], scale: int) -> npt.NDArray[np.uint8]:
+    return image if scale == 1 else image.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _save_png(file: IO[bytes], image: npt.NDArray[np.uint8], facts: dict[str, str]) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    for key, value in facts.items():
+        info.add_text(key, value)
+    _image(image).save(file, "PNG", pnginfo=info)
+
+
+def _image(pixels: npt.NDArray[np.uint8]) -> Any:
+    from PIL import Image  # some milliseconds that arrays need not pay
+
+    return Image.fromarray(pixels)

@@ -1,0 +1,148 @@
+"""What `verify` found of a model: a line a check, figures, and a verdict that claims no more than was checked."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .contract.difference import Difference
+
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+_IDENTIFY = ("integrity", "golden", "against")  # checks that say which model it is
+WIDTH = 80  # of the table
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question, and what came out.
+
+    Attributes:
+        name: `integrity`, `spec`, `operators`, `golden` or `against`.
+        outcome: `passed`, `failed` or `skipped`.
+        detail: what was found, in a line; of a failed or skipped check why.
+        figures: what was found, by name.
+        difference: of images, where some were compared.
+    """
+
+    name: str
+    outcome: str
+    detail: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    difference: Difference | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: what is no finite number is None."""
+        figures = self.figures | (asdict(self.difference) if self.difference else {})
+        return {
+            "name": self.name,
+            "outcome": self.outcome,
+            "detail": self.detail,
+            "figures": {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in figures.items()
+            },
+        }
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What was checked of a model, and what came out.
+
+    Attributes:
+        model: path of the file.
+        sha256: hexadecimal digest of its bytes.
+        size: in bytes.
+        runtime_version: of the onnxruntime that ran it.
+        checks: in the order of the questions.
+    """
+
+    model: Path
+    sha256: str
+    size: int
+    runtime_version: str
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.outcome == FAILED)
+
+    @property
+    def identified(self) -> bool:
+        """Whether the model was held against anything: its bytes, golden vectors, or another model."""
+        return any(check.outcome == PASSED for check in self.checks if check.name in _IDENTIFY)
+
+    @property
+    def passed(self) -> bool:
+        """Whether none failed, and at least one says which model it is; others may have been skipped."""
+        return not self.failed and self.identified
+
+    @property
+    def verdict(self) -> str:
+        """The last line: it claims what was checked, and no more."""
+        count = {name: sum(check.outcome == name for check in self.checks) for name in (PASSED, FAILED, SKIPPED)}
+        skipped = f", {count[SKIPPED]} skipped" if count[SKIPPED] else ""
+        if not self.failed and not self.identified:
+            return "NOT verified: held against nothing; give --sha256, --golden or --against"
+        if not self.passed:
+            return f"NOT verified: {count[FAILED]} failed, {count[PASSED]} passed{skipped}"
+        unequal = (
+            ""
+            if any(check.name == "golden" and check.outcome == PASSED for check in self.checks)
+            else ("; not compared with a checkpoint")
+        )
+        return f"verified: {count[PASSED]} check{'s' * (count[PASSED] != 1)} passed{skipped}{unequal}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": str(self.model),
+            "sha256": self.sha256,
+            "bytes": self.size,
+            "onnxruntime": self.runtime_version,
+            "passed": self.passed,
+            "verdict": self.verdict,
+            "checks": [check.as_dict() for check in self.checks],
+        }
+
+    def table(self) -> str:
+        """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, the verdict."""
+        wrap = textwrap.TextWrapper(WIDTH, break_on_hyphens=False)
+        lines = [*wrap.wrap(f"{self.model} ({self.size:,} bytes)"), f"sha256 {self.sha256}", ""]
+        for check in self.checks:
+            outcome = check.outcome.upper() if check.outcome == FAILED else check.outcome
+            wrap.initial_indent = f"{outcome:<9}{check.name:<11}"
+            wrap.subsequent_indent = " " * len(wrap.initial_indent)
+            lines += wrap.wrap(check.detail)
+        compared = [check for check in self.checks if check.difference is not None]
+        if compared:
+            lines += ["", *_figures(compared)]
+        return "\n".join([*lines, "", self.verdict])
+
+
+def _figures(checks: Iterable[Check]) -> list[str]:
+    columns = [(check.name, check.difference) for check in checks if check.difference is not None]
+    rows: tuple[tuple[str, Callable[[Difference], str]], ...] = (
+        ("images compared", lambda row: f"{row.images}"),
+        ("max error", lambda row: _scientific(row.max_error)),
+        ("  limit", lambda row: _scientific(row.limit)),
+        ("mean error", lambda row: _scientific(row.mean_error)),
+        ("grey levels off, the worst pixel", lambda row: f"{row.max_levels}"),
+        ("  limit", lambda row: f"{row.levels_limit}"),
+        ("grey levels off on average", lambda row: f"{row.mean_levels:.2e}"),
+        ("  limit", lambda row: f"{row.mean_levels_limit:.2e}"),
+        ("pixels with another grey level", lambda row: f"{row.pixels_off} of {row.pixels}"),
+        ("PSNR", lambda row: f"{row.psnr:.1f} dB"),
+    )
+    lines = [f"{'':<36}" + "".join(f"{name:>20}" for name, _ in columns)]
+    for label, cell in rows:
+        lines.append(f"{label:<36}" + "".join(f"{cell(difference):>20}" for _, difference in columns))
+    return lines
+
+
+def _scientific(number: float | None) -> str:
+    return "-" if number is None else f"{number:.2e}"
