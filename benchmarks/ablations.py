@@ -30,7 +30,8 @@ from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import in_batches
 from dcgan.sources import Digits, generator_run
 from dcgan.trainer import Trainer, resolve_precision
-from dcgan_infer.contract.spec import Activation, GeneratorSpec
+from dcgan_infer.contract.layers import Activation, BatchNorm, ConvTranspose
+from dcgan_infer.contract.spec import GeneratorSpec
 
 
 class WideDiscriminator(ProjectedDiscriminator):
@@ -81,9 +82,10 @@ class UpsamplingGenerator(Generator):
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__(spec)
-        _, second, third = spec.channels
-        self.decon2 = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(second, third, 3, padding=1))  # type: ignore[assignment]
-        self.decon3 = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(third, 1, 3, padding=1))  # type: ignore[assignment]
+        for layer in spec.layers:
+            if isinstance(layer, ConvTranspose) and layer.stride == (2, 2):
+                conv = nn.Conv2d(layer.inputs, layer.outputs, 3, padding=1)
+                self.add_module(layer.name, nn.Sequential(nn.Upsample(scale_factor=2), conv))
 
 
 class UnnormalisedGenerator(Generator):
@@ -91,7 +93,9 @@ class UnnormalisedGenerator(Generator):
 
     def __init__(self, spec: GeneratorSpec) -> None:
         super().__init__(spec)
-        self.bn1 = self.bn2 = self.bn3 = nn.Identity()  # type: ignore[assignment]
+        for layer in spec.layers:
+            if isinstance(layer, BatchNorm):
+                self.add_module(layer.name, nn.Identity())
 
 
 DISCRIMINATORS["wide"] = WideDiscriminator

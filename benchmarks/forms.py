@@ -16,14 +16,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
 import torch
 from torch import nn
 
-from dcgan.checkpoint import load_generator
-from dcgan_export import formats
+from dcgan.checkpoint import GeneratorCheckpoint, load_generator
+from dcgan_export.formats import FORMATS, Variant
 from dcgan_export.publish import publish
 from dcgan_infer import shipped
 from dcgan_infer.bench import open_rows
@@ -39,14 +39,12 @@ class Form(NamedTuple):
 
     Attributes:
         name: of the row.
-        format: one of `dcgan_export.formats.FORMATS`.
-        options: of `dcgan_export.publish.publish`.
+        variant: what is exported.
         runtime: `torch`, or one of `dcgan_infer.bench.RUNTIMES`.
     """
 
     name: str
-    format: str
-    options: dict[str, Any]
+    variant: Variant
     runtime: str
 
 
@@ -54,21 +52,21 @@ EAGER = "torch, eager"
 PEER = "ONNX plain"
 # A row is added here; torch in eager mode, which exports nothing, comes before them.
 FORMS = (
-    Form("TorchScript plain", "torchscript", {"optimize": "none"}, "torch"),
-    Form("TorchScript fused", "torchscript", {"optimize": "fused"}, "torch"),
-    Form(PEER, "onnx", {"optimize": "none"}, "onnxruntime"),
-    Form("ONNX fused", "onnx", {"optimize": "fused"}, "onnxruntime"),
-    Form("ONNX fused, fp16 weights", "onnx", {"precision": "fp16"}, "onnxruntime"),
-    Form("ONNX int8", "onnx", {"precision": "int8"}, "onnxruntime"),
-    Form("ONNX int8, grey levels", "onnx", {"precision": "int8", "image": "uint8"}, "onnxruntime"),
-    Form("ONNX plain in OpenVINO, float32", "onnx", {"optimize": "none"}, "openvino"),
+    Form("TorchScript plain", Variant("torchscript", "none"), "torch"),
+    Form("TorchScript fused", Variant("torchscript", "fused"), "torch"),
+    Form(PEER, Variant(optimize="none"), "onnxruntime"),
+    Form("ONNX fused", Variant(optimize="fused"), "onnxruntime"),
+    Form("ONNX fused, fp16 weights", Variant(precision="fp16"), "onnxruntime"),
+    Form("ONNX int8", Variant(precision="int8"), "onnxruntime"),
+    Form("ONNX int8, grey levels", Variant(precision="int8", image="uint8"), "onnxruntime"),
+    Form("ONNX plain in OpenVINO, float32", Variant(optimize="none"), "openvino"),
 )
 
 Prepare = Callable[[int], Callable[[], object]]  # from a batch size to a function that makes one batch
 
 
 def in_torch(module: nn.Module, spec: GeneratorSpec) -> Prepare:
-    """A module, eager or scripted, with its inputs made beforehand."""
+    """A module, eager or traced, with its inputs made beforehand."""
 
     def prepare(batch: int) -> Callable[[], object]:
         inputs = [torch.from_numpy(latents(0, 0, batch, spec.latent_dim))]
@@ -89,16 +87,16 @@ def in_runtime(path: Path, runtime: str, threads: int) -> Prepare:
     return lambda batch: row.prepare(batch, 0)
 
 
-def exported(form: Form, checkpoint: Path, spec: GeneratorSpec, folder: Path, threads: int) -> Prepare:
+def exported(form: Form, source: GeneratorCheckpoint, folder: Path, threads: int) -> Prepare:
     """Export a form, with the proof that it is equal to the checkpoint, and open it."""
-    path = folder / f"{FORMS.index(form)}{formats.find(form.format).suffix}"
-    publish(checkpoint, path, form.format, **form.options)
+    path = folder / f"{FORMS.index(form)}{FORMATS[form.variant.format].suffix}"
+    publish(source, path, form.variant)
     if form.runtime != "torch":
         return in_runtime(path, form.runtime, threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-    return in_torch(module, spec)
+    return in_torch(module, source.spec)
 
 
 def markdown(batch: int, bursts: dict[str, list[Burst]]) -> str:
@@ -136,10 +134,10 @@ def main(
     threads = threads or cores()
     torch.set_num_threads(threads)
     forms = forms_here()
-    eager = load_generator(checkpoint).generator
+    source = load_generator(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
-        rows = {EAGER: in_torch(eager, eager.spec)} | {
-            form.name: exported(form, checkpoint, eager.spec, Path(folder), threads) for form in forms
+        rows = {EAGER: in_torch(source.module, source.spec)} | {
+            form.name: exported(form, source, Path(folder), threads) for form in forms
         }
         runtimes = ["torch", *dict.fromkeys(form.runtime for form in forms if form.runtime != "torch")]
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in runtimes)

@@ -2,7 +2,7 @@
 
 1. Cold start: the whole process `dcgan-infer --n 16 --out grid.png` against a bare script that imports onnxruntime,
    runs the model once and saves a PNG. Processes take turns.
-2. Throughput: DigitGenerator (latents and grey levels included) and its session alone against torch in eager mode.
+2. Throughput: ImageGenerator (latents and grey levels included) and its session alone against torch in eager mode.
    Measured as `dcgan_infer.measure.measure` does it, in bursts with rests between; the same number of threads for all.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 import click
 import numpy as np
 
-from dcgan_infer import DigitGenerator, shipped
+from dcgan_infer import ImageGenerator, shipped
 from dcgan_infer.inputs import Block
 from dcgan_infer.measure import measure, ratios
 
@@ -66,11 +66,11 @@ def rows(batch: int, threads: int) -> tuple[int, dict[str, Callable[[], None]]]:
     from dcgan.checkpoint import load_generator
 
     torch.set_num_threads(threads)
-    eager = load_generator(shipped.path_of(NAME, ".safetensors")).generator
-    ours = DigitGenerator(NAME, provider="cpu", threads=threads)
+    eager = load_generator(shipped.path_of(NAME, ".safetensors")).module
+    ours = ImageGenerator(NAME, provider="cpu", threads=threads)
     z = np.random.default_rng(0).standard_normal((batch, ours.spec.latent_dim)).astype(np.float32)
     tensor = torch.from_numpy(z)
-    calls = max(1, 256 // batch)  # DigitGenerator draws latents for several batches at a time
+    calls = max(1, 256 // batch)  # ImageGenerator draws latents for several batches at a time
 
     def run_eager() -> None:
         with torch.inference_mode():
@@ -85,7 +85,7 @@ def rows(batch: int, threads: int) -> tuple[int, dict[str, Callable[[], None]]]:
         for _ in ours.stream(calls * batch, batch_size=batch):
             pass
 
-    return calls * batch, {"torch eager": run_eager, "session alone": run_session, "DigitGenerator": run_ours}
+    return calls * batch, {"torch eager": run_eager, "session alone": run_session, "ImageGenerator": run_ours}
 
 
 def throughput(batch: int, rounds: int, threads: int) -> None:

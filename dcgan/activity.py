@@ -1,4 +1,4 @@
-"""How many hidden units are at work, layer by layer: what the document reasons about when it compares activations.
+"""How many hidden units are at work, layer by layer: how the tutorial of the reference script compares activations.
 
 A unit is a feature of a linear layer or a channel of a convolution. It is active on an input where its value before the
 activation is above 0: there ReLU, LeakyReLU and ELU pass the gradient whole and Softplus most of it, so the shares
@@ -34,8 +34,8 @@ def measure_activity(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) 
     """Measure the units of a network's hidden layers in eval mode; the network's mode is put back.
 
     Args:
-        network: a generator or discriminator of networks.py: its attribute `activation` is the one module that every
-            hidden layer's values go through, and `hidden` names those layers, in order.
+        network: a generator or discriminator of networks.py: `hidden` names its hidden layers, in order, and
+            `activations` are the modules that their values go through.
         batches: inputs of the network, a tuple of its arguments for each call.
     Returns:
         One entry a hidden layer, in the order of the layers.
@@ -51,7 +51,8 @@ def measure_activity(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) 
         active[layer].append(positive.float().mean())
         ever[layer].append(positive.any(2).any(0))
 
-    handle = network.get_submodule("activation").register_forward_pre_hook(look)
+    modules: Sequence[nn.Module] = network.activations  # type: ignore[assignment]
+    handles = [module.register_forward_pre_hook(look) for module in modules]
     training = network.training
     network.eval()
     try:
@@ -60,7 +61,8 @@ def measure_activity(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) 
             network(*batch)
     finally:
         network.train(training)
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return [
         LayerActivity(
             layer=name,

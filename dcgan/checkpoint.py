@@ -1,35 +1,76 @@
-"""Checkpoints: safetensors with the spec inside, and `.pt` state dicts of the document's script.
+"""Checkpoints: ours, safetensors with the spec inside, and anybody's state dict.
 
-Nothing here unpickles objects: safetensors holds tensors and text only, and `.pt` files are read with
-`weights_only=True`.
+Nothing here unpickles objects that could run code: safetensors holds tensors and text only, and what `torch.save` wrote
+is read with `weights_only=True`. Code of the user runs only if they name it (`Hints.module`).
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import dataclasses
 import hashlib
 import json
+import pickle
+import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import CheckpointError, SpecError, first_line
 from dcgan_infer.contract.files import replacing
-from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, Activation, GeneratorSpec
+from dcgan_infer.contract.layers import OUTPUTS, Activate, Activation, BatchNorm, shapes_of
+from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, GeneratorSpec
 
-from .networks import Generator
+from . import modules
+from .networks import Generator, with_counters
+from .recognise import AmbiguousError, Recognised, recognise, unknown
+from .unwrap import StateDict, T, search, state_dicts
 
 _KIND_KEY = "dcgan.kind"
 _STATE_KEY = "dcgan.state"
 # Tensors of a training state whose names begin with this are the generator that a run would publish now.
 PUBLISHED = "published."
+# What a folder is looked through for, the best first.
+_IN_FOLDERS = ("generator.safetensors", "best.safetensors", "checkpoint.safetensors")
+_SAVE = 'save its weights alone: torch.save(model.state_dict(), "generator.pth")'
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What somebody says of a generator, where its file does not; every field may be None.
+
+    Attributes:
+        key: which entry of a file that holds several generators, dotted where dicts are nested.
+        module: `PATH.py:NAME` or `package.module:NAME`, a class or function that is called without arguments and gives
+            the `nn.Module` that the weights are for.
+        activation: of the hidden layers.
+        output: of the last layer, tanh or sigmoid.
+        eps: of every BatchNorm.
+        latent_dim: length of a latent.
+        num_classes: number of classes; 0 for none.
+        class_names: of the classes, in order; of a module that does not say how many there are, also how many.
+        value_range: values of black and of white.
+    """
+
+    key: str | None = None
+    module: str | None = None
+    activation: Activation | None = None
+    output: Activation | None = None
+    eps: float | None = None
+    latent_dim: int | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    value_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,14 +78,26 @@ class GeneratorCheckpoint:
     """A generator read from a file.
 
     Attributes:
-        generator: in eval mode, float32, on the CPU.
+        module: the yardstick, in eval mode, float32, on the CPU: latents (N, latent_dim), and labels (N,) if it has
+            classes, to images (N, C, H, W).
+        spec: of it; its layers are empty where they are not known.
+        chain: the same weights as a chain of the spec's layers, for rewriting: `module` itself where it is one; None
+            without layers.
         recipe: JSON of the recipe that trained it, empty where the file does not say.
         weights_sha256: hexadecimal digest of the weights, see `weights_sha256`.
+        notes: a line each for people: what was taken off, recognised and assumed.
+        source: canonical JSON of how the network was known, for the metadata key `SOURCE_KEY`; empty for our own files.
+        path: of the file; None of what was read from none.
     """
 
-    generator: Generator
+    module: nn.Module
+    spec: GeneratorSpec
+    chain: Generator | None
     recipe: str
     weights_sha256: str
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    path: Path | None = None
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -82,69 +135,300 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
     _write(path, tensors, metadata)
 
 
-def load_generator(path: Path, activation: Activation | None = None) -> GeneratorCheckpoint:
+def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
     """Read a generator from a file, whichever kind it is.
 
-    Takes `generator.safetensors`, the `checkpoint.safetensors` of a run (the generator it would publish now), and a
-    `.pt` state dict saved by the document's script. The kind is read from the content, not from the suffix.
+    Takes `generator.safetensors`, the `checkpoint.safetensors` of a run (the generator it would publish now), a run's
+    folder, and a state dict of a known layout (see `recognise.LAYOUTS`) or of `hints.module`: in a file of `torch.save`
+    or of safetensors, by itself or in dicts. The kind is read from the content, not from the suffix.
 
     Args:
         path: of the checkpoint.
-        activation: of the hidden layers; a `.pt` file does not say (default ReLU), a safetensors file does, and must
-            agree.
+        hints: what the file does not say; what it does say must agree.
     Raises:
-        CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says.
+        CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says; or it is not
+            known what network it is of.
     """
     try:
-        if path.is_dir():
-            raise CheckpointError(f"{path} is a folder; give a file in it, such as {path / 'generator.safetensors'}")
-        if not path.is_file():
-            raise CheckpointError(
-                f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
-            )
-        with path.open("rb") as file:
-            magic = file.read(9)
-    except CheckpointError:
-        raise
+        file, notes = _file_of(path)
+        with file.open("rb") as stream:
+            magic = stream.read(9)
     except OSError as error:
         raise CheckpointError(f"can't read checkpoint {path}: {first_line(error).lower()}") from error
-    recipe = ""
+    content: Any
+    metadata: dict[str, str] = {}
     # A safetensors file begins with the length of its JSON header, which may look like anything, then the header.
     if magic[8:] != b"{" and magic[:1] in (b"P", b"\x80"):
-        tensors = _read_pt(path)
-        spec = _spec_of_shapes(tensors, path, activation or Activation("relu"))
+        content = _read_pt(file)
     else:
-        tensors, metadata = _read_safetensors(path)
+        content, metadata = _read_safetensors(file)
         if metadata.get(_KIND_KEY) == "training":
-            tensors = {name.removeprefix(PUBLISHED): t for name, t in tensors.items() if name.startswith(PUBLISHED)}
-        if SPEC_KEY in metadata:
-            try:
-                spec = GeneratorSpec.from_json(metadata[SPEC_KEY])
-            except SpecError as error:
-                raise CheckpointError(f"{path}: {error}") from error
-            if activation is not None and activation != spec.activation:
-                raise CheckpointError(
-                    f"{path} was trained with activation {spec.activation}, not {activation}; leave the option out"
-                )
-        else:
-            spec = _spec_of_shapes(tensors, path, activation or Activation("relu"))
-        recipe = metadata.get(RECIPE_KEY, "")
+            content = {name.removeprefix(PUBLISHED): t for name, t in content.items() if name.startswith(PUBLISHED)}
     try:
-        with torch.device("meta"):  # no memory before the file's tensors are known to have the shapes its spec says
-            generator = Generator(spec)
-        generator.load_state_dict(
-            {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()},
-            strict=True,
-            assign=True,
-        )
+        if hints.module is not None:
+            found = _load_into_module(content, file, hints, notes, metadata.get(RECIPE_KEY, ""))
+        elif SPEC_KEY in metadata:
+            found = _load_ours(content, metadata, file, hints, notes)
+        else:
+            found = _load_recognised(content, file, hints, notes)
+        return dataclasses.replace(found, path=file)
     except SpecError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The file to read, and a note where that is not `path` itself."""
+    if path.is_dir():
+        file = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
+        if file is None:
+            raise CheckpointError(f"{path} is a folder; give a file in it, such as {path / _IN_FOLDERS[0]}")
+        return file, (f"read {file}",)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
+        )
+    return path, ()
+
+
+def _load_ours(
+    tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, hints: Hints, notes: tuple[str, ...]
+) -> GeneratorCheckpoint:
+    spec = GeneratorSpec.from_json(metadata[SPEC_KEY])
+    if not spec.layers:
+        raise CheckpointError(f"{path}: its spec lists no layers; give --module FILE.py:NAME")
+    if hints.key is not None:
+        raise CheckpointError(f"{path} holds one generator; leave --key out")
+    if hints.class_names is not None and not spec.class_names:
+        spec = dataclasses.replace(spec, class_names=hints.class_names)
+    functions = [layer.function for layer in spec.layers if isinstance(layer, Activate)]
+    ends = isinstance(spec.layers[-1], Activate)
+    all_eps = {layer.eps for layer in spec.layers if isinstance(layer, BatchNorm)}
+    for what, said, found in (
+        ("activation", hints.activation, set(functions[:-1] if ends else functions)),
+        ("output", hints.output, set(functions[-1:] if ends else ())),
+        ("eps", hints.eps, all_eps),
+        ("latent size", hints.latent_dim, {spec.latent_dim}),
+        ("number of classes", hints.num_classes, {spec.num_classes}),
+        ("class names", hints.class_names, {spec.class_names}),
+        ("value range", hints.value_range, {spec.value_range}),
+    ):
+        if said is not None and {said} != found:
+            known = ", ".join(sorted(map(str, found))) or "none"
+            raise CheckpointError(f"{path} was trained with {what} {known}, not {said}; leave the option out")
+    weights, more = _clean(tensors, path)
+    generator = _generator(spec, weights, path)
+    digest = weights_sha256(generator.state_dict())
+    return GeneratorCheckpoint(generator, spec, generator, metadata.get(RECIPE_KEY, ""), digest, (*notes, *more))
+
+
+def _load_recognised(content: Any, path: Path, hints: Hints, notes: tuple[str, ...]) -> GeneratorCheckpoint:
+    if hints.output is not None and hints.output.name not in OUTPUTS:
+        raise CheckpointError(f"the output is {' or '.join(OUTPUTS)}, found {hints.output}")
+    if hints.eps is not None and not 0.0 < hints.eps < 1e6:
+        raise CheckpointError(f"eps must be above 0, found {hints.eps:g}")
+    doubts: list[AmbiguousError] = []
+
+    def match(candidate: StateDict) -> Recognised | None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in candidate.tensors.items()}
+        try:
+            network = recognise(shapes, hints.activation, hints.output, hints.eps)
+        except AmbiguousError as error:
+            doubts.append(error)
+            return None
+        # `hidden.0` is no name for a layer of ours; without the prefix it is.
+        return network if network and all(Generator.can_name(layer.name) for layer in network.layers) else None
+
+    wholes, found = _chosen(content, match, path, hints.key)
+    if found is None:
+        if doubts:
+            raise CheckpointError(f"{path}: {doubts[0]}")
+        whole = next((whole for whole in wholes if whole.name == hints.key), wholes[0])
+        raise CheckpointError(f"{path}: {unknown(list(whole.tensors))}")
+    state, network = found
+    classes = hints.num_classes or 0
+    if classes and network.layout.name != "reference":
+        raise CheckpointError(
+            f"{path}: how {network.layout.origin} takes labels is not known; --module FILE.py:NAME is the certain way"
+        )
+    if hints.latent_dim not in (None, network.inputs - classes):
+        raise CheckpointError(
+            f"{path}: its first layer takes {network.inputs} numbers, so latents of {network.inputs - classes}, not "
+            f"{hints.latent_dim}; leave --latent-dim out"
+        )
+    last = network.layers[-1]
+    assert isinstance(last, Activate)
+    value_range = OUTPUTS[last.function.name]
+    if hints.value_range not in (None, value_range):
+        raise CheckpointError(
+            f"{path}: {last.function} gives values from {value_range[0]:g} to {value_range[1]:g}; leave --value-range "
+            "out, or say --output-activation"
+        )
+    channels, height, width = shapes_of(network.layers, network.inputs)[-1]
+    spec = GeneratorSpec(
+        network.inputs - classes,
+        (channels, height, width),
+        classes,
+        hints.class_names or (),
+        value_range,
+        layers=network.layers,
+    )
+    weights, more = _clean(state.tensors, path)
+    generator = _generator(spec, weights, path)
+    assumed = network.assumed | ({} if classes else {"inputs": "latent only"})
+    facts = {"assumed": assumed, "given": network.given, "layout": network.layout.name}
+    lines = (
+        f"recognised as {network.layout.origin}",
+        "assumed, as the file does not say: " + "; ".join(f"{name} {value}" for name, value in assumed.items()),
+        *(["given: " + "; ".join(f"{name} {value}" for name, value in network.given.items())] if network.given else []),
+    )
+    return GeneratorCheckpoint(
+        generator,
+        spec,
+        generator,
+        recipe="",
+        weights_sha256=weights_sha256(generator.state_dict()),
+        notes=(*notes, *_unwrapping(state), *more, *lines),
+        source=_source(facts, state),
+    )
+
+
+def _load_into_module(
+    content: Any, path: Path, hints: Hints, notes: tuple[str, ...], recipe: str
+) -> GeneratorCheckpoint:
+    assert hints.module is not None
+    said = {"--activation": hints.activation, "--output-activation": hints.output, "--batch-norm-eps": hints.eps}
+    extra = [option for option, value in said.items() if value is not None]
+    if extra:
+        raise CheckpointError(f"the module itself says its layers; leave {' and '.join(extra)} out")
+    module = modules.load_module(hints.module)
+    expected = {name: tuple(t.shape) if not _is_lazy(t) else None for name, t in module.state_dict().items()}
+
+    wholes, found = _chosen(content, lambda part: not _differences(expected, part) or None, path, hints.key)
+    if found is None:
+        chosen = [whole for whole in wholes if hints.key is None or whole.name == hints.key] or wholes
+        nearest = max(chosen, key=lambda whole: len(whole.tensors.keys() & expected.keys()))
+        raise CheckpointError(
+            f"{path} does not fit --module {hints.module}: {_differences(expected, nearest)}; give the class "
+            "that these weights were trained with"
+        )
+    state, _ = found
+    weights, more = _clean(state.tensors, path)
+    try:
+        module.load_state_dict(with_counters(weights, expected), strict=True)
+    except Exception as error:  # a module may load its weights in ways of its own
+        raise CheckpointError(
+            f"{path} does not load into --module {hints.module}: {modules.user_error(error)}"
+        ) from error
+    name = f"--module {hints.module}"
+    fitted = modules.fit(module, name, hints.latent_dim, hints.num_classes, hints.class_names, hints.value_range)
+    where, _, attribute = hints.module.rpartition(":")
+    file = Path(where).name if where.endswith(".py") else where
+    return GeneratorCheckpoint(
+        fitted.module,
+        fitted.spec,
+        fitted.chain,
+        recipe,
+        weights_sha256(weights),
+        notes=(*notes, *_unwrapping(state), *more, f"run by {hints.module}", *fitted.notes),
+        # Not the whole path: an artifact says nothing of the machine that made it.
+        source=_source({"layout": "module", "module": f"{file}:{attribute}"}, state),
+    )
+
+
+def _chosen(
+    content: Any, match: Callable[[StateDict], T | None], path: Path, key: str | None
+) -> tuple[list[StateDict], tuple[StateDict, T] | None]:
+    """All state dicts of a file, and the part of them that matches; None if nothing does.
+
+    Raises:
+        CheckpointError: there are no state dicts, several matches, or none by that key.
+    """
+    wholes = state_dicts(content)
+    if not wholes:
+        raise CheckpointError(f"{path} holds no state dict of tensors; {_SAVE}")
+    found = [each for whole in wholes for each in search(whole, match)]
+    names = ", ".join(state.name or "the file itself" for state, _ in found)
+    if key is not None:
+        chosen = [each for each in found if each[0].name == key or each[0].key == key]
+        chosen = chosen or [each for each in found if each[0].name.startswith(f"{key}.")]
+        if [state.name for state, _ in found] == [""]:
+            raise CheckpointError(f"{path} holds one generator; leave --key out")
+        if found and not chosen:
+            raise CheckpointError(f"{path} has no generator called {key}; it has {names}")
+        found = chosen
+    if len(found) > 1:
+        raise CheckpointError(f"{path} holds several generators: {names}; choose one with --key NAME")
+    return wholes, found[0] if found else None
+
+
+def _unwrapping(state: StateDict) -> list[str]:
+    notes = []
+    if state.key:
+        notes.append(f"the weights are those under {state.key}")
+    if state.prefix:
+        notes.append(f"taken off the tensors' names: {state.prefix}")
+    return notes
+
+
+def _source(facts: dict[str, Any], state: StateDict) -> str:
+    return json.dumps(facts | {"key": state.key, "prefix": state.prefix}, sort_keys=True, separators=(",", ":"))
+
+
+def _clean(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors in float32, and a note where they were not.
+
+    Raises:
+        CheckpointError: a tensor has no values, or some that are not finite.
+    """
+    weights, kinds = {}, set()
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise CheckpointError(f"{path}: {name} is on the meta device, so it has no values; save the weights")
+        weights[name] = tensor.detach()
+        if tensor.is_floating_point():
+            weights[name] = tensor.detach().float()
+            kinds.add(str(tensor.dtype).removeprefix("torch."))
+            if not weights[name].isfinite().all():
+                raise CheckpointError(
+                    f"{path}: {name} holds values that are not finite; training diverged, so take an earlier checkpoint"
+                )
+    others = sorted(kinds - {"float32"})
+    return weights, [f"weights in {', '.join(others)} became float32"] if others else []
+
+
+def _generator(spec: GeneratorSpec, weights: dict[str, Tensor], path: Path) -> Generator:
+    """Ours, with these weights, in eval mode."""
+    try:
+        return Generator.with_weights(spec, weights)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()]
         raise CheckpointError(
             f"{path} holds other tensors than the generator its spec describes: {' '.join(lines[1:3])}"
         ) from error
-    return GeneratorCheckpoint(generator.eval(), recipe, weights_sha256(generator.state_dict()))
+    except KeyError as error:  # a name that means something else to a module
+        raise CheckpointError(f"{path}: a layer has a name that it can't have: {first_line(error)}") from error
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer)
+
+
+def _differences(expected: Mapping[str, tuple[int, ...] | None], found: StateDict) -> str:
+    """What a state dict has too much, too little or of another shape; empty if nothing."""
+    counters = {name for name in expected if name.endswith("num_batches_tracked")}
+    missing = [name for name in expected if name not in found.tensors and name not in counters]
+    more = [name for name in found.tensors if name not in expected]
+    other = [
+        f"{name} has the shape {tuple(found.tensors[name].shape)} for {shape}"
+        for name, shape in expected.items()
+        if shape is not None and name in found.tensors and tuple(found.tensors[name].shape) != shape
+    ]
+    parts = [f"{what} {_some(names)}" for what, names in (("it lacks", missing), ("it also has", more)) if names]
+    return "; ".join([*parts, *other[:2]])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def save_training_state(
@@ -189,52 +473,68 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names: list[str] = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        if path.suffix == ".onnx":
+        with path.open("rb") as stream:
+            begins = stream.read(9)
+        if begins[:1] == b"\x08":  # protobuf's field 1, ir_version: the first that every exporter writes
             raise _is_artifact(path, "an ONNX file") from error
+        if not begins:
+            raise CheckpointError(f"{path} is empty; copy it again, or give another checkpoint") from error
+        if begins[8:] != b"{" and path.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path} is no checkpoint: neither what torch.save writes nor safetensors; give another file"
+            ) from error
         raise CheckpointError(
             f"{path} is no safetensors file, or a truncated one ({error}); give another checkpoint"
         ) from error
 
 
-def _read_pt(path: Path) -> dict[str, Tensor]:
+def _read_pt(path: Path) -> Any:
+    """What `torch.save` wrote: tensors, numbers, text, and dicts and lists of them."""
     members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
     if any("/code/" in name for name in members):
         raise _is_artifact(path, "a TorchScript file")
     if any(name.endswith("/archive_format") for name in members):
         raise _is_artifact(path, "a pt2 file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Beside what torch allows: argparse's options and NumPy's numbers. Many files hold them; they run nothing.
+        scalar: Any = np.float64(0).__reduce__()[0]  # its module has another name in NumPy 1 and 2
+        numpy_types: list[Any] = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
+        scalars: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+        with torch.serialization.safe_globals([argparse.Namespace, *scalars, *numpy_types]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
-        first = first_line(error, limit=120)
-        raise CheckpointError(
-            f"{path} is no state dict that can be read ({first}); save it with torch.save(generator.state_dict(), ...)"
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(
-            f"{path} holds no state dict of tensors; save it with torch.save(generator.state_dict(), ...)"
-        )
-    return content
+        raise CheckpointError(_why_unreadable(path, bool(members), error)) from error
+
+
+def _why_unreadable(path: Path, is_zip: bool, error: Exception) -> str:
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        begins = file.read(2)
+        if begins == b"PK" and not is_zip:
+            return f"{path} is truncated or damaged, so it is no state dict that can be read; copy it again"
+    found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if found is None:
+        reason = first_line(error, limit=120)
+        if "Weights only load failed" in reason:
+            reason = "not what torch.save writes, truncated, or damaged"
+        return f"{path} is no state dict that can be read ({reason}); {_SAVE}"
+    if _holds_module(path):
+        return f"{path} holds a whole pickled module, which is code; where its class is at hand, {_SAVE}"
+    return f"{path} is no state dict alone: it holds a {found[1]}, and reading that could run code; {_SAVE}"
+
+
+def _holds_module(path: Path) -> bool:
+    """Whether a pickle has the fields of an `nn.Module`."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                content = b"".join(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
+        else:
+            with path.open("rb") as file:
+                content = file.read(1 << 24)  # pickles come first, then the tensors' values
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return b"_parameters" in content and b"_modules" in content
 
 
 def _is_artifact(path: Path, what: str) -> CheckpointError:
     return CheckpointError(f"{path} is {what}, which is an artifact; give the checkpoint it was made from")
-
-
-def _spec_of_shapes(tensors: Mapping[str, Tensor], path: Path, activation: Activation) -> GeneratorSpec:
-    """Sizes of a bare state dict, from its tensors' shapes: the document's script saves nothing beside the weights."""
-    try:
-        features, latent_dim = tensors["linear1.weight"].shape
-        first, second = tensors["decon1.weight"].shape[:2]
-        third, image_channels = tensors["decon3.weight"].shape[:2]
-        side = round((features / first) ** 0.5) * 4
-        return GeneratorSpec(
-            latent_dim=latent_dim,
-            image_shape=(image_channels, side, side),
-            channels=(first, second, third),
-            activation=activation,
-        )
-    except (KeyError, ValueError, ZeroDivisionError) as error:
-        found = ", ".join(list(tensors)[:3]) or "nothing"
-        raise CheckpointError(
-            f"{path} is no generator of the document's shape: expected linear1, bn1, decon1 ... decon3, found {found}"
-        ) from error

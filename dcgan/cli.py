@@ -13,7 +13,7 @@ import click
 
 from dcgan_infer import __version__
 from dcgan_infer.commands import Command, FiniteFloat, parse_activation
-from dcgan_infer.contract.spec import ACTIVATIONS
+from dcgan_infer.contract.layers import ACTIVATIONS
 from dcgan_infer.extras import require
 
 from .console import Console
@@ -103,7 +103,7 @@ def _recipes_help() -> str:
 @click.option(
     "--discriminator",
     type=click.Choice(CHOICES["discriminator"]),
-    help="The document's; deeper, with spectral norm; or heads on a classifier's features.",
+    help="The reference script's; deeper, with spectral norm; or heads on a classifier's features.",
 )
 @click.option(
     "--g-activation",
@@ -144,7 +144,7 @@ def main(
       dcgan-train                                   download MNIST into data/ and train
       dcgan-train --data-dir ~/mnist                on IDX files that are there already
       dcgan-train --dataset sample --epochs 5       10,000 images, no files, no network
-      dcgan-train --recipe baseline                 the document's recipe, to the letter
+      dcgan-train --recipe baseline                 the reference script's recipe, to the letter
       dcgan-train --conditional                     a generator that can be asked for a digit
       dcgan-train --eval-every 5 --holdout          Frechet distance to images that it never saw
       dcgan-train --resume runs/000-mnist-fast      after Ctrl-C, a crash or a power cut

@@ -1,14 +1,16 @@
-"""The networks, read top to bottom.
+"""The networks.
 
-`Generator` and `Discriminator` are the document's, with its attribute names, so a `state_dict` saved by a copy of its
-script loads with `strict=True`. What is unusual in them is deliberate: the activation comes before the BatchNorm,
-nothing pools, D's input is not normalised, and all weights start at PyTorch's defaults.
+A generator is its spec's list of layers, run in order: `reference_layers` in dcgan_infer/contract/layers.py is that
+of the reference script, top to bottom, with its attribute names, so a `state_dict` saved by a copy of the script loads
+with `strict=True`; so does one of `Discriminator`. What is unusual in them is deliberate: the activation comes before
+the BatchNorm, nothing pools, D's input is not normalised, and all weights start at PyTorch's defaults.
 
 The other discriminators are ours. A discriminator is never exported, so recipes are free to choose a better one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import torch
@@ -17,38 +19,59 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dcgan_infer.contract.errors import SpecError
-from dcgan_infer.contract.spec import Activation, GeneratorSpec
+from dcgan_infer.contract.layers import (
+    Activate,
+    Activation,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Layer,
+    Linear,
+    Unflatten,
+    Upsample,
+    shapes_of,
+)
+from dcgan_infer.contract.spec import GeneratorSpec, reference_spec
 
 
 def activation_module(activation: Activation) -> nn.Module:
     """The torch module of an activation."""
-    if activation.name == "relu":
-        return nn.ReLU()
-    if activation.name == "leaky-relu":
-        return nn.LeakyReLU(activation.parameter)
-    if activation.name == "elu":
-        return nn.ELU(activation.parameter)
-    return nn.Softplus(activation.parameter)
+    modules: dict[str, nn.Module] = {
+        "relu": nn.ReLU(),
+        "leaky-relu": nn.LeakyReLU(activation.parameter),
+        "elu": nn.ELU(activation.parameter),
+        "softplus": nn.Softplus(activation.parameter),
+        "silu": nn.SiLU(),
+        "gelu": nn.GELU(),
+        "tanh": nn.Tanh(),
+        "sigmoid": nn.Sigmoid(),
+    }
+    return modules[activation.name]
 
 
-def with_class(z: Tensor, label: Tensor | None, num_classes: int) -> Tensor:
-    """Latents with the one-hot class beside them.
+def layer_module(layer: Layer, is_flat: bool) -> nn.Module:
+    """The torch module of a layer, with PyTorch's default weights.
 
     Args:
-        z: float, shape (N, latent_dim).
-        label: int64, shape (N,), from 0 to num_classes - 1; None without classes.
-        num_classes: 0 for none.
-    Returns:
-        Same dtype, shape (N, latent_dim + num_classes).
-    Raises:
-        ValueError: there is a label and no classes, or the reverse.
+        layer: to make.
+        is_flat: whether it is given features, (N, F), and not maps, (N, C, H, W).
     """
-    check_label(label, num_classes)
-    if label is None:
-        return z
-    classes = torch.arange(num_classes, device=label.device)
-    one_hot = torch.eq(label.unsqueeze(1), classes)  # compared, not scattered: every runtime can compare
-    return torch.cat([z, one_hot.to(z.dtype)], 1)
+    match layer:
+        case Linear():
+            return nn.Linear(layer.inputs, layer.outputs, layer.bias)
+        case Unflatten():
+            return nn.Unflatten(1, layer.shape)
+        case ConvTranspose():
+            sizes = (layer.kernel, layer.stride, layer.padding, layer.output_padding)
+            return nn.ConvTranspose2d(layer.inputs, layer.outputs, *sizes, bias=layer.bias)
+        case Conv():
+            return nn.Conv2d(layer.inputs, layer.outputs, layer.kernel, layer.stride, layer.padding, bias=layer.bias)
+        case Upsample():
+            return nn.Upsample(scale_factor=tuple(map(float, layer.factor)), mode="nearest")
+        case BatchNorm():
+            return (nn.BatchNorm1d if is_flat else nn.BatchNorm2d)(layer.features, layer.eps, affine=layer.affine)
+        case Activate():
+            return activation_module(layer.function)
 
 
 def check_label(label: Tensor | None, num_classes: int) -> None:
@@ -63,31 +86,81 @@ def check_label(label: Tensor | None, num_classes: int) -> None:
         raise ValueError("this generator is unconditional: it takes no labels")
 
 
+def with_counters(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Weights for a module whose tensors have these names, with those of BatchNorm's counters that are missing."""
+    return {name: torch.tensor(0) for name in names if name.endswith("num_batches_tracked")} | dict(weights)
+
+
 class Generator(nn.Module):
     """Latents, and labels if it has classes, to images.
 
-    Args:
-        spec: sizes and activation; the default is the document's generator (1.75 M parameters). With classes the
-            one-hot class stands beside the latent (Mirza and Osindero 2014, arXiv:1411.1784); all else is the same.
-    """
+    Its modules have the names of the spec's layers: `generator.linear1`, or `generator.main` with a `0` in it.
 
-    hidden = ("linear1", "decon1", "decon2")
+    Args:
+        spec: with layers; the default is the reference script's generator (1.75 M parameters).
+    Raises:
+        KeyError: a layer has a name that means something else to a module.
+    """
 
     def __init__(self, spec: GeneratorSpec | None = None) -> None:
         super().__init__()
-        self.spec = spec = spec or GeneratorSpec()
-        first, second, third = spec.channels
-        side = spec.base_side
-        self.activation = activation_module(spec.activation)
+        self.spec = spec = spec or reference_spec()
         self.num_classes = spec.num_classes
-        self.linear1 = nn.Linear(spec.latent_dim + spec.num_classes, first * side * side)
-        self.bn1 = nn.BatchNorm1d(first * side * side)
-        self.unflatten = nn.Unflatten(1, (first, side, side))
-        self.decon1 = nn.ConvTranspose2d(first, second, kernel_size=3, stride=1, padding=1)
-        self.bn2 = nn.BatchNorm2d(second)
-        self.decon2 = nn.ConvTranspose2d(second, third, kernel_size=4, stride=2, padding=1)
-        self.bn3 = nn.BatchNorm2d(third)
-        self.decon3 = nn.ConvTranspose2d(third, spec.image_shape[0], kernel_size=4, stride=2, padding=1)
+        # Compared with labels, to make them one-hot: every runtime can compare. A buffer goes where the module goes,
+        # and this one is in no checkpoint, so it has memory where the others have none yet.
+        self.register_buffer("classes", torch.arange(spec.num_classes, device="cpu"), persistent=False)
+        for layer, shape in zip(spec.layers, shapes_of(spec.layers, spec.inputs), strict=False):
+            parent: nn.Module = self
+            *path, name = layer.name.split(".")
+            for part in path:
+                if part not in parent._modules:
+                    parent.add_module(part, nn.Module())
+                parent = parent.get_submodule(part)
+            if name in parent._modules:  # add_module would put one in the other's place
+                raise KeyError(f"{layer.name} is the name of a part with layers of its own")
+            parent.add_module(name, layer_module(layer, is_flat=len(shape) == 1))
+
+    @classmethod
+    def with_weights(cls, spec: GeneratorSpec, weights: Mapping[str, Tensor]) -> Generator:
+        """A generator with these weights, in eval mode.
+
+        BatchNorm's counters of batches may be missing: old files lack them, and eval mode does not read them.
+
+        Raises:
+            RuntimeError: they are not those that the spec's layers have.
+            KeyError: a layer has a name that means something else to a module.
+        """
+        with torch.device("meta"):  # no memory before the weights are known to have the shapes that the spec says
+            made = cls(spec)
+        made.load_state_dict(with_counters(weights, made.state_dict()), strict=True, assign=True)
+        return made.eval()
+
+    @classmethod
+    def can_name(cls, name: str) -> bool:
+        """Whether a layer can have this name: not where it means something else to a module, as `hidden` does here."""
+        first, *rest = name.split(".")
+        taken = hasattr(cls, first) or first in ("spec", "num_classes", "classes")
+        return not taken and not any(hasattr(nn.Module(), part) for part in (first, *rest))
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """Names of the layers whose values go through an activation, but for the last layer's."""
+        return tuple(name for name, _ in self._hidden())
+
+    @property
+    def activations(self) -> tuple[nn.Module, ...]:
+        """The modules that the values of `hidden` go through."""
+        return tuple(self.get_submodule(name) for _, name in self._hidden())
+
+    def _hidden(self) -> list[tuple[str, str]]:
+        pairs, weighted = [], ""
+        for layer in self.spec.layers[:-1]:
+            if isinstance(layer, Linear | ConvTranspose | Conv):
+                weighted = layer.name
+            elif isinstance(layer, Activate) and weighted:
+                pairs.append((weighted, layer.name))
+                weighted = ""
+        return pairs
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images of latents.
@@ -96,20 +169,22 @@ class Generator(nn.Module):
             z: float, shape (N, latent_dim), drawn from N(0, 1).
             label: int64, shape (N,), from 0 to num_classes - 1; None for a generator without classes.
         Returns:
-            Same dtype, shape (N, 1, 28, 28), range [-1, 1]; -1 is black.
+            Same dtype, shape (N, C, H, W), in the spec's value range.
         Raises:
             ValueError: there is a label and no classes, or the reverse.
         """
-        z = with_class(z, label, self.num_classes)  # (N, latent_dim + num_classes)
-        x = self.bn1(self.activation(self.linear1(z)))  # (N, 12544)
-        x = self.unflatten(x)  # (N, 256, 7, 7)
-        x = self.bn2(self.activation(self.decon1(x)))  # (N, 128, 7, 7)
-        x = self.bn3(self.activation(self.decon2(x)))  # (N, 64, 14, 14)
-        return torch.tanh(self.decon3(x))  # (N, 1, 28, 28)
+        check_label(label, self.num_classes)
+        x = z
+        if label is not None:
+            one_hot = torch.eq(label.unsqueeze(1), self.get_buffer("classes"))
+            x = torch.cat([z, one_hot.to(z.dtype)], 1)  # (N, latent_dim + num_classes)
+        for layer in self.spec.layers:
+            x = self.get_submodule(layer.name)(x)
+        return x  # (N, C, H, W)
 
 
 class Discriminator(nn.Module):
-    """The document's discriminator: images to one unbounded score each.
+    """The reference script's discriminator: images to one unbounded score each.
 
     Args:
         activation: after both convolutions.
@@ -127,8 +202,9 @@ class Discriminator(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes:
-            raise SpecError("the document's discriminator judges no labels")
+            raise SpecError("the reference script's discriminator judges no labels")
         self.activation = activation_module(activation)
+        self.activations = (self.activation,)
         self.dropout = nn.Dropout2d(dropout)
         self.conv1 = nn.Conv2d(1, 64, kernel_size=3, stride=2)
         self.conv2 = nn.Conv2d(64, 128, kernel_size=3, stride=2)
@@ -168,6 +244,7 @@ class SpectralDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = activation_module(activation)
+        self.activations = (self.activation,)
         self.dropout = nn.Dropout2d(dropout)
         self.conv1 = spectral_norm(nn.Conv2d(1, 64, kernel_size=4, stride=2, padding=1))
         self.conv2 = spectral_norm(nn.Conv2d(64, 128, kernel_size=4, stride=2, padding=1))
@@ -246,6 +323,7 @@ class ProjectedDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = act = activation_module(activation)
+        self.activations = (act,)
         drop = nn.Dropout2d(dropout)
         one, two = self.channels, 2 * self.channels
         self.features = DigitFeatures(10, one).eval().requires_grad_(False)

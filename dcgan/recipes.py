@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from dcgan_infer.contract.spec import Activation
+from dcgan_infer.contract.layers import Activation
 
 # The names that fields of a recipe take; losses.py and networks.py hold what stands behind them.
 CHOICES = {
@@ -22,6 +22,9 @@ CHOICES = {
 @dataclass(frozen=True)
 class Recipe:
     """Every choice of a training run but the data, the seed and the machine.
+
+    A field that was added after version 0.1 has a default here, which means what the versions before it did: so their
+    runs and checkpoints stay readable. `RECIPES` names every field all the same.
 
     Attributes:
         name: of the recipe the choices started from.
@@ -80,21 +83,31 @@ class Recipe:
     def contradiction(self) -> str | None:
         """Which choices can't be had together, or None."""
         if self.labels != "none" and self.discriminator == "document":
-            return f"the document's discriminator judges no labels, and labels are {self.labels!r}"
+            return f"the reference script's discriminator judges no labels, and labels are {self.labels!r}"
         return None
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
-        """Read what `to_dict` made.
+        """Read what `to_dict` made, in this version or an older one, whose fields are those without a default.
 
         Raises:
             KeyError, TypeError, ValueError: a field is missing, unknown, or holds what it can't.
         """
-        activations = {name: Activation.parse(fields[name]) for name in ("g_activation", "d_activation")}
+        later = {
+            field.name: str(field.default) if isinstance(field.default, Activation) else field.default
+            for field in dataclasses.fields(cls)
+            if field.default is not dataclasses.MISSING
+        }
+        fields = later | fields
+        activations = {
+            field.name: Activation.parse(fields[field.name])
+            for field in dataclasses.fields(cls)
+            if field.type == "Activation"
+        }
         for name, names in CHOICES.items():
             if fields[name] not in names:
                 raise ValueError(f"{name} is {fields[name]!r}")
-        for name, value in RECIPES[DEFAULT_RECIPE].to_dict().items():
+        for name, value in (RECIPES[DEFAULT_RECIPE].to_dict() | later).items():
             if not isinstance(fields[name], (int, float) if isinstance(value, float) else type(value)):
                 raise TypeError(f"{name} is {fields[name]!r}")
         return cls(**{**fields, **activations})
@@ -103,7 +116,7 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        # The document's recipe, to the letter.
+        # The reference script's recipe, to the letter.
         Recipe(
             name="baseline",
             labels="none",

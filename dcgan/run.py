@@ -58,7 +58,7 @@ LOSSES = "losses.png"
 BEST = "best.safetensors"
 SAMPLES = "samples"
 
-_SAMPLE_COUNT = 16  # the document's 4x4 grid
+_SAMPLE_COUNT = 16  # the reference script's 4x4 grid
 _ACTIVITY_COUNT = 1024  # inputs on which active and dead units are counted
 _FINITE_CHECK_EVERY = 100  # steps; each check waits for the device
 

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_infer import shipped
-from dcgan_infer.contract.errors import EvaluationError, ModelError, first_line
+from dcgan_infer.contract.errors import EvaluationError, first_line
 from dcgan_infer.contract.latents import labels, latents
-from dcgan_infer.contract.pixels import to_levels, to_uint8
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.pixels import to_pictures, to_uint8
+from dcgan_infer.contract.spec import Interface
 from dcgan_infer.extras import require
-from dcgan_infer.runtime import cores, open_session, reason, spec_of
+from dcgan_infer.runtime import cores
+from dcgan_infer.session import ImageGenerator
 
 from .data import CLASSES
 
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 _BATCH = 250
 _SIDES = (28, 28)
 
-# float32 latents (N, latent_dim) and int64 labels (N,) or None, to float32 images (N, 1, H, W) from -1 to 1, or to
-# grey levels, uint8 (N, H, W).
+# float32 latents (N, latent_dim) and int64 labels (N,) or None, to float32 images (N, 1, H, W) in the value range.
 Run = Callable[[npt.NDArray[np.float32], "npt.NDArray[np.int64] | None"], npt.NDArray[Any]]
 
 
@@ -43,7 +43,7 @@ class Digits:
         seeded: whether another seed gives other digits.
     """
 
-    def __init__(self, name: str, spec: GeneratorSpec, run: Run) -> None:
+    def __init__(self, name: str, spec: Interface, run: Run) -> None:
         self.name = name
         self.labelled = spec.num_classes > 0
         self.seeded = True
@@ -57,11 +57,24 @@ class Digits:
         for first in range(0, count, _BATCH):
             z = latents(seed, first, min(_BATCH, count - first), self._spec.latent_dim)
             images = self._run(z, None if wanted is None else wanted[first : first + len(z)])
-            one = _SIDES if images.dtype == np.uint8 else (1, *_SIDES)
-            if images.shape != (len(z), *one) or not np.isfinite(images).all():
+            if images.shape != (len(z), 1, *_SIDES) or not np.isfinite(images).all():
                 raise EvaluationError(f"{self.name} makes values that are not finite, or of shape {images.shape}")
-            parts.append(to_levels(images).reshape(len(z), *_SIDES))
+            parts.append(to_pictures(images, self._spec.value_range))
         return np.concatenate(parts), wanted
+
+
+class _ModelDigits(Digits):
+    """What an ONNX model makes, of either kind: one that takes latents, or one that takes a seed."""
+
+    def __init__(self, name: str, generator: ImageGenerator) -> None:
+        self.name = name
+        self.labelled = generator.spec.num_classes > 0
+        self.seeded = True
+        self._generator = generator
+
+    def __call__(self, count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.integer] | None]:
+        images = self._generator.generate(count, seed=seed, batch_size=_BATCH)
+        return images, self._generator.labels(count, seed=seed) if self.labelled else None
 
 
 class _FileDigits(Digits):
@@ -104,7 +117,7 @@ def generator_run(generator: Generator) -> Run:
     """How a torch generator in eval mode is run."""
     import torch
 
-    device = generator.linear1.weight.device
+    device = next(generator.parameters()).device
 
     def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
         with torch.inference_mode():
@@ -119,30 +132,17 @@ def generator_run(generator: Generator) -> Run:
 def _open_checkpoint(path: Path, threads: int) -> Digits:
     checkpoint = require("dcgan.checkpoint", "train").load_generator(path)
     require("torch", "train").set_num_threads(threads)
-    _refuse_foreign(path, checkpoint.generator.spec)
-    return Digits(str(path), checkpoint.generator.spec, generator_run(checkpoint.generator))
+    _refuse_foreign(path, checkpoint.module.spec)
+    return Digits(str(path), checkpoint.module.spec, generator_run(checkpoint.module))
 
 
 def _open_onnx(path: Path, threads: int) -> Digits:
-    try:
-        session = open_session(path.read_bytes(), "cpu", threads).session
-        spec = spec_of(session)
-    except (OSError, ModelError) as error:
-        raise ModelError(f"can't use model {path}: {first_line(error)}") from error
-    _refuse_foreign(path, spec)
-
-    def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[Any]:
-        inputs: dict[str, Any] = {"z": z} if wanted is None else {"z": z, "label": wanted}
-        try:
-            images: npt.NDArray[Any] = session.run(["image"], inputs)[0]
-        except Exception as error:  # onnxruntime's exceptions have no common base below Exception
-            raise ModelError(f"model {path} failed while running: {reason(error)}") from error
-        return images
-
-    return Digits(str(path), spec, run)
+    generator = ImageGenerator(path, provider="cpu", threads=threads)
+    _refuse_foreign(path, generator.spec)
+    return _ModelDigits(str(path), generator)
 
 
-def _refuse_foreign(path: Path, spec: GeneratorSpec) -> None:
+def _refuse_foreign(path: Path, spec: Interface) -> None:
     if spec.image_shape != (1, *_SIDES):
         raise EvaluationError(f"{path} makes images of shape {spec.image_shape}; the evaluator reads (1, 28, 28)")
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import DeviceError
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import reference_spec
 
 from .checkpoint import PUBLISHED
 from .data import CLASSES, Dataset
@@ -52,7 +52,7 @@ class Trainer:
         self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
 
         torch.manual_seed(seed)
-        self.spec = GeneratorSpec(
+        self.spec = reference_spec(
             activation=recipe.g_activation, num_classes=CLASSES if recipe.labels == "asked" else 0
         )
         self.generator = self._placed(self.make_generator())

@@ -1,17 +1,18 @@
 """Every example against the test vectors, host by host and model by model.
 
     python examples/check.py
+    python examples/check.py --model my.onnx --vectors my-vectors     # what dcgan-export --vectors wrote beside it
 
-Exports the models in the forms that a host may take, builds what has to be built, lets each example make the digits of
+Exports the models in the forms that a host may take, builds what has to be built, lets each example make the images of
 each test vector, and compares. A host is a program of this form, whatever it is written in:
 
-    COMMAND MODEL --seed S --n N [--label=0,1,...] --out FILE    what the model gives for images 0 to N - 1 of the seed
-    COMMAND latents --seed S --n N --out FILE                    the latents alone, float32 (N, 100)
+    COMMAND MODEL --seed S --n N [--class=0,1,...] --out FILE     what the model gives for images 0 to N - 1 of the seed
+    COMMAND latents --latent-dim D --seed S --n N --out FILE      the latents alone, float32 (N, D)
 
-FILE holds the bare numbers, little-endian and row by row: float32 (N, 1, 28, 28) or uint8 (N, 28, 28), as the model
-gives them. If its name ends in .pgm it is a picture of the images, ten a row. For `--speed` a host takes `--threads T
---repeat R` too, and prints `K images/s`. To add a host, write a function that makes it ready and gives its command, and
-put it into `HOSTS`.
+FILE holds the bare numbers, little-endian and row by row, as the model gives them: float32 (N, C, H, W), or uint8
+(N, H, W) in grey and (N, H, W, 3) in colour. If its name ends in .ppm it is a picture of the images, ten a row: PGM in
+grey, PPM in colour. For `--speed` a host takes `--threads T --repeat R` too, and prints `K images/s`. To add a host,
+write a function that makes it ready and gives its command, and put it into `HOSTS`.
 """
 
 from __future__ import annotations
@@ -35,15 +36,18 @@ import numpy.typing as npt
 
 from dcgan_infer.commands import Command
 from dcgan_infer.contract.files import replacing
-from dcgan_infer.contract.tolerance import LATENT_TOLERANCE, LEVEL, TOLERANCES
-from dcgan_infer.contract.vectors import Case, read_vectors
+from dcgan_infer.contract.pixels import tile
+from dcgan_infer.contract.spec import DRAWN, PRECISION_KEY, GeneratorSpec, Interface
+from dcgan_infer.contract.tolerance import LATENT_TOLERANCE, TOLERANCES
+from dcgan_infer.contract.vectors import INDEX, Case, read_vectors
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
 MODELS = ("dcgan-mnist-conditional", "dcgan-mnist")
 WORK = ROOT / "build" / "examples"
 TIMEOUT = 300  # seconds for one run of an example; they take one, or a few
-FLOAT_LIMIT = 1e-4  # of fp32 images, value range [-1, 1]: runtimes sum in different orders; found 1e-5 at most
+FLOAT_LIMIT = 0.0128  # levels, of fp32 images: runtimes sum in different orders; 1e-4 of -1 to 1, found 1e-5 at most
+COLUMNS = 10  # of a picture
 Array = npt.NDArray[Any]
 Pairs = Sequence[tuple[Array, Array]]  # found, and right
 
@@ -77,12 +81,29 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A generator, and what is right.
+
+    Attributes:
+        name: in the table.
+        file: a checkpoint, which is exported in every form; or an ONNX or TorchScript file, which is taken as it is.
+        interface: of the generator.
+        cases: its test vectors.
+    """
+
+    name: str
+    file: Path
+    interface: Interface
+    cases: Sequence[Case]
+
+
+@dataclass(frozen=True)
 class Variant:
     """A form of a model.
 
     Attributes:
         name: in the table.
-        options: of `dcgan_export.publish.publish`; none for the file that ships with the project.
+        options: of `dcgan_export.formats.Variant`; none for the file beside the checkpoint.
         suffix: of the file.
     """
 
@@ -95,7 +116,7 @@ class Variant:
         return str(self.options.get("precision", "fp32"))
 
     @property
-    def grey_levels(self) -> bool:
+    def uint8(self) -> bool:
         return self.options.get("image") == "uint8"
 
 
@@ -106,7 +127,7 @@ VARIANTS = (
     Variant("int8-uint8", {"precision": "int8", "image": "uint8"}),
     Variant("seed", {"inputs": "seed", "image": "uint8"}),
     Variant("seed-int8", {"inputs": "seed", "precision": "int8", "image": "uint8"}),
-    Variant("torchscript", {"format_name": "torchscript"}, ".pt"),
+    Variant("torchscript", {"format": "torchscript"}, ".pt"),
 )
 # Checked beside the forms of a model: a picture, and latents alone, made by the host's own code and inside the graph of
 # a model that takes a seed.
@@ -158,15 +179,26 @@ class Row:
         return f"{'PASS' if self.passed else 'FAIL'}  {self.host:<10} {self.model:<24} {self.variant:<14} {text}"
 
 
-def read_cases(name: str) -> Sequence[Case]:
-    """The test vectors of a model."""
-    return read_vectors(VECTORS / name).cases
+def read_model(file: Path, vectors: Path) -> Model:
+    """A model and its test vectors.
+
+    Raises:
+        OSError, ValueError, KeyError: `vectors` holds none, or damaged ones.
+    """
+    spec = json.loads((vectors / INDEX).read_bytes())["spec"]
+    interface = GeneratorSpec.from_json(json.dumps(spec)).interface
+    return Model(file.stem, file, interface, read_vectors(vectors).cases)
+
+
+def shipped(name: str) -> Model:
+    """A model of the project."""
+    return read_model(ROOT / "models" / f"{name}.safetensors", VECTORS / name)
 
 
 def options_of(case: Case) -> list[str]:
     """What asks a host for a test vector."""
-    label = [f"--label={','.join(map(str, case.asked))}"] if case.asked else []
-    return ["--seed", str(case.seed), "--n", str(case.n), *label]
+    asked = [f"--class={','.join(map(str, case.asked))}"] if case.asked else []
+    return ["--seed", str(case.seed), "--n", str(case.n), *asked]
 
 
 def run_host(command: Sequence[str], arguments: Sequence[str], out: Path) -> bytes:
@@ -213,40 +245,39 @@ def run_tool(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def check_images(
-    host: str, command: Sequence[str], model: str, variant: Variant, file: Path, cases: Sequence[Case], folder: Path
-) -> Row:
+def check_images(host: str, command: Sequence[str], model: Model, variant: Variant, file: Path, folder: Path) -> Row:
     """Let a host make the images of all test vectors with a file; its row in the table."""
     pairs, own_pairs = [], []
     try:
-        for case in cases:
-            right = case.image_uint8 if variant.grey_levels else case.image
-            dtype = "uint8" if variant.grey_levels else "float32"
+        for case in model.cases:
+            right = case.image_uint8 if variant.uint8 else case.image
+            dtype = "uint8" if variant.uint8 else "float32"
             got = numbers(run_host(command, [str(file), *options_of(case)], folder / "out.raw"), dtype, right.shape)
             pairs.append((got, right))
             if variant.precision == "int8":
                 own_pairs.append((got, onnxruntime_images(file, case)))
     except HostError as error:
-        return Row(host, model, variant.name, (), str(error))
-    return Row(host, model, variant.name, judge(variant, pairs, own_pairs))
+        return Row(host, model.name, variant.name, (), str(error))
+    unit = 1.0 if variant.uint8 else model.interface.level
+    return Row(host, model.name, variant.name, judge(variant, pairs, own_pairs, unit))
 
 
-def judge(variant: Variant, pairs: Pairs, own: Pairs) -> tuple[Figure, ...]:
-    """How far images are off, and may be.
+def judge(variant: Variant, pairs: Pairs, own: Pairs, unit: float) -> tuple[Figure, ...]:
+    """How far images are off, and may be, in levels of 256.
 
     Args:
         variant: of the model.
         pairs: images found, and exact ones.
         own: of int8, images found, and what onnxruntime in Python makes with the same file.
+        unit: of the images' numbers: a level.
     """
     tolerance = TOLERANCES[variant.precision]
-    if variant.precision == "fp32" and not variant.grey_levels:
-        return (Figure("off by", largest(pairs), FLOAT_LIMIT, ""),)
-    unit = 1.0 if variant.grey_levels else LEVEL
+    if variant.precision == "fp32" and not variant.uint8:
+        return (Figure("off by", largest(pairs) / unit, FLOAT_LIMIT, " levels"),)
     mean = sum(difference(*pair).sum() for pair in pairs) / sum(right.size for _, right in pairs) / unit
     figures = (Figure("mean", mean, tolerance.mean_levels, " levels"),)
     if own:  # single pixels of int8 are far off the exact image, in every runtime
-        return (Figure("off onnxruntime by", largest(own), 1, " levels"), *figures)
+        return (Figure("off onnxruntime by", largest(own) / unit, 1, " levels"), *figures)
     return (Figure("off by", largest(pairs) / unit, tolerance.levels, " levels"), *figures)
 
 
@@ -268,7 +299,7 @@ def onnxruntime_images(file: Path, case: Case) -> Array:
     return images
 
 
-def check_latents(host: str, command: Sequence[str], model: str, what: str, cases: Sequence[Case], folder: Path) -> Row:
+def check_latents(host: str, command: Sequence[str], what: str, cases: Sequence[Case], folder: Path) -> Row:
     """Let a host make the latents of all test vectors; its row in the table.
 
     `what` is the word latents, or a file that gives latents for a seed.
@@ -276,54 +307,78 @@ def check_latents(host: str, command: Sequence[str], model: str, what: str, case
     pairs = []
     try:
         for case in cases:
-            arguments = [what, "--seed", str(case.seed), "--n", str(case.n)]
+            length = ["--latent-dim", str(case.z.shape[1])] if what == LATENTS else []
+            arguments = [what, *length, "--seed", str(case.seed), "--n", str(case.n)]
             content = run_host(command, arguments, folder / "out.raw")
             pairs.append((numbers(content, "float32", case.z.shape), case.z))
     except HostError as error:
-        return Row(host, model, variant_of_latents(what), (), str(error))
+        return Row(host, "", variant_of_latents(what), (), str(error))
     equal = sum(np.count_nonzero(got == right) for got, right in pairs)
     note = f"{equal} of {sum(right.size for _, right in pairs)} equal bit for bit"
-    return Row(host, model, variant_of_latents(what), (Figure("off by", largest(pairs), LATENT_TOLERANCE, ""),), note)
+    return Row(host, "", variant_of_latents(what), (Figure("off by", largest(pairs), LATENT_TOLERANCE, ""),), note)
 
 
-def check_picture(host: str, command: Sequence[str], model: str, file: Path, case: Case, folder: Path) -> Row:
-    """Let a host make a picture of a test vector; its row in the table."""
-    columns = 10
-    assert case.n % columns == 0
-    right = case.image_uint8.reshape(-1, columns, 28, 28).swapaxes(1, 2).reshape(-1, columns * 28)
-    header = f"P5 {right.shape[1]} {right.shape[0]} 255\n".encode()
+def check_picture(host: str, command: Sequence[str], model: Model, file: Path, folder: Path) -> Row:
+    """Let a host make a picture of the first test vector; its row in the table."""
+    case = model.cases[0]
+    columns = min(case.n, COLUMNS)
+    right = tile(case.image_uint8, -(-case.n // columns), columns)
+    header = f"P{5 if right.ndim == 2 else 6} {right.shape[1]} {right.shape[0]} 255\n".encode()
     try:
-        content = run_host(command, [str(file), *options_of(case)], folder / "out.pgm")
+        content = run_host(command, [str(file), *options_of(case)], folder / "out.ppm")
         if not content.startswith(header):
             raise HostError(f"the picture starts with {content[: len(header)]!r}, expected {header!r}")
         pairs = [(numbers(content[len(header) :], "uint8", right.shape), right)]
     except HostError as error:
-        return Row(host, model, PICTURE, (), str(error))
-    return Row(host, model, PICTURE, (Figure("off by", largest(pairs), 1, " levels"),))
+        return Row(host, model.name, PICTURE, (), str(error))
+    return Row(host, model.name, PICTURE, (Figure("off by", largest(pairs), 1, " levels"),))
 
 
 def variant_of_latents(what: str) -> str:
     return LATENTS if what == LATENTS else GRAPH_LATENTS
 
 
-def model_file(model: str, variant: Variant, work: Path) -> Path:
+def forms_of(model: Model, host: Host) -> list[Variant]:
+    """The forms of a model that a host takes."""
+    if model.file.suffix not in (".onnx", ".pt"):
+        return [each for each in VARIANTS if each.suffix == host.suffix and each.name not in host.without]
+    return [as_it_is(model.file)] if model.file.suffix == host.suffix else []
+
+
+def as_it_is(file: Path) -> Variant:
+    """The form of a file that somebody made."""
+    options = {}
+    if file.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        options["precision"] = session.get_modelmeta().custom_metadata_map.get(PRECISION_KEY, "fp32")
+        options["image"] = "uint8" if session.get_outputs()[0].type == "tensor(uint8)" else "float"
+    return Variant("as it is", options, file.suffix)
+
+
+def model_file(model: Model, variant: Variant, work: Path) -> Path:
     """The file of a model, exported into the work folder unless it is there and newer than what made it."""
-    if not variant.options:
-        return ROOT / "models" / f"{model}{variant.suffix}"
-    file = work / "models" / f"{model}-{variant.name}{variant.suffix}"
-    checkpoint = ROOT / "models" / f"{model}.safetensors"
-    if is_stale(file, checkpoint):
+    if model.file.suffix == variant.suffix:
+        return model.file
+    beside = model.file.with_suffix(variant.suffix)
+    if not variant.options and beside.exists():
+        return beside
+    file = work / "models" / f"{model.name}-{variant.name}{variant.suffix}"
+    if is_stale(file, model.file):
+        from dcgan.checkpoint import load_generator
+        from dcgan_export import formats
         from dcgan_export.publish import publish
 
         click.echo(f"exporting {file.name}", err=True)
         file.parent.mkdir(parents=True, exist_ok=True)
-        publish(checkpoint, file, **variant.options)
+        publish(load_generator(model.file), file, formats.Variant(**variant.options))
     return file
 
 
 def is_stale(file: Path, *made_of: Path) -> bool:
     """Whether a file that `export` made has to be made again."""
-    sources = [*made_of, *(ROOT / "dcgan").glob("*.py"), *(ROOT / "export").rglob("*.py")]
+    sources = [*made_of, *(path for floor in ("infer", "dcgan", "export") for path in (ROOT / floor).rglob("*.py"))]
     return not file.exists() or file.stat().st_mtime < max(source.stat().st_mtime for source in sources)
 
 
@@ -335,8 +390,12 @@ def graph_latents_file(seed_model: Path) -> Path:
 
         from dcgan_export.seeded import front
 
+        whole = onnx.load(seed_model)
+        part = onnx.load_from_string(front(whole))
+        del part.metadata_props[:]
+        part.metadata_props.extend(whole.metadata_props)  # hosts want to know whose it is
         with replacing(file) as temporary:
-            temporary.write_bytes(front(onnx.load(seed_model)))
+            onnx.save(part, temporary)
     return file
 
 
@@ -371,14 +430,14 @@ def install(npm: str, folder: Path) -> None:
 
 
 def prepare_python(_work: Path) -> list[str]:
-    return [sys.executable, str(ROOT / "examples" / "python" / "digits.py")]
+    return [sys.executable, str(ROOT / "examples" / "python" / "generate.py")]
 
 
 def prepare_node(_work: Path) -> list[str]:
     folder = ROOT / "examples" / "node"
     node = tool("node")
     install(tool("npm"), folder)
-    return [node, str(folder / "digits.mjs")]
+    return [node, str(folder / "generate.mjs")]
 
 
 def prepare_cpp_ort(work: Path) -> list[str]:
@@ -388,14 +447,14 @@ def prepare_cpp_ort(work: Path) -> list[str]:
         root = str(work / "onnxruntime")
         script = ROOT / "examples" / "cpp" / "get_onnxruntime.sh"
         needed(["env", f"PYTHON={sys.executable}", str(script), root])
-    return build(cmake, work, "digits_ort", f"-DONNXRUNTIME_ROOT={root}")
+    return build(cmake, work, "generate_ort", f"-DONNXRUNTIME_ROOT={root}")
 
 
 def prepare_cpp_torch(work: Path) -> list[str]:
     cmake = tool("cmake")
     package = importlib.util.find_spec("torch")
     root = os.environ.get("TORCH_ROOT") or (str(Path(package.origin).parent) if package and package.origin else "")
-    return build(cmake, work, "digits_torch", f"-DTORCH_ROOT={root}")
+    return build(cmake, work, "generate_torch", f"-DTORCH_ROOT={root}")
 
 
 def prepare_browser(work: Path) -> list[str]:
@@ -407,7 +466,7 @@ def prepare_browser(work: Path) -> list[str]:
     if is_stale(site / "model.json", *(ROOT / "infer" / "dcgan_infer" / "web").iterdir()):
         shutil.rmtree(site, ignore_errors=True)
         run_tool([sys.executable, "-m", "dcgan_export", "--target", "web", "--out", str(site)])
-    return ["env", f"SITE={site}", f"CHROMIUM={chromium}", node, str(folder / "digits.mjs")]
+    return ["env", f"SITE={site}", f"CHROMIUM={chromium}", node, str(folder / "generate.mjs")]
 
 
 def build(cmake: str, work: Path, target: str, definition: str) -> list[str]:
@@ -430,35 +489,28 @@ HOSTS = (
 )
 
 
-def check_host(host: Host, command: Sequence[str], work: Path) -> Iterator[Row]:
+def check_host(host: Host, command: Sequence[str], models: Sequence[Model], work: Path) -> Iterator[Row]:
     """All rows of a host."""
     folder = work / host.name
-    for model in MODELS:
-        cases = read_cases(model)
-        for variant in variants_of(host):
-            yield check_images(host.name, command, model, variant, model_file(model, variant, work), cases, folder)
-        if PICTURE not in host.without:
-            yield check_picture(
-                host.name, command, model, model_file(model, variants_of(host)[0], work), cases[0], folder
-            )
-    # Latents are of the seed alone, the same for all models.
+    for model in models:
+        forms = forms_of(model, host)
+        for variant in forms:
+            yield check_images(host.name, command, model, variant, model_file(model, variant, work), folder)
+        if forms and PICTURE not in host.without and model.interface.image_shape[0] in DRAWN:
+            yield check_picture(host.name, command, model, model_file(model, forms[0], work), folder)
+    cases = models[-1].cases  # latents are of the seed alone, the same for all models
     if LATENTS not in host.without:
-        yield check_latents(host.name, command, "", LATENTS, cases, folder)
-    if host.suffix == ".onnx" and GRAPH_LATENTS not in host.without:
-        seed = next(variant for variant in VARIANTS if variant.name == "seed")
-        file = graph_latents_file(model_file(MODELS[-1], seed, work))
-        yield check_latents(host.name, command, "", str(file), cases, folder)
+        yield check_latents(host.name, command, LATENTS, cases, folder)
+    seeded = [each for each in forms_of(models[-1], host) if each.name == "seed"]
+    if seeded and GRAPH_LATENTS not in host.without:
+        file = graph_latents_file(model_file(models[-1], seeded[0], work))
+        yield check_latents(host.name, command, str(file), cases, folder)
 
 
-def variants_of(host: Host) -> list[Variant]:
-    """The forms of a model that a host takes."""
-    return [variant for variant in VARIANTS if variant.suffix == host.suffix and variant.name not in host.without]
-
-
-def time_host(host: Host, command: Sequence[str], work: Path) -> Iterator[str]:
-    """How many images a second a host makes with the conditional model, one thread: a line a variant."""
-    for variant in variants_of(host):
-        file = model_file(MODELS[0], variant, work)
+def time_host(host: Host, command: Sequence[str], model: Model, work: Path) -> Iterator[str]:
+    """How many images a second a host makes with a model, one thread: a line a variant."""
+    for variant in forms_of(model, host):
+        file = model_file(model, variant, work)
         rates = []
         for n, repeat in ((1, 500), (16, 200)):
             options = ["--n", str(n), "--threads", "1", "--repeat", str(repeat), "--out", str(work / "out.raw")]
@@ -480,7 +532,28 @@ def names_of_hosts(_ctx: click.Context, _param: click.Parameter, text: str | Non
     return names
 
 
+def given(file: Path | None, vectors: Path | None) -> list[Model]:
+    """The models to check."""
+    if (file is None) != (vectors is None):
+        raise click.UsageError("--model and --vectors go together.")
+    if file is None or vectors is None:
+        return [shipped(name) for name in MODELS]
+    try:
+        return [read_model(file.resolve(), vectors.resolve())]
+    except (OSError, ValueError, KeyError) as error:
+        raise click.ClickException(f"{vectors} holds no test vectors: {error}") from error
+
+
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--model",
+    "file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A checkpoint, or an ONNX or TorchScript file, to check in the place of the shipped models.",
+)
+@click.option(
+    "--vectors", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder with its test vectors."
+)
 @click.option("--only", callback=names_of_hosts, metavar="HOST,...", help="Check these and no others.")
 @click.option("--require", callback=names_of_hosts, metavar="HOST,...", help="Fail where one of these can't be had.")
 @click.option(
@@ -491,13 +564,22 @@ def names_of_hosts(_ctx: click.Context, _param: click.Parameter, text: str | Non
 )
 @click.option("--speed", is_flag=True, help="Also say how many images a second each makes, on one thread.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), metavar="FILE", help="Also write it as JSON.")
-def main(only: tuple[str, ...], require: tuple[str, ...], work: Path, speed: bool, json_path: Path | None) -> None:
-    """Let every example make the digits of the test vectors, and compare.
+def main(
+    file: Path | None,
+    vectors: Path | None,
+    only: tuple[str, ...],
+    require: tuple[str, ...],
+    work: Path,
+    speed: bool,
+    json_path: Path | None,
+) -> None:
+    """Let every example make the images of the test vectors, and compare.
 
     A host that this machine can't have is shown as not run. Exit status 1 if a comparison fails, or a host of
     --require is not run.
     """
     work = work.resolve()
+    models = given(file, vectors)
     rows: list[Row] = []
     absent: dict[str, str] = {}
     rates: list[str] = []
@@ -513,13 +595,13 @@ def main(only: tuple[str, ...], require: tuple[str, ...], work: Path, speed: boo
             rows.append(Row(host.name, "", "", (), f"does not build: {error}"))
             click.echo(rows[-1])
             continue
-        for row in check_host(host, command, work):
+        for row in check_host(host, command, models, work):
             rows.append(row)
             click.echo(row)
         if speed and host.timed:
-            rates += time_host(host, command, work)
+            rates += time_host(host, command, models[0], work)
     if rates:
-        click.echo(f"\nimages a second, one thread, conditional model\n{'':<25} {'batch 1':>8} {'batch 16':>8}")
+        click.echo(f"\nimages a second, one thread, {models[0].name}\n{'':<25} {'batch 1':>8} {'batch 16':>8}")
         click.echo("\n".join(rates))
     failed = sum(not row.passed for row in rows)
     click.echo(f"\n{len(rows) - failed} passed, {failed} failed")

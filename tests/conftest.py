@@ -16,6 +16,8 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "tests" / "fixtures" / "models"  # tiny ones, in colour: make.py there
+OLD = ROOT / "tests" / "fixtures" / "0.1"  # that version 0.1 wrote
 # Peers that benchmarks and tests both compare with (benchmarks/document.py and others). At the end of the path, so that
 # an installed package is not shadowed.
 sys.path.append(str(ROOT / "benchmarks"))

@@ -1,21 +1,34 @@
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from document import DocumentDiscriminator, DocumentGenerator
+from their_generators import PytorchDcgan, PytorchDcganDiscriminator, trained
 
-from dcgan.checkpoint import load_generator, load_training_state, save_generator, weights_sha256
+from dcgan.checkpoint import (
+    Hints,
+    load_generator,
+    load_training_state,
+    save_generator,
+    save_training_state,
+    weights_sha256,
+)
 from dcgan.networks import Generator
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import CheckpointError
-from dcgan_infer.contract.spec import Activation, GeneratorSpec
+from dcgan_infer.contract.layers import RELU, SIGMOID, Activate, Activation, Linear, Unflatten
+from dcgan_infer.contract.spec import GeneratorSpec, reference_spec
 
-TINY = GeneratorSpec(latent_dim=5, image_shape=(1, 8, 8), channels=(4, 3, 2), activation=Activation("elu", 0.5))
+TINY = reference_spec(latent_dim=5, image_shape=(1, 8, 8), channels=(4, 3, 2), activation=Activation("elu", 0.5))
+OLD = Path(__file__).parent / "fixtures" / "0.1"  # files of version 0.1
 
 
 @pytest.fixture
@@ -30,12 +43,15 @@ def test_a_generator_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "g.safetensors"
     save_generator(path, generator.state_dict(), TINY, '{"name": "test"}')
     loaded = load_generator(path)
-    assert loaded.generator.spec == TINY
-    assert not loaded.generator.training
+    assert loaded.spec == TINY
+    assert loaded.chain is loaded.module
+    assert loaded.notes == ()
+    assert loaded.source == ""
+    assert not loaded.module.training
     assert loaded.recipe == '{"name": "test"}'
     assert loaded.weights_sha256 == weights_sha256(generator.state_dict())
     z = torch.randn(3, 5)
-    assert torch.equal(loaded.generator(z), generator.eval()(z))
+    assert torch.equal(loaded.module(z), generator.eval()(z))
 
 
 def test_the_weights_digest_sees_a_single_bit_and_no_step_counter() -> None:
@@ -54,10 +70,11 @@ def test_a_state_dict_of_the_document_s_script_loads(tmp_path: Path, legacy: boo
     path = tmp_path / "generator.pt"
     torch.save(generator.state_dict(), path, _use_new_zipfile_serialization=not legacy)
     loaded = load_generator(path)
-    assert loaded.generator.spec == GeneratorSpec()
+    assert loaded.spec == reference_spec()
     z = torch.randn(2, 100)
-    assert torch.equal(loaded.generator(z), generator(z))
-    assert load_generator(path, Activation("elu", 1.0)).generator.spec.activation == Activation("elu", 1.0)
+    assert torch.equal(loaded.module(z), generator(z))
+    elu = Activation("elu", 1.0)
+    assert load_generator(path, Hints(activation=elu)).spec.activation == elu
 
 
 class Evil:
@@ -70,7 +87,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
     torch.save({"linear1.weight": Evil()}, tmp_path / "zip.pt")
     (tmp_path / "bare.pt").write_bytes(pickle.dumps({"linear1.weight": Evil()}))
     for name in ("zip.pt", "bare.pt"):
-        with pytest.raises(CheckpointError, match="no state dict"):
+        with pytest.raises(CheckpointError, match=r"could run code|no state dict that can be read"):
             load_generator(tmp_path / name)
     assert not (tmp_path / "pwned").exists()
 
@@ -78,7 +95,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: 
 def test_other_networks_and_other_objects_are_refused(tmp_path: Path) -> None:
     torch.save(DocumentDiscriminator().state_dict(), tmp_path / "d.pt")
     torch.save([1, 2, 3], tmp_path / "list.pt")
-    with pytest.raises(CheckpointError, match="no generator of the document's shape"):
+    with pytest.raises(CheckpointError, match="no generator of a known layout"):
         load_generator(tmp_path / "d.pt")
     with pytest.raises(CheckpointError, match="no state dict"):
         load_generator(tmp_path / "list.pt")
@@ -92,6 +109,29 @@ def test_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
         load_generator(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; copy it again"),
+        (b"hello there, this is text", "is no checkpoint: neither what torch.save writes nor safetensors"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "is no checkpoint: neither what torch.save writes nor safetensors"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_called_that(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "netG.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_generator(path)
+    assert "safetensors file" not in str(caught.value)
+
+
+def test_a_key_of_a_bare_state_dict_is_to_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "generator.pt"
+    torch.save(DocumentGenerator().state_dict(), path)
+    with pytest.raises(CheckpointError, match=r"generator\.pt holds one generator; leave --key out"):
+        load_generator(path, Hints(key="netG"))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -119,7 +159,7 @@ def test_paths_the_system_refuses_are_checkpoint_errors() -> None:
 
 
 def test_a_spec_far_larger_than_the_file_takes_no_memory(tiny: Path) -> None:
-    rewrite_header(tiny, {"dcgan.spec": GeneratorSpec(latent_dim=65536, channels=(65536,) * 3).to_json()})
+    rewrite_header(tiny, {"dcgan.spec": reference_spec(latent_dim=65536, channels=(65536, 2048, 2048)).to_json()})
     with pytest.raises(CheckpointError, match="other tensors"):
         load_generator(tiny)
 
@@ -127,8 +167,9 @@ def test_a_spec_far_larger_than_the_file_takes_no_memory(tiny: Path) -> None:
 def test_half_precision_weights_load_as_float32(tmp_path: Path) -> None:
     generator = Generator(TINY).half()
     save_generator(tmp_path / "half.safetensors", generator.state_dict(), TINY, "")
-    loaded = load_generator(tmp_path / "half.safetensors").generator
-    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    loaded = load_generator(tmp_path / "half.safetensors")
+    assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float32}
+    assert loaded.notes == ("weights in float16 became float32",)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
@@ -150,19 +191,247 @@ def rewrite_header(path: Path, change: dict[str, str]) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 
 
-@pytest.mark.parametrize("spec", ["", "{}", GeneratorSpec().to_json(), TINY.to_json().replace("elu:0.5", "gelu")])
+@pytest.mark.parametrize("spec", ["", "{}", reference_spec().to_json(), TINY.to_json().replace("elu:0.5", "mish")])
 def test_a_spec_that_does_not_fit_is_refused(tiny: Path, spec: str) -> None:
     rewrite_header(tiny, {"dcgan.spec": spec})
     with pytest.raises(CheckpointError, match=r"generator\.safetensors"):
         load_generator(tiny)
 
 
-def test_an_activation_that_contradicts_the_file_is_refused(tiny: Path) -> None:
-    load_generator(tiny, TINY.activation)
-    with pytest.raises(CheckpointError, match=r"was trained with activation elu:0\.5, not relu"):
-        load_generator(tiny, Activation("relu"))
+def test_a_layer_in_the_place_of_others_is_refused(tmp_path: Path) -> None:
+    layers = (Linear("l", 4, 4), Activate("a.b", RELU), Activate("a", RELU), Unflatten("u", (1, 2, 2)))
+    spec = GeneratorSpec(4, (1, 2, 2), layers=layers)
+    save_generator(tmp_path / "g.safetensors", torch.nn.Linear(4, 4).state_dict(prefix="l."), spec, "")
+    with pytest.raises(CheckpointError, match="a layer has a name that it can't have"):
+        load_generator(tmp_path / "g.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        (
+            Hints(activation=TINY.activation),
+            Hints(activation=Activation("relu")),
+            r"activation elu:0\.5, not relu",
+        ),
+        (Hints(output=TINY.layers[-1].function), Hints(output=SIGMOID), "with output tanh, not sigmoid"),  # type: ignore[union-attr]
+        (Hints(eps=1e-5), Hints(eps=0.8), "with eps 1e-05, not 0.8"),
+        (Hints(latent_dim=5), Hints(latent_dim=6), "with latent size 5, not 6"),
+        (Hints(num_classes=0), Hints(num_classes=2), "with number of classes 0, not 2"),
+        (Hints(value_range=(-1.0, 1.0)), Hints(value_range=(0.0, 1.0)), r"with value range \(-1.0, 1.0\), not"),
+        (Hints(), Hints(key="netG"), "holds one generator; leave --key out"),
+        (Hints(), Hints(class_names=("a",)), "1 class names for 0 classes"),
+    ],
+)
+def test_hints_that_contradict_the_file_are_refused(tiny: Path, right: Hints, wrong: Hints, message: str) -> None:
+    load_generator(tiny, right)
+    with pytest.raises(CheckpointError, match=message):
+        load_generator(tiny, wrong)
+
+
+def test_classes_get_names_where_they_have_none(tmp_path: Path) -> None:
+    names = tuple("abc")
+    spec = reference_spec(5, (1, 8, 8), 3, channels=(4, 3, 2))
+    path = tmp_path / "g.safetensors"
+    save_generator(path, Generator(spec).state_dict(), spec, "")
+    loaded = load_generator(path, Hints(class_names=names))
+    assert loaded.spec.class_names == names
+    save_generator(path, Generator(loaded.spec).state_dict(), loaded.spec, "")
+    assert load_generator(path).spec.class_names == names
+    with pytest.raises(CheckpointError, match="with class names"):
+        load_generator(path, Hints(class_names=tuple("xyz")))
+
+
+@pytest.mark.parametrize("name", ["conditional", "quiet", "leaky"])
+def test_files_of_version_0_1_load(name: str) -> None:
+    loaded = load_generator(OLD / f"{name}.safetensors")
+    assert loaded.spec.image_shape == (1, 12, 12)
+    assert loaded.chain is loaded.module
+
+
+def test_a_state_dict_and_a_run_of_version_0_1_load() -> None:
+    assert load_generator(OLD / "state_dict.pt").spec.activation == Activation("relu")
+    run = load_generator(OLD / "run")
+    assert run.notes == (f"read {OLD / 'run' / 'generator.safetensors'}",)
+    published = load_generator(OLD / "run" / "checkpoint.safetensors")
+    assert published.weights_sha256 == run.weights_sha256
+    tensors, state = load_training_state(OLD / "run" / "checkpoint.safetensors")
+    assert tensors
+    assert state
+
+
+def test_a_folder_s_best_file_is_taken_and_named(tmp_path: Path) -> None:
+    save_generator(tmp_path / "best.safetensors", Generator(TINY).state_dict(), TINY, "best")
+    published = {f"published.{name}": tensor for name, tensor in Generator(TINY).state_dict().items()}
+    save_training_state(tmp_path / "checkpoint.safetensors", published, {}, TINY, "last")
+    loaded = load_generator(tmp_path)
+    assert (loaded.recipe, loaded.notes) == ("best", (f"read {tmp_path / 'best.safetensors'}",))
+    (tmp_path / "best.safetensors").unlink()
+    assert load_generator(tmp_path).recipe == "last"
+    save_generator(tmp_path / "generator.safetensors", Generator(TINY).state_dict(), TINY, "final")
+    assert load_generator(tmp_path).recipe == "final"
 
 
 def test_a_generator_is_no_training_state(tiny: Path) -> None:
     with pytest.raises(CheckpointError, match="can't be resumed"):
         load_training_state(tiny)
+
+
+DCGAN = PytorchDcgan(8, 4, 3, (2, 1))
+WEIGHTS = trained(DCGAN).state_dict()
+OTHER = trained(PytorchDcgan(8, 4, 3, (2, 1)), seed=1).state_dict()
+
+
+def saved(folder: Path, content: object) -> Path:
+    torch.save(content, folder / "theirs.pth")
+    return folder / "theirs.pth"
+
+
+def below(prefix: str, tensors: dict[str, torch.Tensor] = WEIGHTS) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
+def critic() -> dict[str, torch.Tensor]:
+    return PytorchDcganDiscriminator().state_dict()
+
+
+def optimizer() -> dict[str, object]:
+    adam = torch.optim.Adam(DCGAN.parameters())
+    DCGAN(torch.randn(2, 8, 1, 1)).sum().backward()
+    adam.step()
+    return adam.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "prefix"),
+    [
+        (lambda: WEIGHTS, "", ""),
+        (lambda: below("module."), "", "module."),
+        (lambda: below("_orig_mod.module."), "", "_orig_mod.module."),
+        (lambda: below("module._orig_mod.module."), "", "module._orig_mod.module."),
+        (lambda: {n.replace("main.", "main._orig_mod."): t for n, t in WEIGHTS.items()}, "", ""),
+        (lambda: torch.optim.swa_utils.AveragedModel(DCGAN).state_dict(), "", "module."),
+        (lambda: below("generator."), "", "generator."),
+        (lambda: below("whatever_they_called_it."), "", "whatever_they_called_it."),
+        (lambda: {**below("generator."), **{f"discriminator.{n}": t for n, t in critic().items()}}, "", "generator."),
+        (lambda: {**below("module.netG.module."), "module.netD.x": torch.zeros(1)}, "", "module.netG.module."),
+        (lambda: {"netG": WEIGHTS, "netD": critic(), "optimizerG": optimizer(), "epoch": 3}, "netG", ""),
+        (
+            lambda: {"model_state_dict": below("G."), "loss": 0.5, "fixed_noise": torch.zeros(2)},
+            "model_state_dict",
+            "G.",
+        ),
+        (lambda: {"nets": {"generator_state_dict": WEIGHTS, "d": critic()}, "k": [1]}, "nets.generator_state_dict", ""),
+        (
+            lambda: {"state_dict": {**below("gen."), **{f"disc.{n}": t for n, t in critic().items()}}},
+            "state_dict",
+            "gen.",
+        ),
+        (lambda: {"G": WEIGHTS, "args": argparse.Namespace(nz=8), "fid": np.float64(3), "n": np.int64(3)}, "G", ""),
+    ],
+)
+def test_a_generator_is_found_where_it_lies(
+    tmp_path: Path, make: Callable[[], dict[str, object]], key: str, prefix: str
+) -> None:
+    loaded = load_generator(saved(tmp_path, make()))
+    z = torch.randn(3, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded.module(z), DCGAN.eval()(z[:, :, None, None]))
+    facts = json.loads(loaded.source)
+    assert (facts["key"], facts["prefix"]) == (key, prefix)
+    assert loaded.weights_sha256 == load_generator(saved(tmp_path, WEIGHTS)).weights_sha256
+    said = [note for note in loaded.notes if note.startswith(("the weights are", "taken off"))]
+    assert said == [f"the weights are those under {key}"] * bool(key) + [
+        f"taken off the tensors' names: {prefix}"
+    ] * bool(prefix)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({"G": WEIGHTS, "G_ema": OTHER}, ("G", "G_ema")),
+        ({"model": {"ema": OTHER, "raw": below("module.")}}, ("model.raw.module", "model.ema")),
+        ({**below("netG.", WEIGHTS), **below("netG_ema.", OTHER)}, ("netG", "netG_ema")),
+    ],
+)
+def test_several_generators_are_refused_and_one_is_chosen(
+    tmp_path: Path, content: dict[str, object], names: tuple[str, str]
+) -> None:
+    path = saved(tmp_path, content)
+    with pytest.raises(CheckpointError, match=r"holds several generators: .*; choose one with --key NAME") as caught:
+        load_generator(path)
+    assert all(name in str(caught.value) for name in names)
+    digests = [load_generator(saved(tmp_path, weights)).weights_sha256 for weights in (WEIGHTS, OTHER)]
+    saved(tmp_path, content)
+    assert [load_generator(path, Hints(key=name)).weights_sha256 for name in names] == digests
+    with pytest.raises(CheckpointError, match="has no generator called netX; it has"):
+        load_generator(path, Hints(key="netX"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_become_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    name = str(dtype).removeprefix("torch.")
+    content = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in WEIGHTS.items()}
+    loaded = load_generator(saved(tmp_path, content))
+    assert f"weights in {name} became float32" in loaded.notes
+    assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, value: float) -> None:
+    content = {name: tensor.double() for name, tensor in WEIGHTS.items()}
+    content["main.1.running_var"] = content["main.1.running_var"].clone()
+    content["main.1.running_var"][0] = value
+    with pytest.raises(CheckpointError, match=r"main\.1\.running_var holds values that are not finite"):
+        load_generator(saved(tmp_path, content))
+
+
+def test_weights_without_values_are_refused(tmp_path: Path) -> None:
+    content = {name: tensor.to("meta") for name, tensor in WEIGHTS.items()}
+    with pytest.raises(CheckpointError, match="is on the meta device, so it has no values"):
+        load_generator(saved(tmp_path, content))
+
+
+def test_files_from_before_batchnorm_counted_load(tmp_path: Path) -> None:
+    content = {name: tensor for name, tensor in WEIGHTS.items() if not name.endswith("num_batches_tracked")}
+    assert len(content) < len(WEIGHTS)
+    digest = load_generator(saved(tmp_path, WEIGHTS)).weights_sha256
+    assert load_generator(saved(tmp_path, content)).weights_sha256 == digest
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("content", [DCGAN, {"model": DCGAN, "epoch": 3}])
+def test_a_pickled_module_is_refused_with_what_to_save(tmp_path: Path, legacy: bool, content: object) -> None:
+    path = tmp_path / "whole.pth"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(CheckpointError, match="holds a whole pickled module") as caught:
+        load_generator(path)
+    assert str(caught.value).endswith('torch.save(model.state_dict(), "generator.pth")')
+    assert "\n" not in str(caught.value)
+
+
+def test_another_object_beside_the_weights_is_named(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"G": WEIGHTS, "where": Path("x")})
+    with pytest.raises(CheckpointError, match=r"it holds a pathlib.*Path, and reading that could run code") as caught:
+        load_generator(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
+def test_a_truncated_state_dict_is_refused_in_one_line(tmp_path: Path, share: float, legacy: bool) -> None:
+    path = tmp_path / "theirs.pth"
+    torch.save(WEIGHTS, path, _use_new_zipfile_serialization=not legacy)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=r"truncated|no state dict that can be read") as caught:
+        load_generator(path)
+    assert "\n" not in str(caught.value)
+    assert "two options" not in str(caught.value)
+
+
+def test_an_onnx_file_is_known_whatever_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(shipped.path_of("dcgan-mnist", ".onnx").read_bytes())
+    with pytest.raises(CheckpointError, match="is an ONNX file, which is an artifact"):
+        load_generator(path)

@@ -49,9 +49,10 @@ def test_the_shipped_files_give_the_exact_images(name: str) -> None:
 
 
 def test_grey_levels(tmp_path: Path) -> None:
-    generator = load_generator(shipped.path_of(shipped.DEFAULT, ".safetensors")).generator
+    checkpoint = load_generator(shipped.path_of(shipped.DEFAULT, ".safetensors"))
+    assert checkpoint.chain is not None
     path = tmp_path / "model.onnx"
-    onnx_file.write(fuse(generator), generator.spec, path, {}, Variant(image="uint8"))
+    onnx_file.write(fuse(checkpoint.chain), checkpoint.spec, path, {}, Variant(image="uint8"))
     image = run(onnx.load(path), shipped.DEFAULT)
     assert image.dtype == np.uint8
     assert np.array_equal(image, first_case(shipped.DEFAULT).image_uint8[:IMAGES])

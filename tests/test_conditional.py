@@ -1,7 +1,8 @@
-"""A digit on demand: a conditional generator through export, DigitGenerator and dcgan-infer."""
+"""A digit on demand: a conditional generator through export, ImageGenerator and dcgan-infer."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -10,18 +11,19 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from exported import export
 from PIL import Image
 
 from dcgan.checkpoint import load_generator, save_generator
 from dcgan.networks import Generator
 from dcgan.sources import open_digits
 from dcgan_export import exact, formats, onnx_file, parity
-from dcgan_export.publish import publish
-from dcgan_infer import DigitGenerator
+from dcgan_export.formats import Variant
+from dcgan_infer import ImageGenerator
 from dcgan_infer.cli import main
 from dcgan_infer.contract.errors import LatentError, ModelError
 from dcgan_infer.contract.latents import labels, latents
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import reference_spec
 
 
 @pytest.fixture(scope="module")
@@ -29,19 +31,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a conditional checkpoint and its ONNX model."""
     folder = tmp_path_factory.mktemp("conditional")
     torch.manual_seed(0)
-    generator = Generator(GeneratorSpec(num_classes=10))
+    generator = Generator(reference_spec(num_classes=10))
     with torch.no_grad():
-        generator.linear1.weight[:, 100:] *= 20.0  # so that the digit matters as it does in a trained one
+        # So that the digit matters as it does in a trained one.
+        generator.get_parameter("linear1.weight")[:, 100:] *= 20.0
     for _ in range(20):
         generator(torch.randn(32, 100), torch.arange(32) % 10)
     save_generator(folder / "digits.safetensors", generator.state_dict(), generator.spec, "{}")
-    publish(folder / "digits.safetensors", folder / "digits.onnx")
+    export(folder / "digits.safetensors", folder / "digits.onnx")
     return folder
 
 
 @pytest.fixture(scope="module")
-def model(files: Path) -> DigitGenerator:
-    return DigitGenerator(files / "digits.onnx", provider="cpu", threads=1)
+def model(files: Path) -> ImageGenerator:
+    return ImageGenerator(files / "digits.onnx", provider="cpu", threads=1)
 
 
 def run(files: Path, *arguments: str) -> Result:
@@ -50,12 +53,12 @@ def run(files: Path, *arguments: str) -> Result:
 
 @pytest.mark.parametrize("format_name", list(formats.FORMATS))
 def test_every_format_takes_labels(format_name: str, files: Path, tmp_path: Path) -> None:
-    path = tmp_path / f"model{formats.find(format_name).suffix}"
-    artifact = publish(files / "digits.safetensors", path, format_name)
+    path = tmp_path / f"model{formats.FORMATS[format_name].suffix}"
+    artifact = export(files / "digits.safetensors", path, format=format_name)
     assert artifact.report.passed
-    run = formats.find(format_name).load_module().load(path)
+    run = formats.FORMATS[format_name].load_module().load(path)
     z, label = latents(0, 0, 3, 100), np.array([3, 1, 4])
-    checkpoint = load_generator(files / "digits.safetensors").generator
+    checkpoint = load_generator(files / "digits.safetensors").module
     expected = checkpoint(torch.from_numpy(z), torch.from_numpy(label)).detach().numpy()
     np.testing.assert_allclose(run(z, label), expected, atol=1e-5)
 
@@ -68,16 +71,18 @@ def test_the_onnx_inputs_are_z_and_label(files: Path) -> None:
 
 
 def test_parity_sees_labels_that_are_mixed_up(files: Path) -> None:
-    checkpoint = load_generator(files / "digits.safetensors").generator
-    probes = exact.make_probes(checkpoint, checkpoint.spec)
+    checkpoint = load_generator(files / "digits.safetensors")
+    probes = exact.make_probes(checkpoint.module, checkpoint.spec)
     assert all(set(range(10)) == set(probe.labels.tolist()) for probe in probes if probe.labels is not None)
     right = onnx_file.load(files / "digits.onnx")
-    assert parity.compare(right, probes).passed
+    variant = Variant().settled()
+    assert parity.compare(right, probes, checkpoint.spec, variant).passed
     for wrong in (lambda label: (label + 1) % 10, lambda label: np.where(label == 9, 4, label), np.zeros_like):
-        assert not parity.compare(lambda z, label, wrong=wrong: right(z, wrong(label)), probes).passed
+        run = functools.partial(lambda wrong, z, label: right(z, wrong(label)), wrong)
+        assert not parity.compare(run, probes, checkpoint.spec, variant).passed
 
 
-def test_labels_are_drawn_by_the_seed(files: Path, model: DigitGenerator) -> None:
+def test_labels_are_drawn_by_the_seed(files: Path, model: ImageGenerator) -> None:
     drawn = labels(5, 0, 200, 10)
     assert np.array_equal(model.labels(200, seed=5), drawn)
     whole = model.generate(200, seed=5)
@@ -86,7 +91,7 @@ def test_labels_are_drawn_by_the_seed(files: Path, model: DigitGenerator) -> Non
     assert np.array_equal(whole[:40], open_digits(str(files / "digits.onnx"), 1)(40, 5)[0])
 
 
-def test_digits_are_made_in_turn(model: DigitGenerator) -> None:
+def test_digits_are_made_in_turn(model: ImageGenerator) -> None:
     one = model.generate(20, digits=7)
     assert np.array_equal(one, model.generate_from(latents(0, 0, 20, 100), np.full(20, 7)))
     turn = model.generate(20, digits=[7, 1])
@@ -96,7 +101,7 @@ def test_digits_are_made_in_turn(model: DigitGenerator) -> None:
     assert model.labels(5, start=3, digits=[7, 1]).tolist() == [1, 7, 1, 7, 1]
 
 
-def test_truncation_scales_latents(model: DigitGenerator) -> None:
+def test_truncation_scales_latents(model: ImageGenerator) -> None:
     half = model.generate(4, digits=3, truncation=0.5)
     assert np.array_equal(half, model.generate_from(latents(0, 0, 4, 100) * np.float32(0.5), np.full(4, 3)))
     none = model.generate(4, digits=3, truncation=0.0)
@@ -108,20 +113,20 @@ def test_truncation_scales_latents(model: DigitGenerator) -> None:
     [
         (lambda model: model.generate(3, digits=10), "label 10 of image 0 is none of this model's, 0 to 9"),
         (lambda model: model.generate(3, digits=[1, -1]), "label -1 of image 1"),
-        (lambda model: model.generate(3, digits=[]), "no digits"),
+        (lambda model: model.generate(3, digits=[]), "no classes"),
         (lambda model: model.generate_from(latents(0, 0, 3, 100)), "is conditional: give a label"),
         (lambda model: model.generate_from(latents(0, 0, 3, 100), np.zeros(2, int)), "2 labels for 3 latents"),
         (lambda model: model.generate_from(latents(0, 0, 3, 100), np.zeros(3)), "labels must be integers"),
     ],
 )
-def test_labels_that_do_not_fit_are_errors(model: DigitGenerator, call: object, message: str) -> None:
+def test_labels_that_do_not_fit_are_errors(model: ImageGenerator, call: object, message: str) -> None:
     assert callable(call)
     with pytest.raises(LatentError, match=message):
         call(model)
 
 
 def test_an_unconditional_model_can_not_be_asked_for_a_digit() -> None:
-    plain = DigitGenerator("dcgan-mnist", provider="cpu")
+    plain = ImageGenerator("dcgan-mnist", provider="cpu")
     for call in (
         lambda: plain.generate(2, digits=7),
         lambda: plain.labels(2),
@@ -131,10 +136,10 @@ def test_an_unconditional_model_can_not_be_asked_for_a_digit() -> None:
             call()
 
 
-def test_the_command_makes_a_column_each(files: Path, model: DigitGenerator, tmp_path: Path) -> None:
+def test_the_command_makes_a_column_each(files: Path, model: ImageGenerator, tmp_path: Path) -> None:
     out = tmp_path / "table.png"
     result = run(files, "--n", "30", "--digits", "0123456789", "-o", str(out))
-    assert "30 digits in 3x10" in result.output
+    assert "30 images in 3x10" in result.output
     digits = model.generate(30, digits=range(10))
     with Image.open(out) as picture:
         assert picture.info["dcgan.digits"] == "0 1 2 3 4 5 6 7 8 9"
@@ -143,12 +148,12 @@ def test_the_command_makes_a_column_each(files: Path, model: DigitGenerator, tmp
 
 
 def test_as_many_digits_as_are_named(files: Path, tmp_path: Path) -> None:
-    assert "4 digits in 1x4" in run(files, "--digits", "3,1,4,1", "-o", str(tmp_path / "pi.png")).output
-    assert "16 digits in 4x4" in run(files, "--digit", "7", "-o", str(tmp_path / "sevens.png")).output
-    assert "16 digits in 4x4" in run(files, "-o", str(tmp_path / "any.png")).output
+    assert "4 images in 1x4" in run(files, "--digits", "3,1,4,1", "-o", str(tmp_path / "pi.png")).output
+    assert "16 images in 4x4" in run(files, "--digit", "7", "-o", str(tmp_path / "sevens.png")).output
+    assert "16 images in 4x4" in run(files, "-o", str(tmp_path / "any.png")).output
 
 
-def test_labels_of_a_file_and_an_npz_with_labels(files: Path, model: DigitGenerator, tmp_path: Path) -> None:
+def test_labels_of_a_file_and_an_npz_with_labels(files: Path, model: ImageGenerator, tmp_path: Path) -> None:
     wanted = np.array([9, 8, 7, 6, 5])
     np.save(tmp_path / "labels.npy", wanted)
     (tmp_path / "labels.txt").write_text("9, 8 7\n6\n5\n")
@@ -168,7 +173,7 @@ def test_labels_of_a_file_and_an_npz_with_labels(files: Path, model: DigitGenera
         assert np.array_equal(archive["labels"], labels(4, 0, 300, 10))
 
 
-def test_a_walk_keeps_its_digit_or_changes_it_half_way(files: Path, model: DigitGenerator, tmp_path: Path) -> None:
+def test_a_walk_keeps_its_digit_or_changes_it_half_way(files: Path, model: ImageGenerator, tmp_path: Path) -> None:
     assert run(files, "--n", "2", "--digit", "5", "--interpolate", "6", "-o", str(tmp_path / "a.png")).exit_code == 0
     assert run(files, "--digits", "52", "--interpolate", "6", "-o", str(tmp_path / "b.png")).exit_code == 0
     same, mixed = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
@@ -204,10 +209,10 @@ def test_a_picture_says_how_to_make_it_again(files: Path, tmp_path: Path) -> Non
         (["--truncation", "nan"], 2, "not a finite number"),
         (["--labels", "missing.txt"], 1, "can't read labels missing.txt"),
         (["--labels", "archive.npy"], 1, "archive.npy holds no labels"),
-        (["--labels", "words.txt"], 1, "words.txt holds no labels"),
+        (["--labels", "words.txt"], 1, "this model has no class 'one two'"),
         (["--labels", "three.txt", "--n", "4"], 1, "three.txt holds 3 labels, asked for 4"),
         (["--labels", "three.txt", "--start", "3"], 2, "has the rows 0 to 2"),
-        (["--labels", "eleven.txt"], 1, "label 11 of image 1"),
+        (["--labels", "eleven.txt"], 1, "this model has no class '11'; did you mean 1? its classes are 0 to 9"),
         (["--labels", "three.txt", "-o", "three.txt"], 2, "three.txt"),
     ],
 )

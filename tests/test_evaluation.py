@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import MODELS, OLD
 
 from dcgan.data import load_dataset
 from dcgan.eval_cli import main
 from dcgan.evaluation import METRICS, Reference, evaluate, judge_digits, load_reference
 from dcgan.metrics.evaluator import PATH, Evaluator
-from dcgan.sources import Digits, open_digits
-from dcgan_infer import DigitGenerator, shipped
-from dcgan_infer.contract.errors import EvaluationError
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan.sources import Digits, _ModelDigits, open_digits
+from dcgan_infer import ImageGenerator, shipped
+from dcgan_infer.contract.errors import EvaluationError, LatentError
+from dcgan_infer.contract.spec import Interface
 
 NOWHERE = Path("nowhere")
 
@@ -108,10 +109,31 @@ def test_what_is_wrong_with_digits_shows_in_the_figures(evaluator: Evaluator, re
 def test_digits_are_those_of_dcgan_infer() -> None:
     for name in shipped.names(".onnx"):
         ours, labels = open_digits(name, 1)(40, 7)
-        generator = DigitGenerator(name, threads=1)
+        generator = ImageGenerator(name, threads=1)
         assert np.abs(ours.astype(int) - generator.generate(40, seed=7)).max() <= 1
         if labels is not None:
             assert np.array_equal(labels, generator.labels(40, seed=7))
+
+
+def test_a_model_that_takes_a_seed_is_judged_too() -> None:
+    """The models of these fixtures make images of another size than the evaluator's, so it is looked at from within."""
+    ours, peer = (
+        _ModelDigits(form, ImageGenerator(OLD / f"conditional-{form}.onnx", provider="cpu", threads=1))
+        for form in ("seed", "uint8")
+    )
+    (images, labels), (others, drawn) = ours(300, 7), peer(300, 7)
+    assert np.array_equal(images, others)
+    assert labels is not None
+    assert drawn is not None
+    assert np.array_equal(labels, drawn)
+    with pytest.raises(LatentError, match="10,000 at most"):
+        ours(10_001, 7)
+
+
+@pytest.mark.parametrize("path", [MODELS / "colour.onnx", OLD / "conditional-seed.onnx"])
+def test_models_of_other_images_are_refused(path: Path) -> None:
+    with pytest.raises(EvaluationError, match=r"the evaluator reads \(1, 28, 28\)"):
+        open_digits(str(path), 1)
 
 
 def test_a_checkpoint_and_its_model_get_the_same_figures() -> None:
@@ -195,7 +217,7 @@ def test_a_model_of_nothing_finite_is_not_judged() -> None:
         return np.full((len(z), 1, 28, 28), np.nan, np.float32)
 
     with pytest.raises(EvaluationError, match="not finite"):
-        Digits("broken", GeneratorSpec(), broken)(20, 0)
+        Digits("broken", Interface(), broken)(20, 0)
 
 
 def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

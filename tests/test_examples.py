@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,24 +21,41 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import ROOT
+from small_models import COLOUR, GREY, write_small, write_vectors
 
 from dcgan_infer.contract import latents as contract
+from dcgan_infer.contract.spec import GeneratorSpec
 
 EXAMPLES = ROOT / "examples"
-PYTHON = [sys.executable, str(EXAMPLES / "python" / "digits.py")]
-NODE = ["node", str(EXAMPLES / "node" / "digits.mjs")]
+PYTHON = [sys.executable, str(EXAMPLES / "python" / "generate.py")]
+NODE = ["node", str(EXAMPLES / "node" / "generate.mjs")]
 FP32, INT8 = (next(variant for variant in check.VARIANTS if variant.name == name) for name in ("fp32", "int8-uint8"))
-PLAIN = check.read_cases("dcgan-mnist")
-CONDITIONAL = check.read_cases("dcgan-mnist-conditional")
+PLAIN, CONDITIONAL = check.shipped("dcgan-mnist"), check.shipped("dcgan-mnist-conditional")
 SHIPPED = ROOT / "models" / "dcgan-mnist-conditional.onnx"
 
-# What digits_ort is without its runtime, and the labels of a seed beside it.
+# What generate_ort is without its runtime, and the labels of a seed beside it.
 CPP = """
 #include "program.hpp"
 
 int main(int argc, char** argv) {
   if (argc != 3 || argv[1] != std::string("labels")) return run_program(argc, argv, nullptr);
   for (std::uint32_t i = 0; i < 100; ++i) std::cout << dcgan::label(std::stoull(argv[2]), i, 10) << ' ';
+}
+"""
+# What C++ reads in a spec: sizes, names, and the numbers of the classes that the further arguments name.
+CPP_SPEC = """
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include "spec.hpp"
+
+int main(int argc, char** argv) {
+  std::ifstream file(argv[1]);
+  const auto spec = dcgan::read_spec({std::istreambuf_iterator<char>(file), {}});
+  std::cout << spec.latent_dim << ' ' << spec.classes << ' ' << spec.channels << ' ' << spec.height << ' ' << spec.width
+            << ' ' << spec.low << ' ' << spec.high << '\\n';
+  for (const auto& name : spec.class_names) std::cout << name << '\\n';
+  for (int i = 2; i < argc; ++i) std::cout << dcgan::class_of(spec, argv[i]) << '\\n';
 }
 """
 JS = "import { labels } from '%s'; console.log(labels(process.argv[1], 0, 100, 10).join(' '));"
@@ -63,11 +80,16 @@ def cpp(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A program of examples/cpp without a runtime, compiled without a warning."""
     needs("g++")
     folder = tmp_path_factory.mktemp("cpp")
-    (folder / "digits.cpp").write_text(CPP)
+    return compiled(folder / "generate", CPP)
+
+
+def compiled(program: Path, source: str) -> str:
+    """Compile a program with what lies in examples/cpp; its path."""
+    program.with_suffix(".cpp").write_text(source)
     warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
-    command = ["g++", "-std=c++17", *warnings, f"-I{EXAMPLES / 'cpp'}", str(folder / "digits.cpp")]
-    subprocess.run([*command, "-o", str(folder / "digits")], check=True)
-    return str(folder / "digits")
+    command = ["g++", "-std=c++17", *warnings, f"-I{EXAMPLES / 'cpp'}", str(program.with_suffix(".cpp"))]
+    subprocess.run([*command, "-o", str(program)], check=True)
+    return str(program)
 
 
 def command_of(host: str, request: pytest.FixtureRequest) -> list[str]:
@@ -79,19 +101,107 @@ def command_of(host: str, request: pytest.FixtureRequest) -> list[str]:
 
 
 def test_python_makes_the_digits_of_the_vectors(tmp_path: Path) -> None:
-    for name, cases in (("dcgan-mnist", PLAIN), ("dcgan-mnist-conditional", CONDITIONAL)):
-        row = check.check_images("python", PYTHON, name, FP32, ROOT / "models" / f"{name}.onnx", cases, tmp_path)
+    for model in (PLAIN, CONDITIONAL):
+        file = ROOT / "models" / f"{model.name}.onnx"
+        row = check.check_images("python", PYTHON, model, FP32, file, tmp_path)
         assert row.passed, row
-    row = check.check_picture("python", PYTHON, name, SHIPPED, cases[0], tmp_path)
+    row = check.check_picture("python", PYTHON, CONDITIONAL, SHIPPED, tmp_path)
     assert row.passed, row
+
+
+@pytest.fixture(scope="session")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a colour model of named classes, values 0 to 1 and sides that differ; and its test vectors."""
+    folder = tmp_path_factory.mktemp("colour")
+    write_vectors(folder / "vectors", COLOUR, [(0, 13, (0, 3, -1)), (2**63 - 1, 4, ())])
+    write_small(folder / "floats.onnx", COLOUR)
+    write_small(folder / "pictures.onnx", COLOUR, uint8=True)
+    return folder
+
+
+def host_command(host: str) -> list[str]:
+    """Of a host with its runtime, where that is here."""
+    if host == "python":
+        return PYTHON
+    needs("node")
+    if not (EXAMPLES / "node" / "node_modules").exists():
+        pytest.skip("onnxruntime-node is not here: npm install in examples/node")
+    return NODE
+
+
+@pytest.mark.parametrize("host", ["python", "node"])
+@pytest.mark.parametrize("form", ["floats", "pictures"])
+def test_a_colour_model_of_any_size_is_as_right(host: str, form: str, colour: Path, tmp_path: Path) -> None:
+    file = colour / f"{form}.onnx"
+    model = check.read_model(file, colour / "vectors")
+    row = check.check_images(host, host_command(host), model, check.as_it_is(file), file, tmp_path)
+    assert row.passed, row
+    row = check.check_picture(host, host_command(host), model, file, tmp_path)
+    assert row.passed, row
+    # Channels in another order, and rows for columns, would be noticed.
+    first = model.cases[0]
+    for wrong in (first.image_uint8[..., ::-1], first.image_uint8[:, ::-1]):
+        other = replace(model, cases=(replace(first, image_uint8=wrong),))
+        assert not check.check_picture(host, host_command(host), other, file, tmp_path).passed
+
+
+@pytest.mark.parametrize("host", ["python", "node"])
+def test_classes_have_names_and_numbers(host: str, colour: Path, tmp_path: Path) -> None:
+    def made(wanted: str) -> bytes:
+        command = [*host_command(host), str(colour / "pictures.onnx"), "--n=3", f"--class={wanted}"]
+        return check.run_host(command, [], tmp_path / "out.raw")
+
+    assert made("red fox,7,-1") == made("0,3,-1")  # a class is called 7
+    assert made('é "q" 🦊') == made("2") != made("1")
+    for wanted, said in (("zebra", "found zebra"), ("4", "found 4"), ("-2", "found -2"), ("", "red fox")):
+        with pytest.raises(check.HostError, match=f"exit status 2: .*{said}"):
+            made(f"{wanted},{wanted}")
+
+
+@pytest.mark.parametrize("host", ["python", "node"])
+def test_what_no_model_or_no_picture_is_gets_one_line(host: str, colour: Path, tmp_path: Path) -> None:
+    nameless, four = tmp_path / "nameless.onnx", tmp_path / "four.onnx"
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(colour / "floats.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, nameless)
+    write_small(four, replace(GREY, image_shape=(4, 8, 8)))
+    for arguments, status, said in (
+        ([str(nameless)], 1, "no dcgan.spec"),
+        ([str(four)], 1, "4 channels"),
+        ([str(four), "--class=0"], 2, "this one has none"),
+    ):
+        with pytest.raises(check.HostError, match=f"exit status {status}: .*{said}"):
+            check.run_host([*host_command(host), *arguments], [], tmp_path / "out.ppm")
+
+
+def test_cpp_reads_specs_of_both_schemas(tmp_path: Path) -> None:
+    needs("g++")
+    program = compiled(tmp_path / "spec", CPP_SPEC)
+    hard = replace(COLOUR, class_names=("latent_dim", '"num_classes":3', "\\u0041", "7"))
+    old = json.dumps(json.loads((EXAMPLES / "vectors" / "dcgan-mnist" / "index.json").read_bytes())["spec"])
+    for text, expected in (
+        (GeneratorSpec(**asdict(COLOUR)).to_json(), ["7 4 3 24 40 0 1", *COLOUR.class_names]),
+        (GeneratorSpec(**asdict(hard)).to_json(), ["7 4 3 24 40 0 1", *hard.class_names]),
+        (old, ["100 0 1 28 28 -1 1"]),
+    ):
+        (tmp_path / "spec.json").write_text(text)
+        done = subprocess.run([program, str(tmp_path / "spec.json")], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == expected
+    (tmp_path / "spec.json").write_text(GeneratorSpec(**asdict(COLOUR)).to_json())
+    words = ["7", "1", "-1", COLOUR.class_names[2]]
+    done = subprocess.run([program, str(tmp_path / "spec.json"), *words], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-4:] == ["3", "1", "-1", "2"]
 
 
 @pytest.mark.parametrize("host", ["python", "node", "cpp"])
 def test_every_language_makes_the_latents_of_the_contract(
     host: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    row = check.check_latents(host, command_of(host, request), "", check.LATENTS, PLAIN, tmp_path)
+    row = check.check_latents(host, command_of(host, request), check.LATENTS, PLAIN.cases, tmp_path)
     assert row.passed, row
+    odd = [replace(PLAIN.cases[1], z=PLAIN.cases[1].z[:, :7])]
+    assert check.check_latents(host, command_of(host, request), check.LATENTS, odd, tmp_path).passed
 
 
 @pytest.mark.parametrize("host", ["python", "node", "cpp"])
@@ -110,7 +220,7 @@ def test_every_language_draws_the_labels_of_the_contract(host: str, request: pyt
 
 
 def test_latents_of_an_odd_length_are_the_heads_of_longer_ones() -> None:
-    assert np.array_equal(python_latents().latents(7, 4, 7), PLAIN[1].z[:, :7])
+    assert np.array_equal(python_latents().latents(7, 4, 7), PLAIN.cases[1].z[:, :7])
 
 
 @pytest.mark.parametrize("host", ["python", "node", "cpp"])
@@ -121,7 +231,7 @@ def test_bad_input_gets_one_line(host: str, request: pytest.FixtureRequest, tmp_
         (2, ["latents", "--seed=-1", out]),
         (2, ["latents", f"--seed={2**63}", out]),
         (2, ["latents", "--n=0", out]),
-        (2, ["latents", "--label=x", out]),
+        (2, ["latents", "--latent-dim=0", out]),
         (2, ["latents", "--surprise=1", out]),
         (2, ["latents"]),
         (1, [str(tmp_path / "none.onnx"), out]),
@@ -129,31 +239,34 @@ def test_bad_input_gets_one_line(host: str, request: pytest.FixtureRequest, tmp_
     ):
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (status, ""), arguments
-        assert re.fullmatch(r"digits\S*: .+\n", done.stderr), done.stderr
+        assert re.fullmatch(r"generate\S*: .+\n", done.stderr), done.stderr
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("file", ["digits.py", "latents.py"])
+@pytest.mark.parametrize("file", ["generate.py", "latents.py"])
 def test_the_python_example_needs_nothing_of_ours(file: str) -> None:
     imported = re.findall(r"^\s*(?:import|from) (\w+)", (EXAMPLES / "python" / file).read_text(), re.MULTILINE)
-    assert not {"dcgan", "export", "infer", "torch", "onnx"} & set(imported)
+    assert not {"dcgan", "dcgan_export", "dcgan_infer", "torch", "onnx"} & set(imported)
 
 
 def test_the_python_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    from dcgan.networks import Generator
-    from dcgan_export import formats, onnx_file
-    from dcgan_infer.contract.spec import GeneratorSpec
-
-    spec = GeneratorSpec(latent_dim=6, image_shape=(1, 8, 8), channels=(8, 6, 4), num_classes=10)
-    generator = Generator(spec).eval()
-    variant = formats.Variant(inputs="seed", image="uint8")
-    onnx_file.write(generator, spec, tmp_path / "digits.onnx", {}, variant)
+    onnx = pytest.importorskip("onnx")
+    whole = onnx.TensorProto.INT64
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 18]>
+        graph (int64 seed, int64 n, int64[labels] label) => (uint8[n, 8, 12, 3] image) <int64[3] size = {8, 12, 3}> {
+            axis = Constant <value_ints = [0]> ()
+            first = Unsqueeze (n, axis)
+            shape = Concat <axis = 0> (first, size)
+            image = ConstantOfShape <value = uint8[1] {7}> (shape)
+        }""")
+    assert [value.type.tensor_type.elem_type for value in model.graph.input] == [whole] * 3
+    onnx.save(model, tmp_path / "images.onnx")
     monkeypatch.chdir(tmp_path)
     (snippet,) = re.findall(r"```python\n(.*?)```", (EXAMPLES / "python" / "README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(snippet, names)
-    assert names["images"].shape == (16, 8, 8)
+    assert names["images"].shape == (16, 8, 12, 3)
     assert names["images"].dtype == np.uint8
 
 
@@ -166,17 +279,18 @@ def test_one_wrong_rotation_is_noticed(tmp_path: Path) -> None:
     source = latents.read_text()
     assert source.count(", 24)") == 1
     latents.write_text(source.replace(", 24)", ", 23)"))
-    broken = [sys.executable, str(tmp_path / "python" / "digits.py")]
-    row = check.check_latents("python", broken, "", check.LATENTS, PLAIN[:1], tmp_path)
+    broken = [sys.executable, str(tmp_path / "python" / "generate.py")]
+    row = check.check_latents("python", broken, check.LATENTS, PLAIN.cases[:1], tmp_path)
     assert not row.passed
     assert row.figures[0].value > 0.1
-    assert not check.check_images("python", broken, "", FP32, SHIPPED, CONDITIONAL[:1], tmp_path).passed
+    assert not check.check_images("python", broken, CONDITIONAL, FP32, SHIPPED, tmp_path).passed
 
 
 def test_swapped_labels_are_noticed(tmp_path: Path) -> None:
-    swapped = replace(CONDITIONAL[0], asked=(1, 0, *CONDITIONAL[0].asked[2:]))
-    assert not check.check_images("python", PYTHON, "", FP32, SHIPPED, [swapped], tmp_path).passed
-    assert not check.check_picture("python", PYTHON, "", SHIPPED, swapped, tmp_path).passed
+    first = CONDITIONAL.cases[0]
+    swapped = replace(CONDITIONAL, cases=[replace(first, asked=(1, 0, *first.asked[2:]))])
+    assert not check.check_images("python", PYTHON, swapped, FP32, SHIPPED, tmp_path).passed
+    assert not check.check_picture("python", PYTHON, swapped, SHIPPED, tmp_path).passed
 
 
 def test_one_weight_in_a_thousand_off_by_a_percent_is_noticed(tmp_path: Path) -> None:
@@ -187,24 +301,25 @@ def test_one_weight_in_a_thousand_off_by_a_percent_is_noticed(tmp_path: Path) ->
     weights.reshape(-1)[::1000] *= np.float32(1.01)
     tensor.CopyFrom(onnx.numpy_helper.from_array(weights, tensor.name))
     onnx.save(model, tmp_path / "off.onnx")
-    row = check.check_images("python", PYTHON, "", FP32, tmp_path / "off.onnx", CONDITIONAL[:1], tmp_path)
+    row = check.check_images("python", PYTHON, CONDITIONAL, FP32, tmp_path / "off.onnx", tmp_path)
     assert not row.passed, row
 
 
 def test_int8_is_held_against_onnxruntime_and_against_the_vectors() -> None:
-    right = PLAIN[0].image_uint8
+    right = PLAIN.cases[0].image_uint8
     two_off = np.where(right > 100, right - 2, right)
-    assert all(figure.holds() for figure in check.judge(INT8, [(right, right)], [(right, right)]))
-    assert not check.judge(INT8, [(right, right)], [(two_off, right)])[0].holds()
-    assert not check.judge(INT8, [(255 - right, right)], [(right, right)])[1].holds()
+    assert all(figure.holds() for figure in check.judge(INT8, [(right, right)], [(right, right)], 1))
+    assert not check.judge(INT8, [(right, right)], [(two_off, right)], 1)[0].holds()
+    assert not check.judge(INT8, [(255 - right, right)], [(right, right)], 1)[1].holds()
 
 
 def test_nan_passes_nothing() -> None:
-    image = PLAIN[1].image.copy()
+    right = PLAIN.cases[1].image
+    image = right.copy()
     image[0, 0, 0, 0] = np.nan
     fp16 = replace(FP32, options={"precision": "fp16"})
     for variant in (FP32, fp16):
-        row = check.Row("host", "model", variant.name, check.judge(variant, [(image, PLAIN[1].image)], []))
+        row = check.Row("host", "model", variant.name, check.judge(variant, [(image, right)], [], 2 / 255))
         assert not row.passed
         assert row.as_dict()["figures"][0]["value"] is None
 
@@ -223,7 +338,7 @@ def test_hosts_that_do_not_work_are_noticed(
 ) -> None:
     monkeypatch.setattr(check, "TIMEOUT", 1 if "sleep" in program else 60)
     command = [sys.executable, "-c", f"import sys; {program}"]
-    row = check.check_latents("broken", command, "", check.LATENTS, PLAIN[:1], tmp_path)
+    row = check.check_latents("broken", command, check.LATENTS, PLAIN.cases[:1], tmp_path)
     assert not row.passed
     assert re.fullmatch(says, row.note)
 
@@ -278,3 +393,21 @@ def test_unknown_hosts_are_refused(small: Path) -> None:
     result = run(small, "--only", "fridge")
     assert result.exit_code == 2
     assert "fridge; choose from here, absent, broken." in result.output
+
+
+def test_a_model_of_ones_own_is_checked_as_it_is(small: Path, colour: Path) -> None:
+    mine = ["--model", str(colour / "pictures.onnx"), "--vectors", str(colour / "vectors"), "--only", "here"]
+    result = run(small, *mine)
+    assert result.exit_code == 0, result.output
+    assert "as it is" in result.output
+    assert "3 passed, 0 failed" in result.output
+    other = write_small(colour / "other.onnx", replace(COLOUR, class_names=()), shift=0.1)
+    result = run(small, "--model", str(other), *mine[2:])
+    assert result.exit_code == 1
+    assert "FAIL  here       other" in result.output
+    result = run(small, *mine[:2])
+    assert result.exit_code == 2
+    assert "--model and --vectors go together" in result.output
+    result = run(small, *mine[:2], "--vectors", str(small), "--only", "here")
+    assert result.exit_code == 1
+    assert "holds no test vectors" in result.output

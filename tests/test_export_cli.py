@@ -16,17 +16,17 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from exported import generator_of, metadata_of, save
+from exported import export, generator_of, metadata_of, read_golden, save
 from torch import nn
 
 import dcgan_export
 from dcgan_export import formats, onnx_file, torchscript_file
 from dcgan_export.cli import main
-from dcgan_export.publish import publish
+from dcgan_export.publish import Beside
 from dcgan_infer import __version__, shipped
 from dcgan_infer.contract.errors import ExportError, ParityError
 from dcgan_infer.contract.files import sha256_of
-from dcgan_infer.contract.golden import read_golden
+from dcgan_infer.contract.layers import Activation
 from dcgan_infer.contract.spec import GeneratorSpec
 
 ROOT = Path(dcgan_export.__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_the_form_can_be_asked_for(options: list[str], form: str, bn: bool, fold
 
 def test_a_form_that_does_not_exist_is_refused(folder: Path) -> None:
     with pytest.raises(ExportError, match="choose from fused, none"):
-        publish(folder / "digits.safetensors", folder / "m.onnx", optimize="int8")
+        export(folder / "digits.safetensors", folder / "m.onnx", optimize="int8")
     assert not (folder / "m.onnx").exists()
 
 
@@ -117,7 +117,8 @@ def test_a_pt_checkpoint_takes_its_activation_from_the_option(folder: Path) -> N
     torch.save(generator_of("leaky-relu:0.2").state_dict(), folder / "g.pth")
     result = run("g.pth", "--activation", "leaky-relu:0.2", "--format", "torchscript", "--json")
     assert result.exit_code == 0, result.output
-    assert GeneratorSpec.from_json(json.loads(result.stdout)["metadata"]["dcgan.spec"]).activation.parameter == 0.2
+    spec = GeneratorSpec.from_json(json.loads(result.stdout)["metadata"]["dcgan.spec"])
+    assert spec.activation == Activation("leaky-relu", 0.2)
 
 
 def test_help_and_version_need_no_torch(tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_a_place_that_can_not_be_written_is_said_before_the_work(
 ) -> None:
     (folder / "taken").mkdir()
     before = (folder / "digits.safetensors").read_bytes()
-    monkeypatch.setattr("dcgan_export.publish.load_generator", lambda *_: pytest.fail("started to work"))
+    monkeypatch.setattr("dcgan_export.exact.make_probes", lambda *_: pytest.fail("started to work"))
     one_line_and_nothing_left(
         run("digits.safetensors", "--format", "torchscript", *arguments), folder, "digits.safetensors", "taken"
     )
@@ -271,7 +272,7 @@ def damaging(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def damaging_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
-    damage(monkeypatch, onnx_file, "conv2_ee.weight")
+    damage(monkeypatch, onnx_file, "stages.2.product.convs.3.weight")
 
 
 @pytest.mark.usefixtures("damaging")
@@ -279,7 +280,7 @@ def test_a_mismatch_prints_the_figures_and_leaves_no_file(folder: Path) -> None:
     result = run("digits.safetensors", "--format", "torchscript")
     one_line_and_nothing_left(result, folder, "digits.safetensors")
     assert "digits.pt was not written" in result.stderr
-    assert "from float64, the limit is" in result.stderr
+    assert ": off by " in result.stderr
     assert "max error to float64" in result.stdout
     assert "parity: FAILED" in result.stdout
 
@@ -319,8 +320,10 @@ def test_a_mismatch_leaves_the_older_golden_file(folder: Path) -> None:
 @pytest.mark.usefixtures("damaging")
 def test_a_parity_error_carries_the_report(folder: Path) -> None:
     with pytest.raises(ParityError) as caught:
-        publish(folder / "digits.safetensors", folder / "a.pt", "torchscript")
-    assert caught.value.report.figures[0].max_error > caught.value.report.figures[0].limit
+        export(folder / "digits.safetensors", folder / "a.pt", format="torchscript")
+    difference = caught.value.report.figures[0].difference
+    assert difference.limit is not None
+    assert difference.max_error > difference.limit
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), ExportError("no")])
@@ -335,7 +338,7 @@ def test_whatever_stops_the_export_leaves_nothing(
 
     monkeypatch.setattr(torchscript_file, "write", stop)
     with pytest.raises(type(error)):
-        publish(folder / "digits.safetensors", folder / "a.pt", "torchscript", report_path=folder / "r.json")
+        export(folder / "digits.safetensors", folder / "a.pt", Beside(report=folder / "r.json"), format="torchscript")
     assert [path.name for path in folder.iterdir()] == ["digits.safetensors"]
 
 
@@ -397,9 +400,12 @@ def test_triton_gets_a_model_repository(folder: Path) -> None:
         (["--target", "triton", "--out", "a.onnx"], "--target triton writes a folder"),
         (["--target", "triton", "--report", "r.json"], "--target triton writes a folder"),
         (["--target", "web", "--out", "a.pt"], "--target is for ONNX only"),
-        (["--precision", "int8", "--format", "torchscript"], "--precision is for ONNX only"),
-        (["--image", "uint8", "--out", "a.pt2"], "--image is for ONNX only"),
-        (["--precision", "int8", "--optimize", "none"], "--precision int8 needs the fused form"),
+        (
+            ["--precision", "int8", "--format", "torchscript"],
+            "are for onnx only, not for torchscript",
+        ),
+        (["--image", "uint8", "--out", "a.pt2"], "are for onnx only, not for pt2"),
+        (["--precision", "int8", "--optimize", "none"], "precision int8 needs the fused form; leave optimize none out"),
     ],
 )
 def test_variants_that_can_not_be_had_are_wrong_usage(arguments: list[str], said: str, folder: Path) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from exported import save
+from exported import export, save
 
 import dcgan_export
 from dcgan_export import formats
-from dcgan_export.publish import publish
 
 TEXT = (Path(dcgan_export.__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -24,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     save(folder / "generator.safetensors")
     for form in formats.FORMATS.values():
-        publish(folder / "generator.safetensors", folder / f"digits{form.suffix}", form.name)
+        export(folder / "generator.safetensors", folder / f"digits{form.suffix}", format=form.name)
     return folder
 
 

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exported import ACTIVATIONS, METADATA, exported, generator_of, metadata_of, onnx_model, save, small_spec
+from exported import ACTIVATIONS, METADATA, export, exported, generator_of, metadata_of, onnx_model, save, small_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -23,10 +23,20 @@ import dcgan_export
 from dcgan.checkpoint import load_generator
 from dcgan.networks import Generator
 from dcgan_export import exact, formats, onnx_file, parity
-from dcgan_export.publish import publish
+from dcgan_export.formats import Variant
 from dcgan_infer import __version__
 from dcgan_infer.contract.errors import ExportError
-from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, WEIGHTS_SHA256_KEY, Activation, GeneratorSpec
+from dcgan_infer.contract.layers import Activation
+from dcgan_infer.contract.spec import (
+    MULTIPLY_ADDS_KEY,
+    RECIPE_KEY,
+    SOURCE_KEY,
+    SPEC_KEY,
+    VERSIONS_KEY,
+    WEIGHTS_SHA256_KEY,
+    GeneratorSpec,
+    reference_spec,
+)
 
 ROOT = Path(dcgan_export.__file__).resolve().parents[2]
 FORMATS = list(formats.FORMATS)
@@ -40,8 +50,8 @@ def test_every_activation_exports_with_parity(format_name: str, activation: str,
     made = exported(format_name, activation, trained)
     path = tmp_path / "model"
     path.write_bytes(made.content)
-    run = formats.find(format_name).load_module().load(path)
-    report = parity.compare(run, made.probes)
+    run = formats.FORMATS[format_name].load_module().load(path)
+    report = parity.compare(run, made.probes, small_spec(), Variant(format_name).settled())
     assert report.passed, report.table()
     assert run(np.zeros((1, 6), np.float32)).shape == (1, 1, 8, 8)
 
@@ -66,9 +76,7 @@ def test_any_generator_passes(
 ) -> None:
     torch.manual_seed(seed)
     generator = Generator(
-        GeneratorSpec(
-            latent_dim=latent_dim, image_shape=image, channels=channels, activation=Activation.parse(activation)
-        )
+        reference_spec(latent_dim, image, channels=channels, activation=Activation.parse(activation))
     ).eval()
     with torch.no_grad():
         for name, tensor in generator.state_dict().items():
@@ -78,9 +86,10 @@ def test_any_generator_passes(
     path = tmp_path_factory.mktemp("any") / "model"
     probes = exact.make_probes(generator, generator.spec)
     for format_name in ("onnx", "torchscript"):
-        module = formats.find(format_name).load_module()
-        module.write(generator, generator.spec, path, {}, formats.USUAL)
-        report = parity.compare(module.load(path), probes)
+        module = formats.FORMATS[format_name].load_module()
+        variant = Variant(format_name).settled()
+        module.write(generator, generator.spec, path, {}, variant)
+        report = parity.compare(module.load(path), probes, generator.spec, variant)
         assert report.passed, report.table()
 
 
@@ -91,7 +100,7 @@ def test_the_same_checkpoint_gives_the_same_bytes_and_no_host_paths(format_name:
     for name in ("here/a", "there/longer-name"):
         path = tmp_path / name
         path.parent.mkdir()
-        publish(checkpoint, path, format_name)
+        export(checkpoint, path, format=format_name)
         contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     parts = {"": contents[0]}
@@ -107,13 +116,15 @@ def test_the_same_checkpoint_gives_the_same_bytes_and_no_host_paths(format_name:
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_the_metadata_tells_where_the_artifact_comes_from(format_name: str, tmp_path: Path) -> None:
     checkpoint = save(tmp_path / "generator.safetensors", "leaky-relu:0.2")
-    artifact = publish(checkpoint, tmp_path / "model", format_name)
+    artifact = export(checkpoint, tmp_path / "model", format=format_name)
     source = load_generator(checkpoint)
     found = metadata_of(artifact.path)
-    assert GeneratorSpec.from_json(found[SPEC_KEY]) == source.generator.spec == small_spec("leaky-relu:0.2")
+    assert GeneratorSpec.from_json(found[SPEC_KEY]) == source.spec == small_spec("leaky-relu:0.2")
     assert found[RECIPE_KEY] == '{"recipe":"test"}'
     assert found[WEIGHTS_SHA256_KEY] == source.weights_sha256
     assert found[VERSIONS_KEY].startswith(f"dcgan-toolkit {__version__}, torch 2.")
+    assert found[MULTIPLY_ADDS_KEY] == str(small_spec().multiply_adds)
+    assert SOURCE_KEY not in found  # our own file says all of it
     assert artifact.metadata.items() <= found.items()
     assert json.loads(json.dumps(artifact.as_dict()))["sha256"] == artifact.sha256
 
@@ -121,7 +132,7 @@ def test_the_metadata_tells_where_the_artifact_comes_from(format_name: str, tmp_
 @pytest.mark.parametrize("opset", [17, 18])  # 18 is the one that torch writes, so nothing is converted
 def test_an_onnx_file_is_plain(opset: int, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx_file.write(generator_of(), small_spec(), path, METADATA, formats.Variant(opset))
+    onnx_file.write(generator_of(), small_spec(), path, METADATA, Variant(opset=opset).settled())
     model = onnx.load(path)
     assert str(ROOT).encode() not in path.read_bytes()
     assert (model.ir_version, model.producer_name, model.producer_version) == (8, "dcgan-toolkit", __version__)
@@ -163,11 +174,11 @@ def test_parameters_keep_their_names_and_values() -> None:
 def test_the_opset_is_the_one_asked_for(opset: int, tmp_path: Path) -> None:
     made = exported("onnx", "softplus:2")
     path = tmp_path / "model.onnx"
-    onnx_file.write(made.generator, made.generator.spec, path, {}, formats.Variant(opset))
+    onnx_file.write(made.generator, made.generator.spec, path, {}, Variant(opset=opset).settled())
     model = onnx.load(path)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert model.ir_version == helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
-    assert parity.compare(onnx_file.load(path), made.probes).passed
+    assert parity.compare(onnx_file.load(path), made.probes, small_spec(), Variant().settled()).passed
 
 
 def test_the_newest_opset_is_one_that_both_packages_know() -> None:
@@ -177,27 +188,26 @@ def test_the_newest_opset_is_one_that_both_packages_know() -> None:
 @pytest.mark.parametrize("opset", [-1, 0, 16, 99])
 def test_an_opset_out_of_range_is_refused(opset: int, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=f"opset {opset} can't be written; choose one from 17 to "):
-        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, formats.Variant(opset))
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, Variant(opset=opset).settled())
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_with_another_opset_than_asked_for_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_file, "_convert", lambda model, opset: model)
     with pytest.raises(ExportError, match="asked for ONNX opset 17, but"):
-        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, formats.Variant(17))
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, Variant(opset=17).settled())
 
 
 @pytest.mark.parametrize("format_name", ["torchscript", "pt2"])
 def test_a_format_without_opsets_refuses_one(format_name: str, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="has no opsets"):
-        formats.find(format_name).load_module().write(
-            generator_of(), small_spec(), tmp_path / "m", {}, formats.Variant(17)
-        )
+    with pytest.raises(ExportError, match=f"opset, .* are for onnx only, not for {format_name}"):
+        export(save(tmp_path / "g.safetensors"), tmp_path / "m", format=format_name, opset=17)
+    assert [path.name for path in tmp_path.iterdir()] == ["g.safetensors"]
 
 
 def test_an_unknown_format_is_refused() -> None:
     with pytest.raises(ExportError, match="choose from onnx, torchscript, pt2"):
-        formats.find("tflite")
+        Variant("tflite").settled()
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
@@ -205,7 +215,7 @@ def test_a_damaged_file_does_not_load(format_name: str, tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.write_bytes(exported(format_name).content[:1000])
     with pytest.raises(ExportError, match="refuses"):
-        formats.find(format_name).load_module().load(path)
+        formats.FORMATS[format_name].load_module().load(path)
 
 
 @pytest.mark.parametrize("end", ["input", "output"])
@@ -249,7 +259,8 @@ def test_onnxruntime_raises_and_does_not_print(tmp_path: Path, capfd: pytest.Cap
 def test_export_changes_nothing_in_the_generator(format_name: str, tmp_path: Path) -> None:
     generator = generator_of()
     before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
-    formats.find(format_name).load_module().write(generator, generator.spec, tmp_path / "model", {}, formats.USUAL)
+    module, variant = formats.FORMATS[format_name].load_module(), Variant(format_name).settled()
+    module.write(generator, generator.spec, tmp_path / "model", {}, variant)
     assert not generator.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in generator.state_dict().items())
 
@@ -290,4 +301,4 @@ def test_an_interrupt_inside_torch_s_exporter_stays_one(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(torch.onnx, "export", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, formats.USUAL)
+        onnx_file.write(generator_of(), small_spec(), tmp_path / "model.onnx", {}, Variant().settled())

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from conftest import ROOT
+from conftest import MODELS, OLD, ROOT
 
 import dcgan_infer
 from dcgan_infer import __version__, bench, measure, shipped
-from dcgan_infer.bench_cli import main, table
+from dcgan_infer.bench_cli import _rate, main, table
 from dcgan_infer.contract.errors import ModelError
 from dcgan_infer.contract.files import sha256_of
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import reference_spec
 from dcgan_infer.machine import Processor, processor
+from dcgan_infer.model import open_model
 
 PLAIN = "dcgan-mnist"
 QUICK = ("--rounds", "1", "--burst", "0.002", "--rest", "0", "--threads", "1")
@@ -120,7 +121,8 @@ def test_it_is_told_of_each_burst() -> None:
 
 def test_share_of_sgemm() -> None:
     # 22,328,320 multiply-adds are 44,656,640 operations; 1,000 images/s of them are 44.66 of 100 GFLOP/s.
-    assert bench.sgemm_share(GeneratorSpec().multiply_adds, 1_000, 100e9) == pytest.approx(0.4465664)
+    assert bench.sgemm_share(reference_spec().multiply_adds, 1_000, 100e9) == pytest.approx(0.4465664)
+    assert bench.sgemm_share(None, 1_000, 100e9) is None
 
 
 def test_sgemm_is_the_product_that_it_counts() -> None:
@@ -136,14 +138,15 @@ def test_the_file_of_sgemm_is_what_its_script_writes() -> None:
     assert script["sgemm"]() == bench._SGEMM_FILE.read_bytes()
 
 
-def report(names: list[str], **changes: Any) -> bench.Report:
+def report(names: list[str], unknown: bool = False, **changes: Any) -> bench.Report:
     """Figures that are easy to check: row i makes 100 (i + 1) calls a second, sgemm 1e11 operations."""
     results = []
+    needed = None if unknown else reference_spec().multiply_adds
     for batch in (1, 16):
         for number, name in enumerate(names):
-            row = bench.Row(name, name, "", GeneratorSpec(), "onnxruntime", lambda _batch, _seed: lambda: None)
+            row = bench.Row(name, name, "", needed, "onnxruntime", lambda _batch, _seed: lambda: None)
             bursts = [measure.Burst(100 * (number + 1), 1.0, 0.010, 0.008), measure.Burst(100, 2.0, 0.012, 0.009)]
-            share = bench.sgemm_share(row.spec.multiply_adds, batch * bursts[0].rate, 1e11)
+            share = bench.sgemm_share(row.multiply_adds, batch * bursts[0].rate, 1e11)
             results.append(bench.Result(row, batch, bursts, [number + 1.0, 1.0], share))
     fields: dict[str, Any] = {
         "processor": processor(Path("/nowhere")),
@@ -176,6 +179,33 @@ def test_the_table_is_at_most_80_columns_whatever_is_in_it() -> None:
     lines = table(found).splitlines()
     assert max(map(len, lines)) == 80
     assert sum("x/plain.onnx, openvino" in line for line in lines) == 3
+
+
+def test_where_nobody_knows_how_much_a_model_multiplies_no_share_is_shown() -> None:
+    found = report(["one"], unknown=True)
+    line = next(line for line in table(found).splitlines() if line.startswith("  one "))
+    assert line.split() == ["one", "75", "100", "1.00", "1.00", "-"]
+    assert len(line) == 80
+    assert found.results[0].as_dict()["sgemm_share"] is None
+
+
+def test_columns_stay_apart_whatever_the_rate() -> None:
+    assert [_rate(number) for number in (0.4, 999_999.4, 999_999.6, 123_456_789.0)] == [
+        "0",
+        "999,999",
+        "1.0M",
+        "123.5M",
+    ]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [MODELS / "colour.onnx", MODELS / "clothes-uint8.onnx", MODELS / "four.onnx", OLD / "conditional-seed.onnx"],
+)
+def test_other_models_are_measured_too(model: Path) -> None:
+    (first, _) = json.loads(done(str(model), "--batch", "1,3", "--json").stdout)["results"]
+    assert first["images_per_second"]["best"] > 0
+    assert (first["multiply_adds_per_image"] is None) == (first["sgemm_share"] is None) == (model.parent == MODELS)
 
 
 def test_json_tells_all() -> None:
@@ -232,16 +262,16 @@ def test_both_runtimes_make_the_same_images() -> None:
         assert np.abs(first - second).max() < 1e-4
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 28, 28), (3, 28, 28)])
+@pytest.mark.parametrize("shape", [(3, 3, 4, 6), (3, 4, 6, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
-def test_images_may_be_float_or_grey_levels(shape: tuple[int, ...], dtype: type[np.generic]) -> None:
-    bench._try(lambda: np.zeros(shape, dtype), Path("m.onnx"), GeneratorSpec(), 3, "onnxruntime")
+def test_images_may_be_float_or_uint8(shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+    bench._try(lambda: np.zeros(shape, dtype), open_model(MODELS / "colour.onnx"), 3, "onnxruntime")
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 28, 28), (3, 28, 27), (1, 3, 28, 28), ()])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 6), (3, 3, 4, 5), (1, 9, 4, 6), ()])
 def test_a_model_that_makes_something_else_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ModelError, match=r"m\.onnx returned shape .* for 3 latents"):
-        bench._try(lambda: np.zeros(shape), Path("m.onnx"), GeneratorSpec(), 3, "onnxruntime")
+    with pytest.raises(ModelError, match=r"colour\.onnx returned shape .* for a batch of 3"):
+        bench._try(lambda: np.zeros(shape), open_model(MODELS / "colour.onnx"), 3, "onnxruntime")
 
 
 def test_plot(folder: Path) -> None:
@@ -283,7 +313,9 @@ def test_a_failure_leaves_an_older_plot_as_it_was(folder: Path, monkeypatch: pyt
         (["--plot", "rate.txt"], 2, "must end in .png, .svg, .pdf"),
         (["--plot", "missing/rate.png"], 1, "can't write missing/rate.png: no such file or directory"),
         (["none.onnx"], 1, "there is no model 'none.onnx'"),
-        (["."], 1, "is a folder"),
+        (["."], 1, "can't use model text.onnx: onnxruntime can't read it"),
+        ([str(OLD / "run")], 1, "is a run folder; make an ONNX file of it: dcgan-export "),
+        ([str(OLD / "conditional.pt")], 1, "this is TorchScript, which runs in torch"),
         (["text.onnx"], 1, "can't use model text.onnx: onnxruntime can't read it"),
         ([str(Path(dcgan_infer.__file__).parent / "sgemm.onnx")], 1, "carries no generator spec"),
         (["x" * 300], 1, "file name too long"),

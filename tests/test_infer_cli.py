@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import MODELS, OLD
 from PIL import Image
 
-from dcgan_infer import DigitGenerator, shipped
+from dcgan_infer import ImageGenerator, inputs, shipped
 from dcgan_infer.cli import main
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.latents import latents
@@ -53,7 +54,7 @@ def opened(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_a_grid_shows_the_digits_row_by_row() -> None:
     result = done("--n", "6", "--out", "grid.png")
     assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 0, 0 to 5) by dcgan-mnist on cpu")
-    digits = DigitGenerator(PLAIN, provider="cpu").generate(6)
+    digits = ImageGenerator(PLAIN, provider="cpu").generate(6)
     assert np.array_equal(opened("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
 
 
@@ -61,7 +62,7 @@ def test_grid_and_scale() -> None:
     done("--n", "3", "--grid", "1x4", "--scale", "5", "-o", "wide.png")
     sheet = opened("wide.png")
     assert sheet.shape == (140, 560)
-    assert np.array_equal(sheet[::5, : 84 * 5 : 5], np.hstack(list(DigitGenerator(PLAIN, provider="cpu").generate(3))))
+    assert np.array_equal(sheet[::5, : 84 * 5 : 5], np.hstack(list(ImageGenerator(PLAIN, provider="cpu").generate(3))))
     assert np.array_equal(sheet[:, :5], np.repeat(sheet[:, :1], 5, axis=1))
     assert not sheet[:, 420:].any()
 
@@ -76,7 +77,7 @@ def test_other_pictures(suffix: str, kind: str, off: int) -> None:
 
 
 def test_arrays_hold_what_the_library_makes() -> None:
-    generator = DigitGenerator(PLAIN, provider="cpu")
+    generator = ImageGenerator(PLAIN, provider="cpu")
     done("--n", "37", "--seed", "3", "-o", "digits.npy")
     assert np.array_equal(np.load("digits.npy"), generator.generate(37, seed=3))
     done("--n", "37", "--seed", "3", "-o", "digits.npz")
@@ -98,7 +99,7 @@ def test_a_walk_is_an_animation_that_loops() -> None:
         for index in range(12):
             animation.seek(index)
             frames.append(np.asarray(animation.convert("L")))
-    digits = DigitGenerator(PLAIN, provider="cpu").generate(3)
+    digits = ImageGenerator(PLAIN, provider="cpu").generate(3)
     assert np.abs(np.stack(frames[::4]).astype(int) - digits).max() <= 1
     assert not np.array_equal(frames[1], frames[0])
 
@@ -107,7 +108,7 @@ def test_a_folder_of_single_pictures() -> None:
     done("--n", "3", "--start", "9", "--seed", "2", "-o", "digits/")
     assert names("digits") == ["0000000009.png", "0000000010.png", "0000000011.png"]
     assert np.array_equal(
-        opened("digits/0000000010.png"), DigitGenerator(PLAIN, provider="cpu").generate(1, seed=2, start=10)[0]
+        opened("digits/0000000010.png"), ImageGenerator(PLAIN, provider="cpu").generate(1, seed=2, start=10)[0]
     )
     result = run("--n", "1", "--start", "11", "-o", "digits")
     assert result.exit_code == 1
@@ -287,3 +288,159 @@ def test_sigterm_leaves_no_temporary_files(folder: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM
     assert errors == b""
     assert list(folder.iterdir()) == []
+
+
+# Models of other images than grey ones: tests/fixtures/models/make.py.
+
+COLOUR, CLOTHES = (("--model", str(MODELS / f"{name}.onnx")) for name in ("colour", "clothes"))
+SEEDED = ("--model", str(OLD / "conditional-seed.onnx"))
+
+
+def coloured(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_colour_pictures_of_every_kind() -> None:
+    images = ImageGenerator(MODELS / "colour.onnx", provider="cpu").generate(6)
+    sheet = images.reshape(2, 3, 4, 6, 3).swapaxes(1, 2).reshape(8, 18, 3)
+    assert done(*COLOUR, "--n", "6", "-o", "grid.png").stdout.startswith("grid.png: 6 images in 2x3 (seed 0, 0 to 5)")
+    assert np.array_equal(coloured("grid.png"), sheet)
+    done(*COLOUR, "--n", "6", "-o", "grid.webp")
+    assert np.array_equal(coloured("grid.webp"), sheet)
+    done(*COLOUR, "--n", "6", "--scale", "8", "-o", "grid.jpg")
+    assert np.abs(coloured("grid.jpg")[4::8, 4::8].astype(int) - sheet).mean() < 24
+    done(*COLOUR, "--n", "6", "-o", "images/")
+    assert np.array_equal(coloured("images/0000000004.png"), images[4])
+    done(*COLOUR, "--n", "6", "--interpolate", "2", "-o", "walk.gif")
+    with Image.open("walk.gif") as animation:
+        assert animation.n_frames == 12
+        animation.seek(2)
+        assert np.abs(np.asarray(animation.convert("RGB")).astype(int) - images[1]).max() <= 8  # a palette of 256
+
+
+def test_arrays_in_colour() -> None:
+    generator = ImageGenerator(MODELS / "clothes.onnx", provider="cpu")
+    done(*CLOTHES, "--n", "20", "-o", "a.npy")
+    assert np.array_equal(np.load("a.npy"), generator.generate(20))
+    done(*CLOTHES, "--n", "20", "-o", "a.npz")
+    with np.load("a.npz") as archive:
+        assert np.array_equal(archive["images"], generator.generate(20))
+        assert np.array_equal(archive["labels"], generator.labels(20))
+    done(*CLOTHES, "--n", "20", "--dtype", "float", "-o", "a.npy")
+    values = np.load("a.npy")
+    assert (values.dtype, values.shape) == (np.float32, (20, 3, 4, 6))
+    assert 0.0 < values.min() < 0.2 < 0.8 < values.max() < 1.0
+    assert np.array_equal(np.rint(values * 255).transpose(0, 2, 3, 1), generator.generate(20))
+
+
+def test_images_of_other_channels_are_arrays_and_no_pictures() -> None:
+    four = ("--model", str(MODELS / "four.onnx"), "--n", "3")
+    done(*four, "-o", "a.npy")
+    assert np.load("a.npy").shape == (3, 4, 6, 4)
+    for out in ("grid.png", "walk.gif", "images/"):
+        result = run(*four, "-o", out)
+        assert result.exit_code == 1
+        assert "pictures are grey or have 3 channels, and this model's have 4; write .npy or .npz" in result.stderr
+        assert result.stderr.count("\n") == 1
+    assert names(".") == ["a.npy"]
+
+
+def test_classes_by_name_stand_in_columns_and_make_the_picture_again() -> None:
+    named = ("--class", "T-shirt, top", "--class", "sneaker")
+    assert "4 images in 2x2" in done(*CLOTHES, *named, "--n", "4", "-o", "a.png").stdout
+    assert "2 images in 1x2" in done(*CLOTHES, "--class", "2", "--class", "0", "-o", "b.png").stdout
+    images = ImageGenerator(MODELS / "clothes.onnx", provider="cpu").generate(4, classes=[2, 0])
+    assert np.array_equal(coloured("a.png"), images.reshape(2, 2, 4, 6, 3).swapaxes(1, 2).reshape(8, 12, 3))
+    with Image.open("a.png") as picture:
+        facts = picture.text
+    assert "dcgan.digits" not in facts
+    again = [word for name in facts["dcgan.class"].split("\n") for word in ("--class", name)]
+    done(*CLOTHES, *again, "--n", facts["dcgan.n"], "-o", "c.png")
+    assert Path("c.png").read_bytes() == Path("a.png").read_bytes()
+
+
+def test_a_class_of_a_model_of_digits_is_a_digit() -> None:
+    for number, option in enumerate(("--digit", "--class")):
+        done("--model", shipped.DEFAULT, option, "7", "--n", "4", "-o", f"{number}.png")
+    assert Path("0.png").read_bytes() == Path("1.png").read_bytes()
+    with Image.open("1.png") as picture:
+        assert picture.text["dcgan.digits"] == "7"
+
+
+def test_labels_of_a_file_may_be_names() -> None:
+    Path("names.txt").write_text("ankle boot\nT-shirt, top\n\n  sneaker\n")
+    Path("numbers.txt").write_text("1, 2 0")
+    for name in ("names", "numbers"):
+        done(*CLOTHES, "--labels", f"{name}.txt", "-o", f"{name}.npz")
+        with np.load(f"{name}.npz") as archive:
+            assert archive["labels"].tolist() == [1, 2, 0]
+    done(*CLOTHES, "--labels", "names.txt", "--start", "1", "-o", "later.npz")
+    with np.load("later.npz") as archive, np.load("names.npz") as whole:
+        assert archive["labels"].tolist() == [2, 0]
+        assert np.array_equal(archive["images"], whole["images"][1:])
+
+
+def test_a_file_of_labels_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    load = inputs.load_labels
+
+    def spy(path: Path) -> object:
+        read.append(path)
+        return load(path)
+
+    monkeypatch.setattr(inputs, "load_labels", spy)
+    Path("numbers.txt").write_text("1 2 0")
+    done(*CLOTHES, "--labels", "numbers.txt", "-o", "a.png")
+    assert read == [Path("numbers.txt")]
+
+
+def test_classes_are_listed() -> None:
+    assert done(*CLOTHES, "--list-classes").stdout == "sneaker\nankle boot\nT-shirt, top\n"
+    assert json.loads(done(*CLOTHES, "--list-classes", "--json").stdout)["classes"][0] == "sneaker"
+    assert done(*COLOUR, "--list-classes").stdout.endswith("has no classes\n")
+
+
+def test_a_model_that_takes_a_seed() -> None:
+    Path("labels.txt").write_text("0 1 2 3 4 5 6 7")
+    for number, form in enumerate(("seed", "uint8")):
+        model = ("--model", str(OLD / f"conditional-{form}.onnx"))
+        done(*model, "--n", "6", "--start", "5", "--seed", "3", "-o", f"{number}.png")
+        done(*model, "--n", "6", "--start", "5", "--seed", "3", "--digits", "42", "-o", f"{number}.npz")
+        done(*model, "--labels", "labels.txt", "--start", "2", "-o", f"labels{number}.npz")
+    assert np.array_equal(opened("0.png"), opened("1.png"))
+    for name in ("", "labels"):
+        with np.load(f"{name}0.npz") as ours, np.load(f"{name}1.npz") as theirs:
+            assert np.array_equal(ours["labels"], theirs["labels"])
+            assert np.array_equal(ours["images"], theirs["images"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        ([*CLOTHES, "--class", "sneeker"], 1, "did you mean sneaker? its classes are sneaker, ankle boot, T-shirt"),
+        ([*CLOTHES, "--digit", "1"], 1, "not the ten digits; ask for a class"),
+        ([*CLOTHES, "--labels", "hats.txt"], 1, "no class 'hat'"),
+        ([*CLOTHES, "--class", "1", "--digit", "1"], 2, "--class and --digits exclude each other"),
+        ([*CLOTHES, "--class", "1", "--labels", "hats.txt"], 2, "--class and --labels exclude each other"),
+        ([*COLOUR, "--class", "1"], 1, "colour is unconditional"),
+        ([*SEEDED, "--latents", "z.npy"], 1, "so --latents can't be had"),
+        ([*SEEDED, "--truncation", "1"], 1, "so --truncation can't be had"),
+        ([*SEEDED, "--interpolate", "3"], 1, "so a walk (--interpolate, .gif)"),
+        ([*SEEDED, "-o", "a.gif"], 1, "so a walk (--interpolate, .gif)"),
+        ([*SEEDED, "--n", "10001", "-o", "a.npy"], 1, "10,000 at most"),
+        ([*SEEDED, "--dtype", "float", "-o", "a.npy"], 1, "gives uint8, no floats"),
+        (["--model", str(OLD / "run")], 1, "is a run folder; make an ONNX file of it: dcgan-export "),
+        (["--model", str(OLD / "conditional.safetensors")], 1, "this is a safetensors checkpoint"),
+        (["--model", str(OLD / "state_dict.pt")], 1, "this is a checkpoint as torch.save writes it"),
+    ],
+)
+def test_what_a_model_has_not_is_said_in_a_line(arguments: list[str], status: int, says: str) -> None:
+    Path("hats.txt").write_text("hat\n")
+    np.save("z.npy", np.zeros((2, 7), np.float32))
+    result = run(*arguments)
+    assert result.exit_code == status, result.output
+    errors = [line for line in result.stderr.splitlines() if line and not line.startswith(("Usage: ", "Try "))]
+    assert len(errors) == 1, result.stderr
+    assert says in result.stderr
+    assert names(".") == ["hats.txt", "z.npy"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
+import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +16,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from conftest import MODELS, OLD
 
-from dcgan_infer import DigitGenerator, runtime, shipped
+from dcgan_infer import ImageGenerator, runtime, shipped
 from dcgan_infer.contract.errors import DeviceError, LatentError, ModelError, RuntimeMissingError
+from dcgan_infer.contract.golden import parse_golden
 from dcgan_infer.contract.latents import latents
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import GeneratorSpec, Interface, reference_spec
+from dcgan_infer.inputs import class_numbers
+from dcgan_infer.model import open_model
 
 PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
 MODEL = shipped.path_of(PLAIN, ".onnx")
@@ -24,8 +32,8 @@ Images = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
-def generator() -> DigitGenerator:
-    return DigitGenerator(PLAIN, provider="cpu", threads=1)
+def generator() -> ImageGenerator:
+    return ImageGenerator(PLAIN, provider="cpu", threads=1)
 
 
 def differ(a: Images, b: Images) -> int:
@@ -33,7 +41,7 @@ def differ(a: Images, b: Images) -> int:
     return int(np.abs(a.astype(int) - b).max())
 
 
-def test_the_shipped_model_makes_digits(generator: DigitGenerator) -> None:
+def test_the_shipped_model_makes_digits(generator: ImageGenerator) -> None:
     digits = generator.generate(64, seed=0)
     assert digits.dtype == np.uint8
     assert digits.shape == (64, 28, 28)
@@ -42,26 +50,26 @@ def test_the_shipped_model_makes_digits(generator: DigitGenerator) -> None:
     assert (digits.max(axis=(1, 2)) > 250).all()
     assert (np.median(digits, axis=(1, 2)) == 0).all()
     assert len({digit.tobytes() for digit in digits}) == 64
-    assert generator.spec == GeneratorSpec()
+    assert generator.spec == reference_spec()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 16, 64])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_image_i_is_the_same_whatever_the_batch_and_the_threads(
-    generator: DigitGenerator, batch_size: int, threads: int
+    generator: ImageGenerator, batch_size: int, threads: int
 ) -> None:
-    other = DigitGenerator(PLAIN, provider="cpu", threads=threads)
-    assert other._session.get_session_options().intra_op_num_threads == threads
+    other = ImageGenerator(PLAIN, provider="cpu", threads=threads)
+    assert other.model._session.get_session_options().intra_op_num_threads == threads
     assert differ(generator.generate(70, seed=5), other.generate(70, seed=5, batch_size=batch_size)) <= 1
 
 
-def test_a_range_is_part_of_the_whole(generator: DigitGenerator) -> None:
+def test_a_range_is_part_of_the_whole(generator: ImageGenerator) -> None:
     whole = generator.generate(40, seed=5)
     assert differ(whole[30:33], generator.generate(3, seed=5, start=30)) <= 1
     assert differ(whole[:40], generator.generate(40, seed=6)) > 100
 
 
-def test_streaming_latents_and_own_latents_give_the_same(generator: DigitGenerator) -> None:
+def test_streaming_latents_and_own_latents_give_the_same(generator: ImageGenerator) -> None:
     whole = generator.generate(40, seed=5)
     parts = list(generator.stream(40, seed=5))
     assert [len(part) for part in parts] == [16, 16, 8]
@@ -71,7 +79,7 @@ def test_streaming_latents_and_own_latents_give_the_same(generator: DigitGenerat
 
 
 @pytest.mark.parametrize("batch_size", [1, 16, 48, 200])
-def test_latents_come_without_gap_or_repeat(generator: DigitGenerator, batch_size: int) -> None:
+def test_latents_come_without_gap_or_repeat(generator: ImageGenerator, batch_size: int) -> None:
     blocks = [block.z for block in generator.blocks(300, seed=5, start=7, batch_size=batch_size)]
     assert np.array_equal(np.concatenate(blocks), latents(5, 7, 300, 100))
     assert all(len(block) % batch_size == 0 for block in blocks[:-1])
@@ -80,7 +88,7 @@ def test_latents_come_without_gap_or_repeat(generator: DigitGenerator, batch_siz
     assert np.array_equal(np.concatenate(own), np.concatenate(blocks))
 
 
-def test_a_stream_of_a_billion_starts_at_once(generator: DigitGenerator) -> None:
+def test_a_stream_of_a_billion_starts_at_once(generator: ImageGenerator) -> None:
     assert len(next(generator.stream(10**9))) == 16
 
 
@@ -96,7 +104,7 @@ def test_a_stream_of_a_billion_starts_at_once(generator: DigitGenerator) -> None
         lambda generator: generator.generate_from(np.full((1, 100), np.nan, np.float32)),
     ],
 )
-def test_impossible_latents_are_refused(generator: DigitGenerator, call: Callable[[DigitGenerator], Images]) -> None:
+def test_impossible_latents_are_refused(generator: ImageGenerator, call: Callable[[ImageGenerator], Images]) -> None:
     with pytest.raises(LatentError):
         call(generator)
 
@@ -114,7 +122,7 @@ def with_metadata(content: bytes, key: str, value: str) -> bytes:
     return content + b"\x72" + varint(len(pairs)) + pairs  # ModelProto field 14, then StringStringEntryProto 1 and 2
 
 
-SPEC = json.loads(GeneratorSpec().to_json())
+SPEC = json.loads(GeneratorSpec().to_json())  # without layers, which say the sizes a second time
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,7 @@ SPEC = json.loads(GeneratorSpec().to_json())
         (lambda content: b"version https://example.org\n", "onnxruntime can't read it"),
         (lambda content: content.replace(b"dcgan.spec", b"dcgan.speck"[:10].replace(b"n", b"m")), "no generator spec"),
         (lambda content: with_metadata(content, "dcgan.spec", "{}"), "schema None"),
-        (lambda content: with_metadata(content, "dcgan.spec", json.dumps(SPEC | {"schema": 2})), "schema 2"),
+        (lambda content: with_metadata(content, "dcgan.spec", json.dumps(SPEC | {"schema": 3})), "schema 3"),
         (
             lambda content: with_metadata(content, "dcgan.spec", json.dumps(SPEC | {"latent_dim": 64})),
             "not what its spec",
@@ -143,7 +151,7 @@ def test_models_that_can_not_be_used_are_refused(
     path = tmp_path / "model.onnx"
     path.write_bytes(change(MODEL.read_bytes()))
     with pytest.raises(ModelError, match=says) as caught:
-        DigitGenerator(path, provider="cpu")
+        ImageGenerator(path, provider="cpu")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")  # onnxruntime's own log stays quiet
@@ -152,7 +160,7 @@ def test_models_that_can_not_be_used_are_refused(
 def test_that_the_damage_above_is_the_reason(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(with_metadata(MODEL.read_bytes(), "dcgan.spec", json.dumps(SPEC)))
-    assert DigitGenerator(path, provider="cpu").spec == GeneratorSpec()
+    assert ImageGenerator(path, provider="cpu").spec == GeneratorSpec()
 
 
 def test_a_model_that_returns_nan_is_refused(tmp_path: Path) -> None:
@@ -161,24 +169,59 @@ def test_a_model_that_returns_nan_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content[:at] + b"\xff" * 4096 + content[at + 4096 :])
     with pytest.raises(ModelError, match="NaN or infinity"):
-        DigitGenerator(path, provider="cpu").generate(1)
+        ImageGenerator(path, provider="cpu").generate(1)
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing.onnx", "."])
 def test_missing_models_are_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match=r"no model 'nothing.*dcgan-mnist|is a folder"):
-        DigitGenerator(name)
+        ImageGenerator(name)
 
 
-@pytest.mark.parametrize("content", [(2).to_bytes(8, "little") + b"{}", b"PK\x03\x04" + bytes(64)])
-def test_a_checkpoint_says_how_to_make_a_model_of_it(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "generator.pt"
+def archive(*members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for member in members:
+            made.writestr(member, "")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ((2).to_bytes(8, "little") + b"{}", "a safetensors checkpoint; .* dcgan-export {path} --out generator.onnx"),
+        (archive("x/data.pkl"), "a checkpoint as torch.save writes it; .* dcgan-export {path} --out generator.onnx"),
+        (b"\x80\x02" + bytes(64), "a pickle, as torch.save once wrote; .* dcgan-export {path} --out generator.onnx"),
+        (archive("x/data.pkl", "x/code/__torch__.py"), "TorchScript, .* dcgan-export CHECKPOINT --out generator.onnx"),
+        (archive("x/archive_format", "x/data.pkl"), "a pt2 archive of torch.export, .* dcgan-export CHECKPOINT"),
+        (archive("readme"), "a zip archive; expected an ONNX file"),
+        (archive("x/data.pkl")[:-9], "a zip archive, and a truncated one"),
+    ],
+)
+def test_a_checkpoint_says_how_to_make_a_model_of_it(content: bytes, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "generator.onnx"  # whatever its name
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"can't read it: .*; make an ONNX file of the checkpoint with dcgan-export"):
-        DigitGenerator(path, provider="cpu")
-    path.write_bytes(MODEL.read_bytes())  # whatever its name
-    assert DigitGenerator(path, provider="cpu").spec.latent_dim == 100
+    with pytest.raises(ModelError, match=f"can't use model {path}: this is {says.format(path=path)}"):
+        ImageGenerator(path, provider="cpu")
+    path = path.rename(tmp_path / "generator.pt")
+    path.write_bytes(MODEL.read_bytes())
+    assert ImageGenerator(path, provider="cpu").spec.latent_dim == 100
+
+
+def test_of_a_folder_its_only_onnx_file_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{tmp_path} is a folder without an ONNX file"):
+        ImageGenerator(tmp_path)
+    (tmp_path / "options.json").touch()
+    with pytest.raises(
+        ModelError, match=f"is a run folder; .* dcgan-export {tmp_path} --out {re.escape(tmp_path.name)}.onnx"
+    ):
+        ImageGenerator(tmp_path)
+    shutil.copy(MODELS / "colour.onnx", tmp_path)
+    assert ImageGenerator(tmp_path, provider="cpu").name == "colour"
+    shutil.copy(MODELS / "four.onnx", tmp_path)
+    with pytest.raises(ModelError, match=r"2 ONNX files \(colour.onnx, four.onnx\); name one"):
+        ImageGenerator(tmp_path)
 
 
 def cuda_offered() -> bool:
@@ -190,8 +233,8 @@ def cuda_offered() -> bool:
 @pytest.mark.skipif(cuda_offered(), reason="this onnxruntime is built with CUDA")
 def test_cuda_is_refused_with_the_reason_where_it_is_not_built_in() -> None:
     with pytest.raises(DeviceError, match=r"built without it.*--provider cpu"):
-        DigitGenerator(PLAIN, provider="cuda")
-    assert DigitGenerator(PLAIN, provider="auto").provider == "cpu"
+        ImageGenerator(PLAIN, provider="cuda")
+    assert ImageGenerator(PLAIN, provider="auto").model.provider == "cpu"
 
 
 class Offering:
@@ -215,15 +258,15 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(monkeypatch: 
     offering = Offering(runtime.onnxruntime())
     monkeypatch.setattr(runtime, "onnxruntime", lambda: offering)
     with pytest.raises(DeviceError, match="CUDA does not work here"):
-        DigitGenerator(PLAIN, provider="cuda")
-    generator = DigitGenerator(PLAIN, provider="auto")
-    assert generator.provider == "cpu"
-    assert generator.note
+        ImageGenerator(PLAIN, provider="cuda")
+    generator = ImageGenerator(PLAIN, provider="auto")
+    assert generator.model.provider == "cpu"
+    assert generator.model.note
 
 
 def test_unknown_providers_are_refused() -> None:
     with pytest.raises(DeviceError, match="choose from auto, cpu, cuda"):
-        DigitGenerator(PLAIN, provider="tpu")
+        ImageGenerator(PLAIN, provider="tpu")
 
 
 def test_a_missing_or_doubled_onnxruntime_is_said_with_what_mends_it(
@@ -280,3 +323,113 @@ def test_threads_keep_to_the_quota_of_the_control_group(
         (tmp_path / name).write_text(text)
     allowed = len(os.sched_getaffinity(0))
     assert runtime.cores(tmp_path) == (allowed if limit is None else min(limit, allowed))
+
+
+# Models of other images than grey ones: tests/fixtures/models/make.py.
+
+
+@pytest.mark.parametrize("name", ["colour.onnx", "colour-uint8.onnx", "clothes.onnx", "clothes-uint8.onnx"])
+def test_colour_images_of_either_range_and_kind(name: str) -> None:
+    generator = ImageGenerator(MODELS / name, provider="cpu", threads=1)
+    path = MODELS / f"{re.split('[-.]', name)[0]}.golden"
+    golden = parse_golden(path.read_bytes(), path)
+    images = generator.generate(20, classes=range(3) if generator.spec.num_classes else None)
+    assert images.shape == (20, 4, 6, 3)
+    assert images.dtype == np.uint8
+    assert len({image.tobytes() for image in images}) == 20
+    assert differ(images, golden.image_uint8) <= 1
+
+
+def test_classes_have_names() -> None:
+    generator = ImageGenerator(MODELS / "clothes.onnx", provider="cpu", threads=1)
+    boots = generator.generate(4, classes=1)
+    assert np.array_equal(boots, generator.generate(4, classes="ankle boot"))
+    assert np.array_equal(boots, generator.generate(4, classes="1"))
+    assert not np.array_equal(boots, generator.generate(4, classes="sneaker"))
+    turn = generator.labels(5, start=1, classes=["T-shirt, top", 0, "ankle boot"])
+    assert turn.tolist() == [0, 1, 2, 0, 1]
+    own = generator.generate_from(latents(0, 0, 2, 5), ["ankle boot", 1])
+    assert np.array_equal(own, boots[:2])
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ("sneeker", "no class 'sneeker'; did you mean sneaker"),
+        ("SNEAKER", "did you mean sneaker"),
+        ("hat", "no class 'hat'; its classes are sneaker, ankle boot, T-shirt, top$"),
+        ("3", "no class '3'"),
+        (3, "label 3 of image 0 is none of this model's, 0 to 2"),
+        ([], "no classes are asked for"),
+    ],
+)
+def test_unknown_classes_are_refused_with_those_that_there_are(classes: Any, says: str) -> None:
+    generator = ImageGenerator(MODELS / "clothes.onnx", provider="cpu", threads=1)
+    with pytest.raises(LatentError, match=says):
+        generator.generate(1, classes=classes)
+
+
+def test_of_many_names_a_message_has_the_first_dozen() -> None:
+    interface = Interface(num_classes=20, class_names=tuple(f"kind{number}" for number in range(20)))
+    with pytest.raises(LatentError, match=r"kind0, .*, kind11, \.\.\.$"):
+        class_numbers("hat", interface)
+    # A name goes before a number.
+    assert class_numbers(["1", "2"], Interface(num_classes=2, class_names=("2", "1"))).tolist() == [1, 0]
+
+
+def test_digits_are_asked_for_where_classes_are_digits() -> None:
+    with pytest.raises(LatentError, match="not the ten digits; ask for a class: it has 3, from sneaker to T-shirt"):
+        ImageGenerator(MODELS / "clothes.onnx", provider="cpu").generate(1, digits=1)
+    with pytest.raises(LatentError, match="exclude each other"):
+        ImageGenerator(OLD / "conditional-plain.onnx", provider="cpu").generate(1, digits=1, classes=1)
+
+
+@pytest.mark.parametrize("options", [{}, {"start": 7}, {"digits": 3}, {"start": 7, "digits": [1, 2, 3]}])
+def test_a_model_that_takes_a_seed_makes_the_same_images(options: dict[str, Any]) -> None:
+    """conditional-seed.onnx and conditional-uint8.onnx have the same weights."""
+    ours, peer = (
+        ImageGenerator(OLD / f"conditional-{form}.onnx", provider="cpu", threads=1) for form in ("seed", "uint8")
+    )
+    assert ours.model.takes_seed > peer.model.takes_seed
+    assert differ(ours.generate(20, seed=5, **options), peer.generate(20, seed=5, **options)) <= 1
+    assert np.array_equal(ours.labels(20, seed=5, **options), peer.labels(20, seed=5, **options))
+    assert [len(part) for part in ours.stream(20, **options)] == [16, 4]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda model: model.generate(1, truncation=0.5), "so truncation can't be had"),
+        (lambda model: model.generate_from(np.zeros((1, 7), np.float32), [0]), "so latents of your own can't be had"),
+        (lambda model: model.generate(5, start=9_996), "10,000 at most; 10,001 are needed"),
+        (lambda model: model.generate(1, seed=-1), "0 to 2"),
+        (lambda model: model.generate(0), "1 or more"),
+    ],
+)
+def test_what_a_model_that_takes_a_seed_can_not_do(call: Callable[[ImageGenerator], Images], says: str) -> None:
+    with pytest.raises(LatentError, match=says):
+        call(ImageGenerator(OLD / "conditional-seed.onnx", provider="cpu", threads=1))
+
+
+def test_a_model_that_gives_another_shape_or_type_is_refused() -> None:
+    model = open_model(MODELS / "colour.onnx")
+    feeds = model.feeds_of_seed(0, 3)
+    assert model.run(feeds, 3).shape == (3, 3, 4, 6)
+    with pytest.raises(ModelError, match=r"float32 of shape \(3, 3, 4, 6\) for a batch of 4, .* \(4, 3, 4, 6\)"):
+        model.run(feeds, 4)
+    with pytest.raises(ModelError, match="failed while running"):
+        model.run({"z": np.zeros((1, 6), np.float32)}, 1)
+
+
+@pytest.mark.parametrize(("said", "found"), [("1234", 1234), ("many", None), ("0", None), ("9" * 40, None)])
+def test_multiply_adds_are_what_the_model_says(said: str, found: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(with_metadata((MODELS / "colour.onnx").read_bytes(), "dcgan.multiply_adds", said))
+    assert open_model(path).multiply_adds == found
+    assert open_model(PLAIN).multiply_adds == reference_spec().multiply_adds
+
+
+def test_the_generator_of_digits_is_another_name() -> None:
+    import dcgan_infer
+
+    assert dcgan_infer.DigitGenerator is dcgan_infer.ImageGenerator

@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from conftest import MODELS, OLD
 from test_infer_session import varint, with_metadata
 
 from dcgan_infer import __version__, runtime, shipped
-from dcgan_infer import verify as verify_module
 from dcgan_infer.contract.errors import ModelError
-from dcgan_infer.contract.golden import SUFFIX, Golden, read_golden
+from dcgan_infer.contract.golden import SUFFIX, Golden, parse_golden
+from dcgan_infer.contract.spec import GeneratorSpec
 from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
+from dcgan_infer.model import Model
 from dcgan_infer.onnx_outline import read_outline
 from dcgan_infer.verify import verify
 from dcgan_infer.verify_cli import main
@@ -32,6 +34,10 @@ NAME = "dcgan-mnist"
 MODEL = shipped.path_of(NAME, ".onnx")
 GOLDEN = shipped.path_of(NAME, SUFFIX)
 CONDITIONAL = shipped.path_of("dcgan-mnist-conditional", ".onnx")
+
+
+def golden_of(path: Path) -> Golden:
+    return parse_golden(path.read_bytes(), path)
 
 
 def run(*arguments: str | Path) -> Result:
@@ -83,7 +89,7 @@ def test_a_shipped_model_passes_every_check(name: str) -> None:
     assert difference.max_error is not None
     assert difference.limit is not None
     assert 0.0 < difference.max_error <= difference.limit < 1e-4
-    assert difference.limit == 4 * read_golden(shipped.path_of(name, SUFFIX)).eager_max_error + 1e-6
+    assert difference.limit == 4 * golden_of(shipped.path_of(name, SUFFIX)).eager_max_error + 1e-6
     assert difference.psnr > 120
 
 
@@ -183,7 +189,7 @@ def changed(golden: Golden, path: Path, **changes: Any) -> Path:
 
 
 def test_a_perturbed_golden_file_is_noticed(tmp_path: Path) -> None:
-    golden = read_golden(GOLDEN)
+    golden = golden_of(GOLDEN)
     path = tmp_path / "a.golden"
     assert golden_check(MODEL, changed(golden, path)).outcome == PASSED
     image = golden.image.copy()
@@ -203,11 +209,11 @@ def test_a_perturbed_golden_file_is_noticed(tmp_path: Path) -> None:
 def test_golden_vectors_of_another_model_are_refused(tmp_path: Path) -> None:
     found = golden_check(MODEL, shipped.path_of("dcgan-mnist-conditional", SUFFIX))
     assert found.outcome == FAILED
-    theirs = read_golden(shipped.path_of("dcgan-mnist-conditional", SUFFIX)).weights_sha256
+    theirs = golden_of(shipped.path_of("dcgan-mnist-conditional", SUFFIX)).weights_sha256
     assert f"is of weights {theirs[:12]}..., the model of" in found.detail
     # The digest right and the spec another.
-    golden = read_golden(shipped.path_of("dcgan-mnist-conditional", SUFFIX))
-    path = changed(golden, tmp_path / "a.golden", weights_sha256=read_golden(GOLDEN).weights_sha256)
+    golden = golden_of(shipped.path_of("dcgan-mnist-conditional", SUFFIX))
+    path = changed(golden, tmp_path / "a.golden", weights_sha256=golden_of(GOLDEN).weights_sha256)
     assert "another spec" in golden_check(MODEL, path).detail
 
 
@@ -270,7 +276,9 @@ def test_a_file_does_not_choose_its_tolerance(precision: str, copy: Path) -> Non
 def test_the_tolerance_is_that_of_the_precision(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(factor=0.0, floor=1e-9))
     assert golden_check(copy).outcome == FAILED
-    monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(factor=0.0, floor=2.0, levels=255, mean_levels=255.0))
+    monkeypatch.setitem(
+        TOLERANCES, "fp32", Tolerance(factor=0.0, floor=2.0, levels=255, mean_levels=255.0, image_levels=255.0)
+    )
     report = verify(damaged(copy, sign_flipped), against=NAME, threads=1)
     assert check_of(report, "golden").outcome == PASSED
     assert check_of(report, "against").outcome == PASSED
@@ -282,7 +290,7 @@ def test_a_model_against_another(copy: Path) -> None:
     assert against.difference is not None
     assert against.difference.max_error == 0.0
     # Each may be off by its own limit.
-    assert against.difference.limit == 2 * TOLERANCES["fp32"].limit(read_golden(GOLDEN).eager_max_error)
+    assert against.difference.limit == 2 * TOLERANCES["fp32"].limit(golden_of(GOLDEN).eager_max_error)
     other = check_of(verify(NAME, against="dcgan-mnist-conditional", threads=1), "against")
     assert other.outcome == FAILED
     assert other.detail == "dcgan-mnist-conditional.onnx has another spec: num_classes"
@@ -309,17 +317,17 @@ def test_without_golden_vectors_two_models_are_judged_by_grey_levels(copy: Path)
 
 
 def test_two_conditional_models_are_asked_for_every_class() -> None:
-    asked = []
-    images = verify_module._Subject.images
+    asked: list[int] = []
+    call = Model.call
 
-    def spy(self: Any, seed: int, z: Any, label: Any, sizes: Any) -> Any:
-        asked.append(label)
-        return images(self, seed, z, label, sizes)
+    def spy(self: Model, feeds: Any) -> Any:
+        asked.extend(feeds["label"])
+        return call(self, feeds)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify_module._Subject, "images", spy)
+        patch.setattr(Model, "call", spy)
         verify("dcgan-mnist-conditional", against="dcgan-mnist-conditional", n=23, threads=1)
-    assert [list(label) for label in asked] == [[*range(10)] * 2, *2 * [[*range(10), *range(10), 0, 1, 2]]]
+    assert asked == [*range(10)] * 2 + 2 * [*range(10), *range(10), 0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -525,12 +533,17 @@ def test_a_model_that_gives_grey_levels_is_held_against_grey_levels(tmp_path: Pa
     }
     difference = check_of(report, "golden").difference
     assert difference is not None
-    assert (difference.max_error, difference.limit, difference.mean_error) == (None, None, None)
-    assert "only grey levels are judged" in check_of(report, "against").detail
+    assert difference.limit is not None
+    assert 0.98 / 255 < difference.max_error < difference.limit < 1.01 * 2 / 255
+    against = check_of(report, "against").difference
+    assert against is not None
+    assert against.limit is not None
+    assert against.max_error < against.limit < 1.01 * 2 / 255
     assert max(map(len, report.table().splitlines())) <= 80
     report = verify(grey(path, step=1), against=NAME, threads=1)
     assert outcomes(report)["golden"] == outcomes(report)["against"] == FAILED
     assert "grey levels on average" in check_of(report, "golden").detail
+    assert "off by" in check_of(report, "golden").detail
     report = verify(grey(path, step=2), threads=1)
     assert "off by 2 grey levels" in check_of(report, "golden").detail
 
@@ -552,10 +565,10 @@ def test_a_batch_that_is_fixed_is_noticed(copy: Path) -> None:
     [
         (
             lambda images: images[:1],
-            "a batch of 7 should give float32 of shape (7, 1, 28, 28), found float32 of shape (1,",
+            "float32 of shape (1, 1, 28, 28) for a batch of 7, its spec says float32 of shape (7, 1, 28, 28)",
         ),
-        (lambda images: images.astype(np.float64), "a batch of 1 should give float32"),
-        (lambda images: images / (len(images) < 7), "a batch of 7: divide by zero"),
+        (lambda images: images.astype(np.float64), "returned float64 of shape (1, 1, 28, 28) for a batch of 1"),
+        (lambda images: images / (len(images) < 7), "failed while running: divide by zero"),
     ],
 )
 def test_a_model_that_returns_something_else(
@@ -596,3 +609,83 @@ def test_metadata_that_is_no_text(copy: Path) -> None:
 
 def test_the_layout_of_the_wire_is_little_endian() -> None:
     assert struct.unpack("<Q", GOLDEN.read_bytes()[:8])[0] == len(GOLDEN.read_bytes()) - 8 - 86400
+
+
+# Models of other images than grey ones: tests/fixtures/models/make.py.
+
+
+@pytest.mark.parametrize("name", ["colour", "clothes"])
+@pytest.mark.parametrize("form", ["", "-uint8"])
+def test_colour_models_of_either_range_and_kind(name: str, form: str) -> None:
+    model, golden = MODELS / f"{name}{form}.onnx", MODELS / f"{name}.golden"
+    report = verify(model, golden, against=MODELS / f"{name}.onnx", threads=1)
+    assert outcomes(report) == {
+        "integrity": SKIPPED,
+        **dict.fromkeys(("spec", "operators", "golden", "against"), PASSED),
+    }
+    assert "colour images of 4x6" in check_of(report, "spec").detail
+    difference = check_of(report, "golden").difference
+    assert difference is not None
+    span = 1.0 if name == "clothes" else 2.0
+    floor = span / 255 if form else span / 2 * 1e-6
+    assert difference.limit == pytest.approx(4 * golden_of(golden).eager_max_error + floor)
+    assert difference.pixels == 20 * 3 * 4 * 6
+
+
+def test_channels_that_are_mixed_up_are_noticed(tmp_path: Path) -> None:
+    golden = golden_of(MODELS / "colour.golden")
+    path = changed(
+        golden, tmp_path / "a.golden", image=golden.image[:, ::-1], image_uint8=golden.image_uint8[..., ::-1]
+    )
+    for name in ("colour.onnx", "colour-uint8.onnx"):
+        assert golden_check(MODELS / name, path).outcome == FAILED
+
+
+def test_what_is_absolute_in_a_tolerance_shrinks_with_the_range(tmp_path: Path) -> None:
+    """An error between the limits of both ranges passes in the one and fails in the other."""
+    for name, outcome in (("colour", PASSED), ("clothes", FAILED)):
+        golden = golden_of(MODELS / f"{name}.golden")
+        image = golden.image.copy()
+        image.flat[np.abs(image - 0.5).argmin()] += np.float32(4 * golden.eager_max_error + 0.75e-6)
+        assert golden_check(MODELS / f"{name}.onnx", changed(golden, tmp_path / "a", image=image)).outcome == outcome
+
+
+def test_interfaces_are_compared_and_not_layers(tmp_path: Path) -> None:
+    golden = golden_of(OLD / "conditional.golden")
+    without = GeneratorSpec.from_json(golden.spec.to_json())
+    without = dataclasses.replace(without, layers=())
+    path = changed(golden, tmp_path / "a.golden", spec=without)
+    assert golden_check(OLD / "conditional-plain.onnx", path).outcome == PASSED
+    named = dataclasses.replace(without, class_names=tuple("abcdefghij"))
+    found = golden_check(OLD / "conditional-plain.onnx", changed(golden, path, spec=named))
+    assert found.outcome == FAILED
+    assert found.detail == "a.golden is of another spec than the model's: class_names"
+
+
+def test_a_model_that_takes_a_seed_against_one_that_takes_latents() -> None:
+    report = verify(OLD / "conditional-seed.onnx", against=OLD / "conditional-plain.onnx", n=50, seed=9, threads=1)
+    assert outcomes(report)["against"] == PASSED
+    difference = check_of(report, "against").difference
+    assert difference is not None
+    assert difference.images == 50
+    done = run(OLD / "conditional-seed.onnx", "--against", OLD / "conditional-plain.onnx", "-n", "20000")
+    assert done.exit_code == 1
+    assert "10,000 at most; 20,000 are needed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (OLD / "run", "is a run folder; make an ONNX file of it: dcgan-export "),
+        (OLD / "conditional.safetensors", "this is a safetensors checkpoint; make an ONNX file of it"),
+        (OLD / "conditional.pt", "this is TorchScript"),
+        (OLD / "conditional.pt2", "this is a pt2 archive"),
+    ],
+)
+def test_what_is_no_onnx_file_says_what_to_run(path: Path, says: str) -> None:
+    for arguments in ([path], [NAME, "--against", path]):
+        done = run(*arguments)
+        assert done.exit_code == 1
+        assert says in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert done.stdout == ""

@@ -80,7 +80,7 @@ def test_the_ends_of_the_uniform_range_give_finite_normals(monkeypatch: pytest.M
     ends = np.array([0, 0xFFFFFFFF], np.uint32)
     for x0 in ends:
         for x1 in ends:
-            monkeypatch.setattr("dcgan.latents.threefry2x32", lambda *_, a=x0, b=x1: (a[None], b[None]))
+            monkeypatch.setattr("dcgan_infer.contract.latents.threefry2x32", lambda *_, a=x0, b=x1: (a[None], b[None]))
             z = latents(0, 0, 1, 2)
             assert np.isfinite(z).all()
             assert np.abs(z).max() <= 5.7682

@@ -9,7 +9,8 @@ from dcgan.losses import LOSSES
 from dcgan.networks import DISCRIMINATORS, Discriminator, Generator, ProjectedDiscriminator, SpectralDiscriminator
 from dcgan.recipes import CHOICES, RECIPES, Recipe
 from dcgan_infer.contract.errors import SpecError
-from dcgan_infer.contract.spec import Activation, GeneratorSpec
+from dcgan_infer.contract.layers import Activation
+from dcgan_infer.contract.spec import reference_spec
 
 
 def test_state_dicts_of_the_document_load_and_compute_the_same() -> None:
@@ -30,7 +31,7 @@ def test_initial_weights_are_the_document_s() -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "leaky-relu:0.2", "elu", "softplus:2"])
 def test_shapes_and_range_for_every_activation(activation: str) -> None:
-    generator = Generator(GeneratorSpec(activation=Activation.parse(activation)))
+    generator = Generator(reference_spec(activation=Activation.parse(activation)))
     images = generator(torch.randn(5, 100))
     assert images.shape == (5, 1, 28, 28)
     assert images.abs().max() <= 1
@@ -40,17 +41,17 @@ def test_shapes_and_range_for_every_activation(activation: str) -> None:
 
 
 def test_a_class_is_one_hot_beside_the_latent() -> None:
-    generator = Generator(GeneratorSpec(num_classes=10)).eval()
-    assert generator.linear1.in_features == 110
+    generator = Generator(reference_spec(num_classes=10)).eval()
+    assert generator.get_parameter("linear1.weight").shape[1] == 110
     z, label = torch.randn(5, 100), torch.tensor([0, 3, 9, 3, 7])
-    plain = Generator(GeneratorSpec(latent_dim=110)).eval()
+    plain = Generator(reference_spec(latent_dim=110)).eval()
     plain.load_state_dict(generator.state_dict())
     assert torch.equal(generator(z, label), plain(torch.cat([z, torch.eye(10)[label]], 1)))
 
 
 def test_labels_are_for_conditional_generators_only() -> None:
     with pytest.raises(ValueError, match="is conditional"):
-        Generator(GeneratorSpec(num_classes=10))(torch.randn(2, 100))
+        Generator(reference_spec(num_classes=10))(torch.randn(2, 100))
     with pytest.raises(ValueError, match="is unconditional"):
         Generator()(torch.randn(2, 100), torch.tensor([1, 2]))
 
@@ -79,9 +80,9 @@ def test_every_choice_of_a_recipe_exists() -> None:
 
 
 def test_activity_counts_active_and_dead_units() -> None:
-    generator = Generator(GeneratorSpec(latent_dim=4, image_shape=(1, 8, 8), channels=(4, 4, 4)))
+    generator = Generator(reference_spec(4, (1, 8, 8), channels=(4, 4, 4)))
     with torch.no_grad():
-        generator.decon1.weight.zero_()  # of its four channels ...
+        generator.get_parameter("decon1.weight").zero_()  # of its four channels ...
         generator.state_dict()["decon1.bias"].copy_(
             torch.tensor([1.0, 1.0, 1.0, -1.0])
         )  # ... three always fire and one never does
@@ -94,10 +95,10 @@ def test_activity_counts_active_and_dead_units() -> None:
 
 
 def test_a_unit_that_fires_in_one_batch_only_is_not_dead() -> None:
-    generator = Generator(GeneratorSpec(latent_dim=1, image_shape=(1, 4, 4), channels=(1, 1, 1)))
+    generator = Generator(reference_spec(1, (1, 4, 4), channels=(1, 1, 1)))
     with torch.no_grad():
-        generator.linear1.weight.fill_(1.0)
-        generator.linear1.bias.zero_()
+        generator.get_parameter("linear1.weight").fill_(1.0)
+        generator.get_parameter("linear1.bias").zero_()
     batches = [(torch.full((2, 1), value),) for value in (-1.0, 1.0)]
     assert measure_activity(generator, batches)[0].dead == 0.0
     assert measure_activity(generator, batches[:1])[0].dead == 1.0

@@ -20,7 +20,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import ROOT
-from exported import metadata_of
+from exported import metadata_of, read_golden
 
 import dcgan_export.site
 from dcgan.checkpoint import save_generator
@@ -30,8 +30,7 @@ from dcgan_export.site import PAGE, VERSION
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.files import sha256_of
-from dcgan_infer.contract.golden import read_golden
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import reference_spec
 from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
 
 PAGES = {path.name for path in PAGE.iterdir()}
@@ -65,7 +64,7 @@ def shipped_site(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 def small(tmp_path: Path) -> Path:
     """A checkpoint without classes: large enough for fp16 to shrink it, and mild enough for int8, being untrained."""
     torch.manual_seed(0)
-    generator = Generator(GeneratorSpec(latent_dim=6, image_shape=(1, 8, 8), channels=(64, 32, 16))).eval()
+    generator = Generator(reference_spec(6, (1, 8, 8), channels=(64, 32, 16))).eval()
     save_generator(tmp_path / "small one.safetensors", generator.state_dict(), generator.spec, '{"recipe":"test"}')
     return tmp_path / "small one.safetensors"
 
@@ -110,7 +109,7 @@ def test_each_build_of_the_runtime_has_what_it_loads(entry: str, shipped_site: t
 def test_model_json_is_true(shipped_site: tuple[Path, dict[str, Any]]) -> None:
     site, _ = shipped_site
     about = json.loads((site / "model.json").read_text(encoding="utf-8"))
-    assert list(about) == ["name", "spec", "weights_sha256", "models", "runtime"]
+    assert list(about) == ["name", "title", "noun", "ink", "spec", "weights_sha256", "models", "runtime"]
     assert about["name"] == shipped.DEFAULT
     assert about["runtime"] == {"package": "onnxruntime-web", "version": VERSION}
     assert {backend: (model["file"], model["precision"]) for backend, model in about["models"].items()} == {
@@ -212,7 +211,8 @@ def test_an_npm_that_reaches_nobody_says_why(small: Path, tmp_path: Path, monkey
 def test_a_second_model_that_fails_leaves_nothing_either(
     archive: Path, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dcgan_export.publish.TOLERANCES", TOLERANCES | {"fp16": Tolerance(mean_levels=0.0)})
+    for precision in ("fp16", "fp32"):  # all that the second may be
+        monkeypatch.setitem(TOLERANCES, precision, Tolerance(levels=-1))
     result = run(small, "--out", tmp_path / "site", "--runtime", archive, "--golden", tmp_path / "g.golden")
     assert result.exit_code == 1
     assert "model-fp16.onnx was not written" in result.stderr

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from dcgan.checkpoint import load_generator
 from dcgan.cli import main
 from dcgan.recipes import RECIPES
-from dcgan_infer.contract.spec import Activation
+from dcgan_infer.contract.layers import Activation
 
 TINY = ["--batch-size", "16", "--epochs", "1", "--threads", "1", "--precision", "fp32"]
 
@@ -23,7 +23,7 @@ def test_every_activation_trains_in_both_networks(data_dir: Path, tmp_path: Path
     assert "epoch 1/1" in result.stdout
     assert "generator.linear1" in result.stdout
     assert result.stderr == ""  # no progress bar where stderr is no terminal
-    assert load_generator(out / "generator.safetensors").generator.spec.activation == Activation.parse(activation)
+    assert load_generator(out / "generator.safetensors").spec.activation == Activation.parse(activation)
 
 
 def test_dry_run_prints_what_would_be_done_and_does_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_help_shows_both_recipes_and_an_example() -> None:
         (["--threads", "100000"], "'--threads'"),
         (["--dataset", "imagenet"], "'imagenet' is not one of"),
         (["--recipe", "slow"], "'slow' is not one of"),
-        (["--g-activation", "gelu"], "unknown activation 'gelu'"),
+        (["--g-activation", "mish"], "unknown activation 'mish'"),
         (["--d-activation", "elu:-1"], "above 0"),
         (["--g-activation", "relu:3"], "takes no parameter"),
         (["--threads", "0"], "'--threads'"),

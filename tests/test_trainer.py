@@ -176,6 +176,6 @@ def test_scores_of_one_large_batch_are_those_of_two(sample_images: npt.NDArray[n
 
 def test_memory_order_changes_no_more_than_last_bits(sample_images: npt.NDArray[np.uint8]) -> None:
     nhwc, nchw = (trained(dataclasses.replace(FAST, channels_last=order), sample_images, 1) for order in (True, False))
-    assert nhwc.generator.decon1.weight.is_contiguous(memory_format=torch.channels_last)
-    assert nchw.generator.decon1.weight.is_contiguous()
+    assert nhwc.generator.get_parameter("decon1.weight").is_contiguous(memory_format=torch.channels_last)
+    assert nchw.generator.get_parameter("decon1.weight").is_contiguous()
     torch.testing.assert_close(nhwc.epoch_losses, nchw.epoch_losses, rtol=1e-4, atol=1e-5)

@@ -18,14 +18,14 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from exported import export
 from google.protobuf import text_format
 
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
-from dcgan_export.publish import publish
 from dcgan_export.targets import MAX_BATCH, publish_to_triton
 from dcgan_infer.contract.errors import ExportError
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import reference_spec
 
 TYPES = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
@@ -136,13 +136,13 @@ def repository(flushed: set[int], tmp_path_factory: pytest.TempPathFactory) -> P
     """A repository with the models of `NAMES`: number of classes, what it takes, what it gives."""
     folder = tmp_path_factory.mktemp("triton")
     for name, (classes, inputs, image) in NAMES.items():
-        spec = GeneratorSpec(latent_dim=6, image_shape=(1, 8, 8), channels=(8, 6, 4), num_classes=classes)
+        spec = reference_spec(6, (1, 8, 8), classes, channels=(8, 6, 4))
         torch.manual_seed(0)
         generator = Generator(spec).eval()
         checkpoint = folder / f"{name}.safetensors"
         save_generator(checkpoint, generator.state_dict(), spec, "{}")
-        export = functools.partial(publish, checkpoint, image=image, inputs=inputs)
-        publish_to_triton(export, folder / "repository", name)
+        made = functools.partial(export, checkpoint, image=image, inputs=inputs)
+        publish_to_triton(made, folder / "repository", name)
     return folder / "repository"
 
 

@@ -1,4 +1,6 @@
-"""The page of a site that dcgan-export writes, in a real browser; tests/test_site.py looks at what is in the site.
+"""The page in a real browser: of the site that dcgan-export writes, and of a colour model with named classes.
+
+tests/test_site.py looks at what is in a site.
 
 Chromium comes from Debian's packages, and its driver, as the site's runtime, from npm.
 """
@@ -16,10 +18,13 @@ import onnxruntime
 import pytest
 from click.testing import CliRunner
 from conftest import ROOT
+from exported import export
+from small_models import COLOUR, GREY, write_small, write_vectors
 
-from dcgan_export.cli import main
-from dcgan_export.publish import publish
+from dcgan_export import site as site_module
 from dcgan_export.site import PAGE
+from dcgan_infer.contract.errors import ExportError
+from dcgan_infer.contract.spec import Interface
 from dcgan_infer.contract.vectors import read_vectors
 
 WEB = ROOT / "examples" / "web"
@@ -76,31 +81,68 @@ def images_of(model: Path) -> bytes:
     return made
 
 
+def look(check: Path, site: Path, vectors: Path, **more: Path | str) -> None:
+    """Run page.test.mjs on a site; `more` as it says at its top."""
+    others = site.parent / "others"
+    others.mkdir()
+    many = Interface(1, (3, 32, 32), 1000, tuple(f"class number {i}" for i in range(1000)))
+    environment = {
+        "CHROMIUM": chromium(),
+        "SITE": site,
+        "VECTORS": vectors,
+        "UNCONDITIONAL": write_small(others / "unconditional.onnx", GREY, uint8=True),
+        "MANY": write_small(others / "many.onnx", many, uint8=True),
+        "FOUR_CHANNELS": write_small(others / "four.onnx", Interface(image_shape=(4, 8, 8))),
+        **more,
+    }
+    done = subprocess.run(
+        ["node", "--test", "--test-reporter=spec", "page.test.mjs"],
+        cwd=check, env=os.environ | {name: str(value) for name, value in environment.items()},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
 def test_the_exported_site_in_chromium(check: Path, tmp_path: Path) -> None:
-    browser = chromium()
-    site, unconditional, exact = tmp_path / "site", tmp_path / "unconditional.onnx", tmp_path / "exact.onnx"
+    from dcgan_export.cli import main
+
+    chromium()
+    site, exact = tmp_path / "site", tmp_path / "exact.onnx"
     result = CliRunner().invoke(main, ["--target", "web", "--out", str(site)])
     if re.search(UNREACHABLE, result.output):
         pytest.skip(result.output.strip().splitlines()[-1])
     assert result.exit_code == 0, result.output
     assert json.loads((site / "model.json").read_text())["models"]["wasm"]["bytes"] < 3_000_000
-    publish(ROOT / "models" / "dcgan-mnist.safetensors", unconditional, precision="int8", image="uint8")
-    publish(ROOT / "models" / "dcgan-mnist-conditional.safetensors", exact, image="uint8")
+    export(ROOT / "models" / "dcgan-mnist-conditional.safetensors", exact, image="uint8")
     (tmp_path / "expected").write_bytes(images_of(site / "model.onnx"))
+    look(check, site, VECTORS, EXACT=exact, EXPECTED=tmp_path / "expected")
 
-    environment = {
-        "CHROMIUM": browser,
-        "SITE": str(site),
-        "UNCONDITIONAL": str(unconditional),
-        "EXACT": str(exact),
-        "EXPECTED": str(tmp_path / "expected"),
-        "VECTORS": str(VECTORS),
-    }
-    done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "page.test.mjs"],
-        cwd=check, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-6000:]
+
+def write_site(folder: Path, of: Interface) -> Path:
+    """A site as dcgan-export writes it, of a small model; without WebGPU's."""
+    folder.mkdir()
+    try:
+        site_module._vendor(None, folder / "runtime")
+    except ExportError as error:
+        if re.search(UNREACHABLE, str(error)):
+            pytest.skip(str(error))
+        raise
+    for file in PAGE.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    write_small(folder / "model.onnx", of, uint8=True)
+    # Ink is of grey images: colours stay as they are, whatever is asked.
+    words = {"name": "clouds", "title": "Clouds", "noun": "cloud", "ink": True}
+    about = words | {"models": {"wasm": {"file": "model.onnx"}}}
+    (folder / "model.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_a_colour_model_with_named_classes_in_chromium(check: Path, tmp_path: Path) -> None:
+    chromium()
+    vectors = write_vectors(tmp_path / "vectors", COLOUR, [(0, 8, (0, -1)), (7, 4, ()), (2**63 - 1, 4, (1,))])
+    site = write_site(tmp_path / "site", COLOUR)
+    look(check, site, vectors, EXACT=site / "model.onnx")
 
 
 def unsafe(text: str) -> set[str]:

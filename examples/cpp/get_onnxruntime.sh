@@ -1,5 +1,5 @@
 #!/bin/sh
-# Put together what digits_ort is built with, on Debian and its kin where there is no libonnxruntime-dev:
+# Put together what generate_ort is built with, on Debian and its kin where there is no libonnxruntime-dev:
 # FOLDER/lib from the Python package onnxruntime, FOLDER/include from Debian's package in a newer release.
 # An older header (1.21) goes with a newer library: the C API keeps its versions.
 set -eu

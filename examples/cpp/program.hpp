@@ -1,4 +1,4 @@
-// What digits_ort and digits_torch have in common: options in, a file out. Not needed to embed a model.
+// What generate_ort and generate_torch have in common: options in, a file out. Not needed to embed a model.
 
 #pragma once
 
@@ -20,55 +20,52 @@
 #include <vector>
 
 #include "latents.hpp"
+#include "spec.hpp"
 
 struct Options {
   std::string model, out;
   std::uint64_t seed = 0;
   std::uint32_t n = 16;
-  std::vector<std::int64_t> label;  // in turn; -1 or none: as the seed draws
-  int threads = 0;                  // of the runtime; 0: as many as it wants
-  int repeat = 0;                   // how often to run, to see how fast it is
+  std::vector<std::string> classes;  // names or numbers, in turn; -1 or none: as the seed draws
+  std::size_t latent_dim = 100;      // of the word latents
+  int threads = 0;                   // of the runtime; 0: as many as it wants
+  int repeat = 0;                    // how often to run, to see how fast it is
 };
 
-// What a model gives: the values as bytes, and whether they are floats from -1 to 1 or grey levels.
+// What a model gives: the values as bytes, and whether they are floats (n, C, H, W) or levels (n, H, W) or (n, H, W, 3).
 struct Images {
   std::vector<char> bytes;
   bool floats;
 };
 
 using Run = std::function<Images()>;
-using Load = std::function<Run(const Options&)>;  // reads a model and makes its inputs; Run runs it
+using Load = std::function<Run(const Options&, dcgan::Spec&)>;  // reads a model and makes its inputs; Run runs it
 
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// A whole number of the model's metadata `dcgan.spec`, which is JSON; 0 if there is none.
-inline std::int64_t number_in(const std::string& spec, const std::string& key) {
-  const std::size_t at = spec.find('"' + key + '"');
-  const std::size_t digit = at == std::string::npos ? at : spec.find_first_of("0123456789", at + key.size() + 2);
-  return digit == std::string::npos ? 0 : std::strtoll(spec.c_str() + digit, nullptr, 10);
-}
-
-// The labels of a conditional model: the ones asked for in turn, and the seed's own where that is -1.
-inline std::vector<std::int64_t> labels_of(const Options& options, std::int64_t classes) {
+// The classes that are asked for, as the model's numbers.
+inline std::vector<std::int64_t> asked_of(const Options& options, const dcgan::Spec& spec) {
+  if (spec.classes == 0 && !options.classes.empty()) throw UsageError("--class is for models with classes, and this one has none");
   std::vector<std::int64_t> result;
-  for (std::uint32_t i = 0; i < options.n; ++i) {
-    const std::int64_t asked = options.label.empty() ? -1 : options.label[i % options.label.size()];
-    result.push_back(asked < 0 ? dcgan::label(options.seed, i, static_cast<std::uint32_t>(classes)) : asked);
+  try {
+    for (const std::string& text : options.classes) result.push_back(dcgan::class_of(spec, text));
+  } catch (const std::invalid_argument& error) {
+    throw UsageError(error.what());
   }
   return result;
 }
 
-inline void check_labels(const Options& options, std::int64_t classes) {
-  if (classes == 0 && !options.label.empty()) {
-    throw UsageError("--label is for conditional models, and this one makes any digit");
+// The labels of all images: the ones asked for in turn, and the seed's own where that is -1.
+inline std::vector<std::int64_t> labels_of(const Options& options, const dcgan::Spec& spec) {
+  const std::vector<std::int64_t> asked = asked_of(options, spec);
+  std::vector<std::int64_t> result;
+  for (std::uint32_t i = 0; i < options.n; ++i) {
+    const std::int64_t one = asked.empty() ? -1 : asked[i % asked.size()];
+    result.push_back(one < 0 ? dcgan::label(options.seed, i, static_cast<std::uint32_t>(spec.classes)) : one);
   }
-  for (const std::int64_t one : options.label) {
-    if (one < classes) continue;
-    throw UsageError("--label takes 0 to " + std::to_string(classes - 1) + ", or -1 for what the seed draws, found " +
-                     std::to_string(one));
-  }
+  return result;
 }
 
 template <typename Number>
@@ -99,11 +96,12 @@ inline Options read_options(const std::vector<std::string>& arguments) {
       options.seed = whole<std::uint64_t>(name, value, 0, std::numeric_limits<std::int64_t>::max());
     } else if (name == "--n") {
       options.n = whole<std::uint32_t>(name, value, 1, std::numeric_limits<std::uint32_t>::max());
-    } else if (name == "--label") {
-      for (std::size_t from = 0; from <= value.size(); from = std::min(value.find(',', from), value.size()) + 1) {
-        const std::string_view one = std::string_view(value).substr(from, value.find(',', from) - from);
-        options.label.push_back(whole<std::int64_t>(name, one, -1, std::numeric_limits<std::int32_t>::max()));
+    } else if (name == "--class") {
+      for (std::size_t from = 0; !value.empty() && from <= value.size(); from = std::min(value.find(',', from), value.size()) + 1) {
+        options.classes.push_back(value.substr(from, value.find(',', from) - from));
       }
+    } else if (name == "--latent-dim") {
+      options.latent_dim = whole<std::size_t>(name, value, 1, 65536);
     } else if (name == "--out") {
       options.out = value;
     } else if (name == "--threads") {
@@ -115,34 +113,39 @@ inline Options read_options(const std::vector<std::string>& arguments) {
     }
   }
   if (options.model.empty() || options.out.empty()) {
-    throw UsageError("give MODEL --seed S --n N [--label 0,1,...] --out FILE, or the word latents as MODEL");
+    throw UsageError("give MODEL --seed S --n N [--class A,B,...] --out FILE, or the word latents as MODEL");
   }
   return options;
 }
 
-// A PGM file, ten digits a row.
-inline std::vector<char> picture(const Images& images) {
+// A PGM file of grey images, a PPM file of colour, ten images a row.
+inline std::vector<char> picture(const Images& images, const dcgan::Spec& spec, std::size_t n) {
+  if (spec.channels != 1 && spec.channels != 3) {
+    throw std::runtime_error("a picture is grey or in colour, and these images have " + std::to_string(spec.channels) + " channels");
+  }
   const auto* numbers = reinterpret_cast<const float*>(images.bytes.data());
-  const std::size_t pixels = images.floats ? images.bytes.size() / sizeof(float) : images.bytes.size();
-  const std::size_t n = pixels / 784, columns = std::min<std::size_t>(n, 10), width = 28 * columns;
-  const std::size_t height = 28 * ((n + columns - 1) / columns);
-  const std::string header = "P5 " + std::to_string(width) + " " + std::to_string(height) + " 255\n";
+  const std::size_t columns = std::min<std::size_t>(n, 10), rows = (n + columns - 1) / columns;
+  const std::size_t line = columns * spec.width, size = spec.height * spec.width;
+  const std::string header = (spec.channels == 1 ? "P5 " : "P6 ") + std::to_string(line) + " " +
+                             std::to_string(rows * spec.height) + " 255\n";
   std::vector<char> file(header.begin(), header.end());
-  file.resize(header.size() + width * height);
-  for (std::size_t at = 0; at < pixels; ++at) {
-    const std::size_t digit = at / 784, row = at % 784 / 28, column = at % 28;
-    const std::size_t y = 28 * (digit / columns) + row, x = 28 * (digit % columns) + column;
-    // -1 is black; a runtime may give 1.0000002
-    file[header.size() + y * width + x] =
-        images.floats ? static_cast<char>(std::lrint((std::clamp(numbers[at], -1.0F, 1.0F) + 1.0F) * 127.5F))
-                      : images.bytes[at];
+  file.resize(header.size() + rows * spec.height * line * spec.channels);
+  for (std::size_t at = 0; at < n * size * spec.channels; ++at) {
+    const std::size_t image = at / (size * spec.channels), rest = at % (size * spec.channels);
+    const std::size_t pixel = images.floats ? rest % size : rest / spec.channels;  // planes, or channels side by side
+    const std::size_t channel = images.floats ? rest / size : rest % spec.channels;
+    const std::size_t y = image / columns * spec.height + pixel / spec.width;
+    const std::size_t x = image % columns * spec.width + pixel % spec.width;
+    file[header.size() + (y * line + x) * spec.channels + channel] =
+        images.floats ? static_cast<char>(dcgan::level(spec, static_cast<double>(numbers[at]))) : images.bytes[at];
   }
   return file;
 }
 
 inline std::vector<char> generate(const Load& load, const Options& options) {
   if (!std::filesystem::is_regular_file(options.model)) throw std::runtime_error("no file " + options.model);
-  const Run run = load(options);
+  dcgan::Spec spec;
+  const Run run = load(options, spec);
   Images images;
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < std::max(options.repeat, 1); ++i) {
@@ -154,7 +157,8 @@ inline std::vector<char> generate(const Load& load, const Options& options) {
     std::cout << std::lround(options.n / best) << " images/s, best of " << options.repeat << " runs of " << options.n
               << '\n';
   }
-  return std::filesystem::path(options.out).extension() == ".pgm" ? picture(images) : images.bytes;
+  const std::string suffix = std::filesystem::path(options.out).extension().string();
+  return suffix == ".pgm" || suffix == ".ppm" ? picture(images, spec, options.n) : images.bytes;
 }
 
 inline std::vector<char> bytes_of(const std::vector<float>& numbers) {
@@ -168,7 +172,7 @@ inline int run_program(int argc, char** argv, const Load& load) {
   try {
     const Options options = read_options({argv + 1, argv + argc});
     const std::vector<char> content = options.model == "latents"
-                                          ? bytes_of(dcgan::latents(options.seed, options.n, 100))
+                                          ? bytes_of(dcgan::latents(options.seed, options.n, options.latent_dim))
                                           : generate(load, options);
     std::ofstream file(options.out, std::ios::binary);
     file.write(content.data(), static_cast<std::streamsize>(content.size()));

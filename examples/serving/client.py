@@ -1,9 +1,9 @@
-"""Digits from a server that speaks the Open Inference Protocol, with Python's standard library alone.
+"""Images from a server that speaks the Open Inference Protocol, with Python's standard library alone.
 
     python client.py http://127.0.0.1:8080 dcgan-mnist-conditional --seed 7 --n 16 --out digits.pgm
 
 The server may be MLServer with runtime.py, or Triton with what `dcgan-export --target triton` writes: what the model
-takes is asked of the server first.
+takes, and its spec, are asked of the server first.
 """
 
 import argparse
@@ -17,29 +17,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-CLASSES = 10  # the protocol does not tell how many a model has
 CODES = {"FP32": "f", "UINT8": "B"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Ask a served generator for digits.")
+    parser = argparse.ArgumentParser(description="Ask a served generator for images.")
     parser.add_argument("url", help="of the server, like http://127.0.0.1:8080")
     parser.add_argument("model", help="its name on the server")
-    parser.add_argument("--seed", type=int, default=0, help="0 to 2^63 - 1; digit i of a seed is always the same")
-    parser.add_argument("--n", type=int, default=16, help="number of digits")
-    parser.add_argument("--label", default="", metavar="0,1", help="which digits, in turn; else the seed draws them")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 2^63 - 1; image i of a seed is always the same")
+    parser.add_argument("--n", type=int, default=16, help="number of images")
     parser.add_argument(
-        "--out", type=Path, required=True, help="file: raw numbers as the model gives them, or a picture (.pgm)"
+        "--class", dest="classes", default="", metavar="A,B", help="names or numbers of classes, in turn; -1: as drawn"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file: raw numbers as the model gives them, or a picture (.pgm, .ppm)"
     )
     options = parser.parse_args()
-    try:
-        wanted = [int(word) for word in options.label.split(",") if word.strip()]
-    except ValueError:
-        parser.error(f"--label is numbers between commas, found {options.label!r}")
     if options.n < 1 or not 0 <= options.seed < 2**63:
         parser.error("--n is 1 or more, and --seed 0 to 2^63 - 1")
     try:
-        output = ask(options.url.rstrip("/"), options.model, options.seed, options.n, wanted)
+        spec = spec_of(options.url.rstrip("/"), options.model)
+        wanted = [class_of(spec, text) for text in options.classes.split(",")] if options.classes else []
+        output = ask(options.url.rstrip("/"), options.model, spec, options.seed, options.n, wanted)
+        content = picture(output, spec) if options.out.suffix in (".pgm", ".ppm") else raw(output)
+    except ClassError as error:
+        parser.error(str(error))
     except urllib.error.HTTPError as error:
         sys.exit(f"the server says {error.code}: {error.read().decode(errors='replace')[:300]}")
     except LookupError as error:
@@ -47,20 +49,53 @@ def main() -> None:
     except (OSError, ValueError) as error:
         sys.exit(f"can't ask {options.url} for {options.model}: {error}")
     try:
-        options.out.write_bytes(picture(output) if options.out.suffix == ".pgm" else raw(output))
+        options.out.write_bytes(content)
     except OSError as error:
         sys.exit(f"can't write {options.out}: {error.strerror}")
 
 
-def ask(url: str, model: str, seed: int, n: int, wanted: Sequence[int]) -> dict[str, Any]:
-    """Digits 0 to n - 1 of a seed.
+class ClassError(Exception):
+    """The model has no such class."""
+
+
+def spec_of(url: str, model: str) -> dict[str, Any]:
+    """What a model says of itself: sizes, classes, and the values of black and of white.
+
+    MLServer with runtime.py tells it with the model's metadata; Triton has an address of its own for the configuration.
+    """
+    told = fetch(f"{url}/v2/models/{model}").get("parameters") or {}
+    if "dcgan.spec" not in told:
+        told = fetch(f"{url}/v2/models/{model}/config").get("parameters") or {}
+    if "dcgan.spec" not in told:
+        raise ValueError("the server does not tell its spec; use this folder's runtime.py, or export to Triton again")
+    text = told["dcgan.spec"]
+    spec: dict[str, Any] = json.loads(text["string_value"] if isinstance(text, dict) else text)
+    return {"class_names": [], **spec}  # files of 0.1 have no names
+
+
+def class_of(spec: Mapping[str, Any], text: str) -> int:
+    """The number of a class, from its name or its number; -1 is what the seed draws."""
+    names, last = spec["class_names"], spec["num_classes"] - 1
+    if text in names:
+        return int(names.index(text))
+    if last < 0:
+        raise ClassError("--class is for models with classes, and this one has none")
+    if text.removeprefix("-").isdecimal() and -1 <= int(text) <= last:
+        return int(text)
+    listed = f" or {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}" if names else ""
+    raise ClassError(f"--class takes 0 to {last}{listed}, and -1 for what the seed draws, found {text}")
+
+
+def ask(url: str, model: str, spec: Mapping[str, Any], seed: int, n: int, wanted: Sequence[int]) -> dict[str, Any]:
+    """Images 0 to n - 1 of a seed.
 
     Args:
         url: of the server.
         model: its name on the server.
+        spec: of it.
         seed: 0 to 2^63 - 1.
-        n: number of digits, 1 or more.
-        wanted: labels, in turn; -1, or none at all, for those that the seed draws.
+        n: number of images, 1 or more.
+        wanted: classes, in turn; -1, or none at all, for those that the seed draws.
     Returns:
         The protocol's output `image`: `datatype`, `shape` and flat `data`.
     Raises:
@@ -71,15 +106,13 @@ def ask(url: str, model: str, seed: int, n: int, wanted: Sequence[int]) -> dict[
     takes = {tensor["name"]: tensor for tensor in fetch(address)["inputs"]}
     if takes.keys() - {"label"} not in ({"z"}, {"seed", "n"}):
         raise ValueError(f"a generator takes z, or seed and n, and perhaps label; this takes {', '.join(takes)}")
-    if wanted and "label" not in takes:
-        raise ValueError("--label is for conditional models, and this one makes any digit")
     values: dict[str, list[Any]] = {"seed": [seed], "n": [n], "label": list(wanted)}
     sizes = {"label": len(wanted)}
     if "seed" not in takes:  # no model that draws latents itself: we draw them
-        drawn = [words(seed, i, 65536)[0] * CLASSES >> 32 for i in range(n)]
+        drawn = [words(seed, i, 65536)[0] * spec["num_classes"] >> 32 for i in range(n)]
         turn = [wanted[i % len(wanted)] if wanted else -1 for i in range(n)]
         values["label"] = [drawn[i] if turn[i] < 0 else turn[i] for i in range(n)]
-        values["z"] = [number for i in range(n) for number in latent(seed, i, takes["z"]["shape"][1])]
+        values["z"] = [number for i in range(n) for number in latent(seed, i, spec["latent_dim"])]
         sizes = {"z": n, "label": n}
     inputs = [
         {
@@ -110,21 +143,24 @@ def raw(output: Mapping[str, Any]) -> bytes:
     return numbers.tobytes()
 
 
-def picture(output: Mapping[str, Any]) -> bytes:
-    """A PGM picture, ten digits a row."""
-    count, (height, width) = output["shape"][0], output["shape"][-2:]
-    levels = output["data"]
-    if output["datatype"] == "FP32":
-        levels = [round((min(1.0, max(-1.0, value)) + 1.0) * 127.5) for value in levels]
+def picture(output: Mapping[str, Any], spec: Mapping[str, Any]) -> bytes:
+    """A PGM picture of grey images, a PPM picture of colour, ten images a row."""
+    (channels, height, width), (low, high) = spec["image_shape"], spec["value_range"]
+    if channels not in (1, 3):
+        raise ValueError(f"a picture is grey or in colour, and these images have {channels} channels")
+    count, size, data = output["shape"][0], height * width, output["data"]
+    if output["datatype"] == "FP32":  # planes, one after the other
+        data = [round((min(high, max(low, value)) - low) * (255 / (high - low))) for value in data]
+        starts = range(0, count * channels * size, channels * size)
+        data = [data[start + c * size + at] for start in starts for at in range(size) for c in range(channels)]
     columns = min(count, 10)
-    rows = -(-count // columns)
-    sheet = bytearray(rows * height * columns * width)
-    for i in range(count):
-        for y in range(height):
-            at = (i // columns * height + y) * columns * width + i % columns * width
-            line = (i * height + y) * width
-            sheet[at : at + width] = bytes(levels[line : line + width])
-    return f"P5 {columns * width} {rows * height} 255\n".encode() + sheet
+    rows, line = -(-count // columns), width * channels
+    sheet = bytearray(rows * height * columns * line)
+    for row in range(count * height):
+        i, y = divmod(row, height)
+        at = ((i // columns * height + y) * columns + i % columns) * line
+        sheet[at : at + line] = bytes(data[row * line : (row + 1) * line])
+    return f"P{5 if channels == 1 else 6} {columns * width} {rows * height} 255\n".encode() + sheet
 
 
 def latent(seed: int, i: int, length: int) -> list[float]:

@@ -1,7 +1,9 @@
 """An MLServer runtime that serves a generator's ONNX file over the Open Inference Protocol, just as the file is.
 
-Names, types and shapes of inputs and outputs, and the number of classes, are read from the file: any variant that
-dcgan-export writes can be served. What a request gets wrong is said with status 400, before the model runs.
+Names, types and shapes of inputs and outputs, and the number of classes, are read from the file: any variant of any
+generator that dcgan-export writes can be served. Its spec stands in the model's metadata, `parameters["dcgan.spec"]`:
+a client learns the names of classes there, and the values of black and white. What a request gets wrong is said with
+status 400, before the model runs.
 """
 
 from __future__ import annotations
@@ -15,7 +17,15 @@ import numpy.typing as npt
 import onnxruntime
 from mlserver import MLModel
 from mlserver.errors import InferenceError
-from mlserver.types import InferenceRequest, InferenceResponse, MetadataTensor, RequestInput, ResponseOutput
+from mlserver.types import (
+    InferenceRequest,
+    InferenceResponse,
+    MetadataModelResponse,
+    MetadataTensor,
+    Parameters,
+    RequestInput,
+    ResponseOutput,
+)
 from mlserver.utils import get_model_uri
 
 # By onnxruntime's name of a type: the protocol's, and NumPy's.
@@ -24,6 +34,7 @@ _TYPES = {
     "tensor(int64)": ("INT64", np.int64),
     "tensor(uint8)": ("UINT8", np.uint8),
 }
+_SPEC = "dcgan.spec"
 MAX_IMAGES = 64  # in a request, unless `parameters.extra.max_images` of model-settings.json says otherwise
 
 _Array = npt.NDArray[Any]
@@ -57,14 +68,21 @@ class OnnxGenerator(MLModel):  # type: ignore[misc]  # mlserver is not installed
         self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         self._takes = [_Tensor(value.name, value.type, value.shape) for value in self._session.get_inputs()]
         self._gives = [_Tensor(value.name, value.type, value.shape) for value in self._session.get_outputs()]
-        spec = self._session.get_modelmeta().custom_metadata_map.get("dcgan.spec")
+        spec = self._session.get_modelmeta().custom_metadata_map.get(_SPEC)
         if spec is None:
-            raise ValueError(f"{path} does not say how many classes it has; serve a file that dcgan-export wrote")
+            raise ValueError(f"{path} does not say what it makes; serve a file that dcgan-export wrote")
+        self._spec = spec
         self._classes = int(json.loads(spec)["num_classes"])
         self._most = int((self.settings.parameters.extra or {}).get("max_images", MAX_IMAGES))
         self.inputs = [tensor.metadata() for tensor in self._takes]
         self.outputs = [tensor.metadata() for tensor in self._gives]
         return True
+
+    async def metadata(self) -> MetadataModelResponse:
+        """What the protocol tells of a model, and its spec."""
+        told = await super().metadata()
+        told.parameters = Parameters(**{_SPEC: self._spec})
+        return told
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """Run the file on a request.
@@ -106,7 +124,7 @@ class OnnxGenerator(MLModel):  # type: ignore[misc]  # mlserver is not installed
         return feeds
 
     def _check_values(self, feeds: dict[str, _Array]) -> None:
-        """The file itself makes images of NaN, and takes -1 for the last digit."""
+        """The file itself makes images of NaN, and takes -1 for the last class."""
         draws = "seed" in feeds  # the file draws latents itself, and labels where it is given -1
         ranges = {"label": (-1 if draws else 0, self._classes - 1), "seed": (0, 2**63 - 1), "n": (1, self._most)}
         for name, array in feeds.items():

@@ -1,8 +1,8 @@
-"""Serves ONNX files with MLServer, asks for digits whose images are known, and sends what must be refused.
+"""Serves ONNX files with MLServer, asks for images that are known, and sends what must be refused.
 
     python serve_check.py --work /tmp/serving
     python serve_check.py --work /tmp/serving --model a.onnx b.onnx --bench
-    python serve_check.py --url http://127.0.0.1:8000 --name digits --model model_repository/digits/1/model.onnx
+    python serve_check.py --url http://127.0.0.1:8000 --name NAME --model model_repository/NAME/1/model.onnx
 
 Runs in the project's own environment; the server's is made in the work folder. With --url it asks a server that runs
 already, Triton or another, for what every server of the protocol has to do.
@@ -38,7 +38,7 @@ from dcgan_infer.measure import measure
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "vectors"
 DEFAULT = HERE.parent.parent / "models" / "dcgan-mnist-conditional.onnx"
-LIMITS = {"FP32": 1e-4, "UINT8": 1.0}  # an image may be off by: values from -1 to 1, grey levels
+LIMITS = {"FP32": 1e-4, "UINT8": 1.0}  # an image may be off by: values, levels
 DTYPES = {"FP32": "<f4", "INT64": "<i8", "UINT8": "|u1"}
 TYPES = {"tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint8)": "UINT8"}
 WAIT = 120  # seconds for the server to be ready; the first start compiles all of MLServer
@@ -65,6 +65,7 @@ class CheckError(Exception):
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve ONNX files, and check what the server answers.")
     parser.add_argument("--model", type=Path, nargs="+", default=[DEFAULT], help="ONNX files of dcgan-export")
+    parser.add_argument("--vectors", type=Path, default=VECTORS, help="folder with folders of test vectors")
     parser.add_argument("--work", type=Path, help="folder for the server's environment, settings and log")
     parser.add_argument("--bench", action="store_true", help="also measure what serving costs")
     parser.add_argument("--url", help="of a server that runs already, instead of --work")
@@ -92,7 +93,7 @@ def main() -> None:
 def report(url: str, grpc: str | None, name: str, path: Path, options: argparse.Namespace) -> bool:
     """Check a model, print what came out, and say whether it is right."""
     try:
-        served = Served(url, name, path, ours=grpc is not None)
+        served = Served(url, name, path, options.vectors, ours=grpc is not None)
         print(f"{name}: {check(served, grpc, options.work)}", flush=True)
         if options.bench:
             print(f"{name}: {bench(served)}", flush=True)
@@ -205,6 +206,7 @@ class Served:
     Attributes:
         url: of the server.
         name: of the model on it.
+        vectors: folder of folders of test vectors.
         ours: whether the server runs our runtime.
         session: the file, in onnxruntime.
         metadata: of the session.
@@ -212,9 +214,10 @@ class Served:
         datatype: of the image.
     """
 
-    def __init__(self, url: str, name: str, file: Path, ours: bool) -> None:
+    def __init__(self, url: str, name: str, file: Path, vectors: Path, ours: bool) -> None:
         self.url = url
         self.name = name
+        self.vectors = vectors
         self.ours = ours
         try:
             self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -312,19 +315,19 @@ def check(served: Served, grpc: str | None, work: Path | None) -> str:
 
 def vectors_of(served: Served) -> Sequence[Case]:
     """The test vectors of a model's weights."""
-    for path in sorted(VECTORS.iterdir()):
+    for path in sorted(served.vectors.iterdir()):
         vectors = read_vectors(path)
         if vectors.weights_sha256 == served.metadata.get("dcgan.weights_sha256"):
             return vectors.cases
-    raise CheckError(f"there are no vectors of its weights in {VECTORS}")
+    raise CheckError(f"there are no vectors of its weights in {served.vectors}")
 
 
 def by_client(served: Served, case: Case, shape: tuple[int, ...]) -> Array:
     """The image that client.py writes."""
-    label = ",".join(map(str, case.asked))
+    asked = ",".join(map(str, case.asked))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "image"
-        words = [served.url, served.name, "--seed", str(case.seed), "--n", str(case.n), f"--label={label}"]
+        words = [served.url, served.name, "--seed", str(case.seed), "--n", str(case.n), f"--class={asked}"]
         command = [sys.executable, str(HERE / "client.py"), *words, "--out", str(out)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:

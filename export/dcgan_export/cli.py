@@ -7,24 +7,33 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dcgan_infer import __version__, shipped
-from dcgan_infer.commands import Command, parse_activation
-from dcgan_infer.contract.errors import OutputError, ParityError
+from dcgan_infer.commands import Command, FiniteFloat, WholeNumber, parse_activation
+from dcgan_infer.contract.errors import ExportError, OutputError, ParityError
+from dcgan_infer.contract.layers import OUTPUTS, Activation
+from dcgan_infer.contract.spec import DRAWN
 from dcgan_infer.extras import require
 
-from .formats import FORMATS, IMAGES, INPUTS, OPTIMIZATIONS, PRECISIONS
+from .formats import FORMATS, IMAGES, INPUTS, OPTIMIZATIONS, PRECISIONS, Variant
 from .site import publish_site
 from .targets import TARGETS, publish_to_triton
 
 if TYPE_CHECKING:
-    from dcgan_infer.contract.spec import Activation
+    from dcgan.checkpoint import GeneratorCheckpoint
 
     from .parity_report import ParityReport
     from .site import Site
+
+_VALUE_RANGES = {f"{low:g},{high:g}": (low, high) for low, high in OUTPUTS.values()}
+
+
+def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 @click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,27 +59,32 @@ if TYPE_CHECKING:
 @click.option(
     "--optimize",
     type=click.Choice(OPTIMIZATIONS),
-    help="fused: the same function in fewer, faster operations; none: the checkpoint's own layers and parameter names."
-    "  [default: fused for ONNX, none for the others]",
+    help="fused: the same function in fewer, faster operations; none: the checkpoint's own layers, as torch's exporter "
+    "writes them.  [default: fused for ONNX where the layers are known, none for the others]",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
     help="Of ONNX. fp16: weights stored in half the bits, computed in fp32: half the size, the same speed (half "
     "arithmetic is for GPUs: load TorchScript there, and call .half()). int8: convolutions computed in 8 bits: a third "
-    "of the size, faster, and off by half a grey level on average.  [default: fp32]",
+    "of the size, faster, and off by half a grey level on average.",
 )
 @click.option(
     "--image",
     type=click.Choice(IMAGES),
-    help="What an ONNX file gives. float: (N, 1, 28, 28) from -1 to 1; uint8: grey levels (N, 28, 28), ready to show."
+    help="What an ONNX file gives. float: (N, channels, height, width) in the generator's value range; uint8: pictures "
+    "ready to show, (N, height, width) in grey, (N, height, width, 3) in colour."
     "  [default: float, or uint8 with --inputs seed]",
 )
 @click.option(
     "--inputs",
     type=click.Choice(INPUTS),
+    default="z",
+    show_default=True,
     help="What an ONNX file takes. z: latents, and of a conditional generator a label each; seed: a seed, a number of "
-    "images and labels in turn, so that the file needs nothing beside it (docs/embedding.md).  [default: z]",
+    "images and labels in turn, so that the file needs nothing beside it (docs/embedding.md).",
 )
 @click.option(
     "--target",
@@ -85,11 +99,43 @@ if TYPE_CHECKING:
     metavar="FILE.tgz",
     help="Of --target web: onnxruntime-web as npm packs it.  [default: npm fetches it]",
 )
+@click.option("--key", metavar="NAME", help="Which entry of the checkpoint, where it holds several generators.")
+@click.option(
+    "--module",
+    metavar="FILE.py:NAME",
+    help="The network, where no layout is known or what is assumed of one is wrong: a class or function in your own "
+    "code, called without arguments. The code is run. CHECKPOINT is its state dict.",
+)
 @click.option(
     "--activation",
     callback=parse_activation,
     metavar="NAME[:NUMBER]",
-    help="Of a .pt checkpoint, which does not say: relu, leaky-relu, elu or softplus.  [default: relu]",
+    help="Of the hidden layers, which a state dict does not say: relu, leaky-relu:0.2, elu, softplus, silu, gelu."
+    "  [default: what the layout has]",
+)
+@click.option(
+    "--output-activation",
+    type=click.Choice(list(OUTPUTS)),
+    help="At the end, which a state dict does not say either.  [default: what the layout has]",
+)
+@click.option(
+    "--batch-norm-eps",
+    type=FiniteFloat(0, 1, min_open=True),
+    metavar="NUMBER",
+    help="Of every BatchNorm, likewise.  [default: what the layout has]",
+)
+@click.option("--latent-dim", type=WholeNumber(1, 65536), metavar="N", help="Of a --module that does not say.")
+@click.option("--num-classes", type=WholeNumber(1, 65536), metavar="N", help="Of a conditional --module, likewise.")
+@click.option(
+    "--class-names",
+    callback=_parse_names,
+    metavar="A,B,...",
+    help="What the classes are called, in the order of their labels.  [default: by their numbers]",
+)
+@click.option(
+    "--value-range",
+    type=click.Choice(list(_VALUE_RANGES)),
+    help="Values of black and of white, of a --module that ends in neither tanh nor sigmoid.",
 )
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write the figures to a file."
@@ -98,7 +144,7 @@ if TYPE_CHECKING:
     "--golden",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also write latents and exact images, which dcgan-verify holds a model's file against.",
+    help="Also write latents and exact images, which dcgan-verify compares a model's file with.",
 )
 @click.option(
     "--vectors",
@@ -110,33 +156,31 @@ if TYPE_CHECKING:
 @click.version_option(__version__, prog_name="dcgan-export")
 def main(
     checkpoint: Path | None,
-    format_name: str | None,
     out: Path | None,
-    opset: int | None,
-    optimize: str | None,
-    precision: str | None,
-    image: str | None,
-    inputs: str | None,
+    format_name: str | None,
     target_name: str | None,
     runtime: Path | None,
-    activation: Activation | None,
     report: Path | None,
     golden: Path | None,
     vectors: Path | None,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Export a generator, and prove the artifact equal to it.
 
-    CHECKPOINT is a .safetensors file of dcgan-train, or a .pt state dict of the document's script; the default is the
-    generator that ships with the project. The artifact is loaded back in its own runtime and compared with the
-    checkpoint run in float64. A mismatch prints the figures, leaves no file and exits with status 1.
+    CHECKPOINT is a run folder or .safetensors file of dcgan-train, or anybody's state dict (.pt, .pth, .safetensors) of
+    a layout that is known: the reference script's, PyTorch's DCGAN example, PyTorch-GAN's dcgan.py; --module takes any
+    other network. The default is the generator that ships with the project. The artifact is loaded back in its own
+    runtime and compared with the checkpoint run in float64. A mismatch prints the figures, leaves no file and exits
+    with status 1.
 
     \b
     Examples:
       dcgan-export
-      dcgan-export runs/fast/generator.safetensors --format onnx -o digits.onnx
+      dcgan-export runs/000-mnist-fast --format onnx -o digits.onnx
+      dcgan-export netG_epoch_24.pth -o faces.onnx
+      dcgan-export weights.pth --module nets.py:make_generator -o model.onnx
       dcgan-export theirs.pt --activation leaky-relu:0.2 --out ours.pt
-      dcgan-export --optimize none --out plain.onnx
       dcgan-export --precision int8 --image uint8 --out small.onnx
       dcgan-export --inputs seed --out selfcontained.onnx
       dcgan-export --target web --out site
@@ -148,60 +192,48 @@ def main(
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
-    target = TARGETS[target_name or "ort"]
     makes_site = target_name == "web" and not (implied or format_name)
     makes_folder = makes_site or target_name == "triton"
     if out and not (implied or format_name or makes_folder):
         suffixes = ", ".join(form.suffix for form in FORMATS.values())
         raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
-    form = FORMATS[format_name or implied or "onnx"]
-    given = {"--opset": opset, "--precision": precision, "--image": image, "--inputs": inputs, "--target": target_name}
-    for option in (option for option, value in given.items() if value is not None and not form.has_variants):
-        raise click.UsageError(f"{option} is for ONNX only, not for {form.name}.")
-    precision = precision or target.variant.precision
-    image = image or ("uint8" if inputs == "seed" else target.variant.image)
+    if makes_site and (options["optimize"] == "none" or _given("precision", "image", "inputs")):
+        raise click.UsageError(
+            "a site has its own models, int8 and fp16 that take latents and give pictures; leave --optimize, "
+            "--precision, --image and --inputs out, or end --out in .onnx for a model alone."
+        )
+    variant = _variant(format_name or implied or "onnx", target_name, options)
     if makes_folder and (implied or report):
         raise click.UsageError(
             f"--target {target_name} writes a folder, and no report; give a folder's name, or take --json."
         )
-    if makes_site and (optimize == "none" or any((given["--precision"], given["--image"], inputs))):
-        raise click.UsageError(
-            "a site has its own models, int8 and fp16 that take latents and give grey levels; leave --optimize, "
-            "--precision, --image and --inputs out, or end --out in .onnx for a model alone."
-        )
     if runtime is not None and not makes_site:
         raise click.UsageError("--runtime is for --target web with a folder as --out.")
-    if precision == "int8" and optimize == "none":
-        raise click.UsageError("--precision int8 needs the fused form; leave --optimize none out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
+    # Of a folder such as "." the name is that of the folder itself.
+    name = checkpoint.stem if checkpoint.suffix else checkpoint.resolve().name
+    form = FORMATS[variant.format]
     if out is None and makes_folder:
-        out = Path(target.folder)
+        out = Path(TARGETS[target_name or ""].folder)
     elif out is None:
-        out = Path(checkpoint.stem + form.suffix)
-        if out.exists():  # perhaps a checkpoint: the document's script saves .pt files too
+        out = Path(name + form.suffix)
+        if out.exists():  # perhaps a checkpoint: many scripts save .pt files too
             raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
     for package, extra in form.needs:
         require(package, extra)
-    publish = functools.partial(
-        require("dcgan_export.publish", "export").publish,
-        checkpoint,
-        format_name=form.name,
-        opset=opset if opset is not None else target.variant.opset,
-        optimize=optimize,
-        precision=precision,
-        image=image,
-        inputs=inputs or "z",
-        activation=activation,
-        report_path=report,
-        golden_path=golden,
-        vectors_path=vectors,
-        say=_status,
-    )
+    library = require("dcgan_export.publish", "export")
+    source = _load(checkpoint, options)
+    if makes_site and source.spec.image_shape[0] not in DRAWN:
+        raise ExportError(
+            f"a page draws images of 1 or 3 channels, and these have {source.spec.image_shape[0]}; export a file .onnx"
+        )
+    beside = library.Beside(report, golden, vectors)
     try:
         if makes_site:
-            _print_site(publish_site(publish, out, checkpoint.stem, runtime, _status), as_json)
+            _print_site(publish_site(source, out, name, runtime, beside, _status), as_json)
         else:
-            artifact = publish_to_triton(publish, out, checkpoint.stem) if makes_folder else publish(out)
+            publish = functools.partial(library.publish, source, variant=variant, beside=beside, say=_status)
+            artifact = publish_to_triton(publish, out, name) if makes_folder else publish(out)
             _print(artifact.report, artifact.as_dict() if as_json else None)
             if not as_json:
                 click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
@@ -214,7 +246,54 @@ def main(
         click.echo(f"wrote {vectors / 'index.json'} and the files it names")
 
 
+def _given(*names: str) -> bool:
+    """Whether one of these options stands on the command line."""
+    context = click.get_current_context()
+    return any(context.get_parameter_source(name) is not ParameterSource.DEFAULT for name in names)
+
+
+def _variant(format_name: str, target_name: str | None, options: dict[str, Any]) -> Variant:
+    """What is asked for: the options, and for those that are not given, what the target has."""
+    target = TARGETS[target_name or "ort"].variant
+    if target_name and format_name != "onnx":
+        raise click.UsageError(f"--target is for ONNX only, not for {format_name}.")
+    wanted = {
+        name: options[name] if _given(name) else getattr(target, name)
+        for name in ("optimize", "opset", "precision", "image", "inputs")
+    }
+    variant = Variant(format_name, **wanted)
+    try:
+        variant.settled()
+    except ExportError as error:
+        raise click.UsageError(f"{error}.") from error
+    return variant
+
+
+def _load(checkpoint: Path, options: dict[str, Any]) -> GeneratorCheckpoint:
+    """Read the checkpoint, and say what was found and assumed."""
+    _status(f"reading {checkpoint}")
+    library = require("dcgan.checkpoint", "export")
+    hints = library.Hints(
+        **{name: options[name] for name in ("key", "module", "activation", "latent_dim", "num_classes", "class_names")},
+        output=Activation(options["output_activation"]) if options["output_activation"] else None,
+        eps=options["batch_norm_eps"],
+        value_range=_VALUE_RANGES.get(options["value_range"]),
+    )
+    source: GeneratorCheckpoint = library.load_generator(checkpoint, hints)
+    spec = source.spec
+    classes = f", {spec.num_classes} classes" if spec.num_classes else ""
+    size, (low, high) = "x".join(map(str, spec.image_shape)), spec.value_range
+    found = f"latents of {spec.latent_dim} numbers{classes}, images of {size} from {low:g} to {high:g}"
+    if spec.image_shape[0] not in DRAWN:
+        found += "; dcgan-infer writes these as arrays, since pictures have 1 or 3 channels"
+    for note in (*source.notes, *([found] if source.notes else [])):
+        click.echo(note, err=True)
+    return source
+
+
 def _print_site(site: Site, as_json: bool) -> None:
+    for line in site.notes:
+        click.echo(line, err=True)
     if as_json:
         click.echo(json.dumps(site.as_dict(), indent=2, allow_nan=False))
         return

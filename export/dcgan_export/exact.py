@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dcgan_infer.contract.errors import CheckpointError
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import Interface
 
 from .formats import FloatArray, IntArray
 
@@ -33,7 +33,7 @@ class Probe:
     Attributes:
         name: of the kind of latents.
         latents: float32, shape (M, latent_dim), M = sum(BATCHES).
-        exact: float64, shape (M, 1, 28, 28), the checkpoint in float64.
+        exact: float64, shape (M, C, H, W), the checkpoint in float64.
         eager: float32, same shape, the checkpoint in float32, run in `BATCHES`.
         labels: int64, shape (M,), every class in turn; None for an unconditional checkpoint.
         tail: whether the latents are further out than N(0, 1) ever is.
@@ -52,7 +52,7 @@ class Probe:
         return (self.latents,) if self.labels is None else (self.latents, self.labels)
 
 
-def make_probes(generator: nn.Module, spec: GeneratorSpec, seed: int = SEED) -> tuple[Probe, ...]:
+def make_probes(generator: nn.Module, spec: Interface, seed: int = SEED) -> tuple[Probe, ...]:
     """Run the yardstick.
 
     Args:

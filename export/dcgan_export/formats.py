@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, cast
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_infer.contract.errors import ExportError
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import Interface
 from dcgan_infer.contract.tolerance import TOLERANCES
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 IntArray: TypeAlias = npt.NDArray[np.int64]
-# Latents, float32 (N, latent_dim), and for a conditional generator labels, int64 (N,), to images, float32
-# (N, 1, 28, 28) or uint8 (N, 28, 28), in the format's own runtime on the CPU.
+# Latents, float32 (N, latent_dim), and for a conditional generator labels, int64 (N,), to images, float32 (N, C, H, W)
+# or pictures in uint8, in the format's own runtime on the CPU.
 Runner: TypeAlias = Callable[..., "FloatArray | npt.NDArray[np.uint8]"]
 
 
@@ -39,7 +39,8 @@ SeedRunner: TypeAlias = Callable[[int, int, "tuple[int, ...] | None"], Seeded]
 # `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
 OPTIMIZATIONS = ("fused", "none")
 PRECISIONS = tuple(TOLERANCES)
-# Of what comes out: `float`, float32 (N, 1, 28, 28) from -1 to 1; `uint8`, grey levels (N, 28, 28).
+# Of what comes out: `float`, float32 (N, C, H, W) in the generator's value range; `uint8`, pictures ready to show,
+# (N, H, W) in grey and (N, H, W, C) in colour.
 IMAGES = ("float", "uint8")
 # Of what goes in: `z`, latents, and a label each; `seed`, from which the graph makes them itself, see seeded.py.
 INPUTS = ("z", "seed")
@@ -47,22 +48,53 @@ INPUTS = ("z", "seed")
 
 @dataclass(frozen=True)
 class Variant:
-    """What an ONNX file can be beside the usual one.
+    """What an artifact is to be. None is the default, which `settled` puts in its place.
 
     Attributes:
-        opset: version of the operators; None for the default.
+        format: one of `FORMATS`.
+        optimize: one of `OPTIMIZATIONS`.
+        opset: version of the operators; of ONNX, like all that follows.
         precision: one of `PRECISIONS`.
         image: one of `IMAGES`.
         inputs: one of `INPUTS`.
     """
 
+    format: str = "onnx"
+    optimize: str | None = None
     opset: int | None = None
     precision: str = "fp32"
-    image: str = "float"
+    image: str | None = None
     inputs: str = "z"
 
+    def settled(self) -> Variant:
+        """With every default in its place: the one judge of what can be had together.
 
-USUAL = Variant()
+        Raises:
+            ExportError: a name is unknown, or two choices exclude each other.
+        """
+        for what, name, names in (
+            ("format", self.format, tuple(FORMATS)),
+            ("optimization", self.optimize, (None, *OPTIMIZATIONS)),
+            ("precision", self.precision, PRECISIONS),
+            ("kind of image", self.image, (None, *IMAGES)),
+            ("kind of inputs", self.inputs, INPUTS),
+        ):
+            if name not in names:
+                raise ExportError(f"unknown {what} {name!r}; choose from {', '.join(filter(None, names))}")
+        form = FORMATS[self.format]
+        if self.format != "onnx" and self != Variant(self.format, self.optimize):
+            raise ExportError(
+                f"opset, precision, image and inputs are for onnx only, not for {form.name}; leave them out"
+            )
+        if self.precision == "int8" and self.optimize == "none":
+            raise ExportError("precision int8 needs the fused form; leave optimize none out")
+        image = self.image or ("uint8" if self.inputs == "seed" else "float")
+        return replace(self, optimize=self.optimize or form.optimize, image=image)
+
+    @property
+    def is_uint8(self) -> bool:
+        """Whether pictures come out, of a settled variant."""
+        return self.image == "uint8"
 
 
 class FormatModule(Protocol):
@@ -71,17 +103,17 @@ class FormatModule(Protocol):
     PACKAGES: tuple[str, ...]  # whose versions go into the metadata, because they decide what is written
 
     def write(
-        self, generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant
+        self, generator: nn.Module, spec: Interface, path: Path, metadata: Mapping[str, str], variant: Variant
     ) -> None:
         """Write a generator as one file.
 
         Args:
             generator: float32, in eval mode, on the CPU; takes (N, latent_dim), and (N,) labels if it has classes,
-                gives (N, 1, 28, 28). Not changed.
+                gives (N, C, H, W). Not changed.
             spec: of the generator.
             path: to write to.
             metadata: text to put into the file, by key.
-            variant: of ONNX; `generator` suits its precision. Other formats have the usual one only.
+            variant: settled; `generator` suits its precision.
         Raises:
             ExportError: the generator can't be written as asked.
         """
@@ -103,7 +135,6 @@ class Format:
         suffix: of its files.
         module: of this package that writes and loads it.
         needs: packages to import, each with the extra that brings it.
-        has_variants: whether it can be written as another `Variant` than the usual one.
         optimize: the default, one of `OPTIMIZATIONS`.
     """
 
@@ -111,7 +142,6 @@ class Format:
     suffix: str
     module: str
     needs: tuple[tuple[str, str], ...]
-    has_variants: bool = False
     optimize: str = "fused"
 
     def load_module(self) -> FormatModule:
@@ -129,7 +159,6 @@ FORMATS = {
             ".onnx",
             "onnx_file",
             (*_TORCH, ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")),
-            has_variants=True,
         ),
         # torch runs the trained layers faster than their fused form, but for single images (docs/export.md).
         Format("torchscript", ".pt", "torchscript_file", _TORCH, optimize="none"),
@@ -137,14 +166,3 @@ FORMATS = {
         Format("pt2", ".pt2", "pt2_file", _TORCH, optimize="none"),
     )
 }
-
-
-def find(name: str) -> Format:
-    """The format called `name`.
-
-    Raises:
-        ExportError: there is none.
-    """
-    if name not in FORMATS:
-        raise ExportError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-    return FORMATS[name]

@@ -1,124 +1,267 @@
 """Fusing: the same generator with fewer and faster operations, by exact algebra in float64.
 
-A torch module goes in and a torch module comes out, so every format profits. Four rewritings:
+A torch module goes in and a torch module comes out, so every format profits. stages.py gives the normal form; what is
+left to do is to move each stage's scale and shift into its neighbours, and to choose a form for each product:
 
-1. BatchNorm after an activation, s a(y) + t, leaves the graph. Where a is ReLU or leaky ReLU, s a(y) = a(s y) for
-   s >= 0, so the scale's size moves back into the layer that makes y, and only its sign moves on into the next one. ELU
-   and Softplus let no scale through, so all of it moves on. The shift t, sent through the next layer, which is
-   linear, is a constant map that is added to that layer's output; at the borders, where the layer pads with zeros, it
-   differs from the middle, hence a map and not a bias.
-2. A transposed convolution with stride 1, a kernel of 3 and a padding of 1 is a convolution with the kernel turned by
-   180 degrees and its channel axes swapped (Dumoulin and Visin 2016, arXiv:1603.07285, section 4.3).
-3. One with stride 2, a kernel of 4 and a padding of 1 is four convolutions with kernels of 2, each for the pixels with
-   the same parity of row and column, put together afterwards (Shi et al. 2016, "Is the deconvolution layer the same as
-   a convolutional layer?", arXiv:1609.07009). With the channels last that is copying of whole pixels, and the graph 6 %
-   faster than with the permutation of a DepthToSpace, which not every runtime has either. `decon3`, whose one channel
-   fills no vector, stays as it is: it was as fast in onnxruntime.
-4. Weights times a one-hot class are one of their columns. So the columns of the classes leave `linear1` for a table,
-   and the row of the class is added to what `linear1` makes of the latent. It is as fast, and loads where comparing or
-   joining stops a runtime: ncnn compares nothing, and OpenCV 4 joins nothing whose batch size it is not told.
+1. Where a is ReLU or leaky ReLU, s a(y) = a(s y) for s >= 0, so the scale's size moves back into the product that
+   makes y, and only its sign moves on into the next one. Other activations let no scale through, so all of it moves on.
+   The shift t, sent through the next product, is added to its bias; at the borders, where zeros are padded, it differs
+   from the middle: a map instead of a bias. A map is needed only where t is not 0.
+2. A transposed convolution is run as its phases, put together by copying: with the channels last that is copying of
+   whole pixels, 6 % faster than the permutation of a DepthToSpace, which not every runtime has either. Without a map
+   the activation is computed before: runtimes compute it inside the convolution. `FEW_CHANNELS` says which stay.
+3. Weights times a one-hot class are one of their columns. So the columns of the classes leave the first product for a
+   table, and the row of the class is added to what the first product makes of the latent. It is as fast, and loads
+   where comparing or joining stops a runtime: ncnn compares nothing, and OpenCV 4 joins nothing whose batch size it is
+   not told.
 """
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan.networks import Generator, activation_module, check_label
+from dcgan_infer.contract.layers import Pair, Unflatten
 from dcgan_infer.contract.spec import GeneratorSpec
 
-_HOMOGENEOUS = ("relu", "leaky-relu")  # a(s y) = s a(y) for s >= 0
-# Rows (or columns) of a 4x4 kernel that meet an even row of the larger map, and an odd one, by the smaller map's row.
-_EVEN, _ODD = [3, 1], [2, 0]
-PHASE_TAPS = ((_EVEN, _EVEN), (_EVEN, _ODD), (_ODD, _EVEN), (_ODD, _ODD))
+from .stages import Dense, Stage, Strided, Transposed, UnfusableError, phases_of, stages_of
+
+# What gives so few channels is one transposed convolution, not its phases: these would fill no vectors. Times plain
+# ONNX at batch 1, 16, 64 (onnxruntime 1.32, 2 threads, AVX2), kept and as phases: the reference script's generator, 1
+# channel, 1.30, 1.58, 1.44 and 1.13, 1.34, 1.29; PyTorch's DCGAN example at 64x64, 3 channels, 1.33, 1.23, 1.15 and
+# 1.24, 1.13, 1.07; PyTorch-GAN's at 32x32, whose last layer is a convolution to 1 channel, 1.81, 1.75, 1.78 and 1.48,
+# 1.61, 1.51.
+FEW_CHANNELS = 4
 
 
-class Interleave(nn.Module):
-    """Puts the pixels of the four parities together."""
-
-    def forward(self, phases: list[Tensor]) -> Tensor:
-        """One map of four.
-
-        Args:
-            phases: (even row, even column), (even, odd), (odd, even), (odd, odd); shape (N, C, S, S) each.
-        Returns:
-            Shape (N, C, 2 S, 2 S).
-        """
-        _, channels, side, _ = phases[0].shape
-        pixels = [phase.permute(0, 2, 3, 1) for phase in phases]  # (N, S, S, C)
-        even = torch.cat(pixels[:2], 3).reshape(-1, side, 1, 2 * side * channels)  # whole rows
-        odd = torch.cat(pixels[2:], 3).reshape(-1, side, 1, 2 * side * channels)
-        return torch.cat([even, odd], 2).reshape(-1, 2 * side, 2 * side, channels).permute(0, 3, 1, 2)
-
-
-class Gain(nn.Module):
-    """A factor for each feature.
+class PaddedConv(nn.Module):
+    """A convolution of stride 1 whose four sides are padded each by its own number.
 
     Args:
-        factor: shape (C, H, W).
+        weight: shape (outputs, inputs, rows, columns).
+        bias: shape (outputs,); None for none.
+        pads: zeros at the left, right, top and bottom; negative cuts pixels off.
     """
 
-    def __init__(self, factor: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, pads: tuple[int, int, int, int]) -> None:
         super().__init__()
-        self.factor = nn.Parameter(factor, requires_grad=False)  # no buffer: their types are not known to mypy
+        self.pads = pads
+        self.weight = nn.Parameter(weight.contiguous())
+        self.bias = None if bias is None else nn.Parameter(bias.contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The product, same shape as `x`, (N, C, H, W)."""
-        return x * self.factor
+        """Shape (N, inputs, H, W) to (N, outputs, H', W')."""
+        left, right, top, bottom = self.pads
+        if left == right >= 0 and top == bottom >= 0:
+            return F.conv2d(x, self.weight, self.bias, padding=(top, left))
+        return F.conv2d(F.pad(x, self.pads), self.weight, self.bias)
+
+
+class Phases(nn.Module):
+    """A transposed convolution as its phases.
+
+    Args:
+        product: to run.
+        bias: shape (outputs,); None for none.
+        inputs: height and width of what goes in.
+        activation: of every value, computed before the phases are put together; None for none.
+    """
+
+    def __init__(self, product: Transposed, bias: Tensor | None, inputs: Pair, activation: nn.Module | None) -> None:
+        super().__init__()
+        self.stride, self.output = product.stride, product.output
+        self.shape = (
+            product.weight.shape[1],
+            -(-self.output[0] // self.stride[0]),
+            -(-self.output[1] // self.stride[1]),
+        )
+        kernel = product.weight.transpose(0, 1)  # (outputs, inputs, rows, columns)
+        rows, columns = (
+            phases_of(kernel.shape[2 + axis], product.stride[axis], product.padding[axis], inputs[axis], side)
+            for axis, side in enumerate(product.output)
+        )
+        self.convs = nn.ModuleList()
+        for row in rows:
+            for column in columns:
+                if row.taps and column.taps:
+                    weight = kernel[:, :, row.taps][:, :, :, column.taps]
+                else:  # of no taps comes the bias alone
+                    weight = kernel.new_zeros(*kernel.shape[:2], max(1, len(row.taps)), max(1, len(column.taps)))
+                self.convs.append(PaddedConv(weight, bias, (column.before, column.after, row.before, row.after)))
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, inputs, H, W) to (N, outputs, H', W')."""
+        phases = [conv(x) for conv in self.convs]
+        if self.activation is not None:
+            phases = [self.activation(phase) for phase in phases]
+        return interleave(phases, self.shape, self.stride, self.output)
+
+
+def interleave(phases: list[Tensor], shape: tuple[int, int, int], stride: Pair, output: Pair) -> Tensor:
+    """Put the pixels of phases together.
+
+    Args:
+        phases: by the remainder of the row, then of the column; shape (N, *shape) each.
+        shape: (C, H, W).
+        stride: number of remainders of rows, and of columns.
+        output: height and width to cut to.
+    Returns:
+        Shape (N, C, *output).
+    """
+    (rows, columns), (channels, height, width) = stride, shape
+    whole = phases[0]
+    if len(phases) > 1:
+        pixels = [phase.permute(0, 2, 3, 1) for phase in phases]  # (N, H, W, C)
+        lines = [
+            torch.cat(pixels[first : first + columns], 3).reshape(-1, height, 1, width * columns * channels)
+            for first in range(0, rows * columns, columns)
+        ]
+        whole = torch.cat(lines, 2).reshape(-1, height * rows, width * columns, channels).permute(0, 3, 1, 2)
+    if (height * rows, width * columns) != tuple(output):
+        whole = whole[:, :, : output[0], : output[1]]
+    return whole
+
+
+def output_padding(product: Transposed, inputs: Pair) -> Pair | None:
+    """What `nn.ConvTranspose2d` calls so, for a product that it can compute; None where it can't."""
+    extra = tuple(
+        output - ((side - 1) * stride - 2 * padding + kernel)
+        for output, side, stride, padding, kernel in zip(
+            product.output, inputs, product.stride, product.padding, product.weight.shape[2:], strict=True
+        )
+    )
+    fits = all(0 <= more < stride for more, stride in zip(extra, product.stride, strict=True))
+    return (extra[0], extra[1]) if fits and min(product.padding) >= 0 else None
+
+
+def with_weights(module: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
+    """A torch layer with these weights in place of its own."""
+    module.weight = nn.Parameter(weight.contiguous())
+    module.register_parameter("bias", None if bias is None else nn.Parameter(bias.contiguous()))
+    return module
+
+
+class Fused(nn.Module):
+    """What is left of a stage: activation(product(x) + bias) * gain.
+
+    Args:
+        stage: its bias is used up; its scale and shift are not looked at.
+        inputs: (C, H, W) of what goes in.
+        gain: factor on what comes out that no neighbour can take, shape (C, H, W); None for none.
+        flat: of a dense product, whether features come out, and not maps.
+        always: whether every transposed convolution becomes its phases, those of few channels too.
+    """
+
+    def __init__(
+        self, stage: Stage, inputs: tuple[int, int, int], gain: Tensor | None, flat: bool, always: bool = False
+    ) -> None:
+        super().__init__()
+        product, weight, bias = stage.product, stage.product.weight, stage.bias
+        is_map = not isinstance(product, Dense) and bias.shape[1:] != (1, 1)
+        each = None if is_map else (bias.expand(stage.shape) if isinstance(product, Dense) else bias).flatten()
+        self.bias_map = nn.Parameter(bias.contiguous()) if is_map else None
+        self.gain = None if gain is None else nn.Parameter(gain.contiguous())
+        activation = None if stage.activation is None else activation_module(stage.activation)
+        sizes = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else (1, 1)
+        match product:
+            case Dense():
+                self.product = with_weights(nn.Linear(1, 1), weight, each)
+            case Strided():
+                conv = nn.Conv2d(1, 1, sizes, product.stride, product.padding)
+                self.product = with_weights(conv, weight, each)
+            case Transposed():
+                more = output_padding(product, inputs[1:])
+                if always or weight.shape[1] > FEW_CHANNELS or more is None:
+                    early = None if is_map else activation
+                    self.product = Phases(product, each, inputs[1:], early)
+                    activation = activation if is_map else None
+                else:
+                    decon = nn.ConvTranspose2d(1, 1, sizes, product.stride, product.padding, more)
+                    self.product = with_weights(decon, weight, each)
+        self.unflatten = nn.Unflatten(1, stage.shape) if isinstance(product, Dense) and not flat else None
+        self.activation = activation
+
+    def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+        """Maps to maps.
+
+        Args:
+            x: shape (N, *inputs), flat for a dense product.
+            more: added to what the product gives; of a dense product.
+        Returns:
+            Shape (N, *stage.shape), or flat.
+        """
+        x = self.product(x)
+        if more is not None:
+            x = x + more
+        if self.unflatten is not None:
+            x = self.unflatten(x)
+        if self.bias_map is not None:
+            x = x + self.bias_map
+        if self.activation is not None:
+            x = self.activation(x)
+        return x if self.gain is None else x * self.gain
 
 
 class FusedGenerator(nn.Module):
-    """What `fuse` makes: takes and gives what `dcgan.networks.Generator` does.
+    """What `fuse` makes: takes and gives what the generator does.
 
     Args:
-        spec: sizes and activation.
-        gain: factors on the features of `linear1` that no neighbouring layer can take, shape (256, 7, 7); or None.
+        spec: of the generator.
+        stages: with their scales and shifts moved.
+        gains: by place, what `Fused` calls so, where there is one.
+        always: whether every transposed convolution but the last becomes its phases, those of few channels too.
     """
 
-    def __init__(self, spec: GeneratorSpec, gain: Tensor | None) -> None:
+    def __init__(
+        self, spec: GeneratorSpec, stages: list[Stage], gains: Mapping[int, Tensor], always: bool = False
+    ) -> None:
         super().__init__()
-        first, second, third = spec.channels
-        image, height, width = spec.image_shape
-        side = spec.base_side
-        self.activation = activation_module(spec.activation)
         self.num_classes = spec.num_classes
-        features = first * side * side
-        self.linear1 = nn.Linear(spec.latent_dim, features)
-        self.classes = nn.Embedding(spec.num_classes, features) if spec.num_classes else None
-        self.unflatten = nn.Unflatten(1, (first, side, side))
-        self.gain1 = nn.Identity() if gain is None else Gain(gain)
-        self.conv1 = nn.Conv2d(first, second, kernel_size=3, padding=1, bias=False)
-        # Pixels of the four parities: (even row, even column), (even, odd), (odd, even), (odd, odd).
-        self.conv2_ee = nn.Conv2d(second, third, kernel_size=2, bias=False)
-        self.conv2_eo = nn.Conv2d(second, third, kernel_size=2, bias=False)
-        self.conv2_oe = nn.Conv2d(second, third, kernel_size=2, bias=False)
-        self.conv2_oo = nn.Conv2d(second, third, kernel_size=2, bias=False)
-        self.merge = Interleave()
-        self.decon3 = nn.ConvTranspose2d(third, image, kernel_size=4, stride=2, padding=1, bias=False)
-        self.register_buffer("map1", torch.zeros(second, side, side))
-        self.register_buffer("map2", torch.zeros(third, 2 * side, 2 * side))
-        self.register_buffer("map3", torch.zeros(image, height, width))
+        self.classes, inputs = class_table(spec, stages[0])
+        self.unflatten = None if isinstance(stages[0].product, Dense) else nn.Unflatten(1, inputs)
+        self.stages = nn.ModuleList()
+        for place, stage in enumerate(stages):
+            is_last = stage is stages[-1]
+            flat = not is_last and isinstance(stages[place + 1].product, Dense)
+            self.stages.append(Fused(stage, inputs, gains.get(place), flat, always and not is_last))
+            inputs = stage.shape
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
         """Images of latents; arguments, result and errors are those of `Generator.forward`."""
         check_label(label, self.num_classes)
-        x = self.unflatten(self.linear1(z))  # (N, 256, 7, 7)
-        if self.classes is not None and label is not None:
-            x = x + self.unflatten(self.classes(label))
-        x = self.gain1(self.activation(x))
-        x = self.activation(self.conv1(x) + self.map1)  # (N, 128, 7, 7)
-        # An even row 2i of the larger map is made of the rows i - 1 and i of the smaller, an odd one of i and i + 1.
-        phases = [
-            self.conv2_ee(F.pad(x, [1, 0, 1, 0])),
-            self.conv2_eo(F.pad(x, [0, 1, 1, 0])),
-            self.conv2_oe(F.pad(x, [1, 0, 0, 1])),
-            self.conv2_oo(F.pad(x, [0, 1, 0, 1])),
-        ]
-        x = self.activation(self.merge(phases) + self.map2)  # (N, 64, 14, 14)
-        return torch.tanh(self.decon3(x) + self.map3)  # (N, 1, 28, 28)
+        x = z if self.unflatten is None else self.unflatten(z)
+        more = None if self.classes is None else self.classes(label)
+        for place, stage in enumerate(self.stages):
+            x = stage(x, more) if place == 0 else stage(x)
+        return x
+
+
+def class_table(spec: GeneratorSpec, first: Stage) -> tuple[nn.Embedding | None, tuple[int, int, int]]:
+    """Take the columns of the classes out of the first product.
+
+    Returns:
+        The table, None without classes; and (C, H, W) of the latent.
+    Raises:
+        UnfusableError: there are classes, and the product is not dense.
+    """
+    if not isinstance(first.product, Dense):
+        if spec.num_classes:
+            raise UnfusableError("labels go into a convolution of maps")
+        before = next(layer.shape for layer in spec.layers if isinstance(layer, Unflatten))
+        return None, before
+    table = None
+    if spec.num_classes:
+        weight = first.product.weight
+        table = nn.Embedding(spec.num_classes, len(weight))
+        table.weight = nn.Parameter(weight[:, spec.latent_dim :].T.contiguous())
+        first.product.weight = weight[:, : spec.latent_dim]
+    return table, (spec.latent_dim, 1, 1)
 
 
 @torch.no_grad()
@@ -129,67 +272,23 @@ def fuse(generator: Generator) -> FusedGenerator:
         generator: with finite weights; only its BatchNorms' running statistics count, as in eval mode. Not changed.
     Returns:
         A module with the same outputs up to rounding, in eval mode, of the same dtype, on the CPU.
+    Raises:
+        UnfusableError: its layers have no normal form.
     """
-    spec = generator.spec
-    exact = copy.deepcopy(generator).cpu().double()
-    first, side = spec.channels[0], spec.base_side
-    homogeneous = spec.activation.name in _HOMOGENEOUS
-
-    scale, shift = zip(*(scale_and_shift(bn) for bn in (exact.bn1, exact.bn2, exact.bn3)), strict=True)
-    back = [each.abs() if homogeneous else torch.ones_like(each) for each in scale]
-    ahead = [each.sign() if homogeneous else each for each in scale]
-
-    # Of a channel that has one factor everywhere, the next convolution takes it; of others it stays in the graph.
-    gain = ahead[0].reshape(first, side, side)
-    even = bool((gain == gain[:, :1, :1]).all())
-    fused = FusedGenerator(spec, None if even else gain).double()
-
-    weight = exact.linear1.weight * back[0][:, None]
-    fused.linear1.weight.copy_(weight[:, : spec.latent_dim])
-    if fused.classes is not None:
-        fused.classes.weight.copy_(weight[:, spec.latent_dim :].T)
-    fused.linear1.bias.copy_(exact.linear1.bias * back[0])
-
-    weight, constant = _moved(
-        exact.decon1, gain[:, 0, 0] if even else torch.ones(first), shift[0].reshape(first, side, side), back[1]
-    )
-    fused.conv1.weight.copy_(weight.flip(2, 3).transpose(0, 1))
-    fused.get_buffer("map1").copy_(constant)
-
-    second_shift = shift[1][:, None, None].expand(-1, side, side)
-    weight, constant = _moved(exact.decon2, ahead[1], second_shift, back[2])
-    kernel = weight.transpose(0, 1)  # (third, second, 4, 4)
-    convolutions = (fused.conv2_ee, fused.conv2_eo, fused.conv2_oe, fused.conv2_oo)
-    for convolution, (rows, columns) in zip(convolutions, PHASE_TAPS, strict=True):
-        convolution.weight.copy_(kernel[:, :, rows][:, :, :, columns])
-    fused.get_buffer("map2").copy_(constant)
-
-    third_shift = shift[2][:, None, None].expand(-1, 2 * side, 2 * side)
-    weight, constant = _moved(exact.decon3, ahead[2], third_shift, torch.ones(spec.image_shape[0]))
-    fused.decon3.weight.copy_(weight)
-    fused.get_buffer("map3").copy_(constant)
-    return fused.to(generator.linear1.weight.dtype).eval().requires_grad_(False)
-
-
-def scale_and_shift(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """The s and t of a BatchNorm in eval mode, s x + t, shape (features,) each."""
-    assert bn.running_mean is not None
-    assert bn.running_var is not None
-    scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
-    return scale, bn.bias - scale * bn.running_mean
-
-
-def _moved(decon: nn.ConvTranspose2d, ahead: Tensor, shift: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-    """A transposed convolution that takes over what stands before and after it.
-
-    Args:
-        decon: the layer.
-        ahead: factor on each of its input channels, shape (I,), from the scale before it.
-        shift: added to its input, shape (I, H, W).
-        back: factor on each of its output channels, shape (O,), from the scale after it.
-    Returns:
-        Its new weight, shape (I, O, K, K), and the map to add to its output instead of the bias, shape (O, H', W').
-    """
-    weight = decon.weight * ahead[:, None, None, None] * back[:, None, None]
-    constant = decon(shift[None])[0] * back[:, None, None]  # the bias is in it
-    return weight, constant
+    stages = stages_of(generator)
+    gains: dict[int, Tensor] = {}
+    for place, (stage, following) in enumerate(pairwise(stages)):
+        ahead = stage.scale
+        if stage.is_homogeneous:
+            stage.multiply_output(stage.scale.abs())
+            ahead = stage.scale.sign()
+        # Of a channel that has one factor everywhere, the next product takes it; of others it stays in the graph.
+        even = bool((ahead == ahead[:, :1, :1]).all())
+        following.add_input(stage.shift, stage.shape)
+        if even or isinstance(following.product, Dense):
+            following.multiply_input(ahead if isinstance(following.product, Dense) else ahead[:, :1, :1], stage.shape)
+        else:
+            gains[place] = ahead.expand(stage.shape)
+    fused = FusedGenerator(generator.spec, stages, gains)
+    dtype = next(parameter.dtype for parameter in generator.parameters())
+    return fused.to(dtype).eval().requires_grad_(False)

@@ -7,10 +7,9 @@ from __future__ import annotations
 import numpy as np
 
 from dcgan.checkpoint import GeneratorCheckpoint
-from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.golden import BATCHES, COUNT, SEED, START, Golden
 from dcgan_infer.contract.latents import latents
-from dcgan_infer.contract.pixels import to_uint8
+from dcgan_infer.contract.pixels import to_pictures
 
 from .exact import run_exactly
 
@@ -20,15 +19,12 @@ def make_golden(checkpoint: GeneratorCheckpoint) -> Golden:
 
     Raises:
         CheckpointError: it gives values that are not finite.
-        ExportError: it makes images of several channels.
     """
-    spec = checkpoint.generator.spec
-    if spec.image_shape[0] != 1:
-        raise ExportError(
-            f"golden vectors are of grey images, these have {spec.image_shape[0]} channels; omit --golden"
-        )
+    spec = checkpoint.spec
     z = latents(SEED, START, COUNT, spec.latent_dim)
     label = np.arange(COUNT, dtype=np.int64) % spec.num_classes if spec.num_classes else None
-    right, own = run_exactly(checkpoint.generator, z, label, BATCHES, f"seed {SEED}")  # (COUNT, 1, H, W) each
+    right, own = run_exactly(checkpoint.module, z, label, BATCHES, f"seed {SEED}")  # (COUNT, C, H, W) each
     error = float(np.abs(own - right).max())
-    return Golden(spec, checkpoint.weights_sha256, error, z, right.astype(np.float32), to_uint8(right[:, 0]), label)
+    return Golden(
+        spec, checkpoint.weights_sha256, error, z, right.astype(np.float32), to_pictures(right, spec.value_range), label
+    )

@@ -21,10 +21,10 @@ from torch import nn
 
 from dcgan_infer import __version__
 from dcgan_infer.contract.errors import ExportError, first_line
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import Interface
 
 from . import seeded
-from .formats import USUAL, FloatArray, IntArray, Runner, Seeded, SeedRunner, Variant
+from .formats import FloatArray, IntArray, Runner, Seeded, SeedRunner, Variant
 from .quantize import QuantizableGenerator, halve, quantize
 from .torch_files import example_inputs
 
@@ -38,32 +38,36 @@ _EXPORTED_OPSET = 18
 _GRAPH_NAME = "dcgan_generator"
 # https://onnx.ai/onnx/repo-docs/MetadataProps.html: by number of channels
 _PIXEL_FORMATS = {1: "Gray8", 3: "Rgb8", 4: "Rgba8"}
-_PIXEL_RANGES = {"float": "Normalized_1_1", "uint8": "NominalRange_0_255"}
+_PIXEL_RANGES = {(-1.0, 1.0): "Normalized_1_1", (0.0, 1.0): "Normalized_0_1"}
 
 
-class GreyLevels(nn.Module):
-    """A generator whose images are grey levels: `dcgan_infer.contract.pixels.to_uint8` inside the graph.
+class Pictures(nn.Module):
+    """A generator that gives pictures: `dcgan_infer.contract.pixels.to_pictures` inside the graph.
 
     Args:
-        generator: gives float32, shape (N, 1, 28, 28), range [-1, 1].
+        generator: gives float32, shape (N, C, H, W).
+        spec: of the generator.
     """
 
-    def __init__(self, generator: nn.Module) -> None:
+    def __init__(self, generator: nn.Module, spec: Interface) -> None:
         super().__init__()
         self.generator = generator
+        self.low, self.high = spec.value_range
+        self.is_grey = spec.image_shape[0] == 1
 
     def forward(self, z: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-        """Images of latents: uint8, shape (N, 28, 28), 0 is black."""
-        image = (self.generator(z) if label is None else self.generator(z, label)).squeeze(1)
-        levels = ((image.clamp(-1.0, 1.0) + 1.0) * 127.5).round()
+        """Pictures of latents: uint8, shape (N, H, W) in grey, else (N, H, W, C); 0 is black."""
+        image = self.generator(z) if label is None else self.generator(z, label)
+        image = image.squeeze(1) if self.is_grey else image.permute(0, 2, 3, 1)
+        image = image.clamp(self.low, self.high)
+        # Adding 0 would be a node that does nothing.
+        levels = ((image - self.low if self.low else image) * (255.0 / (self.high - self.low))).round()
         # In two steps: IREE turns floats above 127 into no byte but a signed one.
         whole: torch.Tensor = levels.to(torch.int32)
         return whole.to(torch.uint8)
 
 
-def write(
-    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant = USUAL
-) -> None:
+def write(generator: nn.Module, spec: Interface, path: Path, metadata: Mapping[str, str], variant: Variant) -> None:
     """Write a generator as ONNX, in exactly the opset asked for; see `formats.FormatModule.write`.
 
     For int8 the generator is a `quantize.QuantizableGenerator`.
@@ -77,23 +81,18 @@ def write(
             f"opset {opset} can't be written; choose one from {oldest} to {newest}, "
             f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know{why}"
         )
-    if variant.image == "uint8" and spec.image_shape[0] != 1:
-        raise ExportError(
-            f"grey levels are of images with one channel, and this generator makes {spec.image_shape[0]}; "
-            "take --image float"
-        )
-    written = GreyLevels(generator).eval() if variant.image == "uint8" else generator
+    written = Pictures(generator, spec).eval() if variant.is_uint8 else generator
     model = _convert(_translate(written, spec), opset)
     _tidy(model)
     if variant.precision == "int8":
         if not isinstance(generator, QuantizableGenerator):
             raise ExportError("int8 is for the form that quantize.quantizable makes")
-        quantize(model, generator.ranges)
+        quantize(model, generator)
     elif variant.precision == "fp16":
         halve(model)
     if variant.inputs == "seed":
         seeded.add_seed(model, spec)
-    _label(model, spec, metadata, variant.image)
+    _label(model, spec, metadata, variant)
     found = [(entry.domain, entry.version) for entry in model.opset_import]
     if found != [("", opset)]:
         raise ExportError(f"asked for ONNX opset {opset}, but the converter made {found}; choose another --opset")
@@ -107,9 +106,9 @@ def load(path: Path) -> Runner:
     Of a file that takes a seed this is the part from the latents on; `load_seeded` is the whole.
     """
     content = path.read_bytes()
-    session = _session(content)
+    session = open_session(content)
     if any(value.name == "seed" for value in session.get_inputs()):
-        session = _session(seeded.body(onnx.load_from_string(content)))
+        session = open_session(seeded.body(onnx.load_from_string(content)))
     names = [value.name for value in session.get_inputs()]
     found = [(value.name, value.shape[:1]) for value in (*session.get_inputs(), *session.get_outputs())]
     if tuple(names) not in (INPUTS[:1], INPUTS) or found != [(name, [BATCH]) for name in (*names, OUTPUT)]:
@@ -132,8 +131,8 @@ def load_seeded(path: Path) -> SeedRunner:
         ExportError: onnxruntime refuses it.
     """
     content = path.read_bytes()
-    session = _session(content)
-    front = _session(seeded.front(onnx.load_from_string(content)))
+    session = open_session(content)
+    front = open_session(seeded.front(onnx.load_from_string(content)))
 
     def run(seed: int, n: int, asked: tuple[int, ...] | None) -> Seeded:
         inputs = {"seed": np.array(seed, np.int64), "n": np.array(n, np.int64)}
@@ -145,7 +144,14 @@ def load_seeded(path: Path) -> SeedRunner:
     return run
 
 
-def _session(content: bytes) -> onnxruntime.InferenceSession:
+def open_session(content: bytes | Path) -> onnxruntime.InferenceSession:
+    """A session on the CPU.
+
+    Args:
+        content: of an ONNX file, or its path.
+    Raises:
+        ExportError: onnxruntime refuses the file.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would print it as well
     try:
@@ -157,15 +163,12 @@ def _session(content: bytes) -> onnxruntime.InferenceSession:
 def newest_opset() -> int:
     """The newest opset that both the installed onnx and the installed onnxruntime know."""
     for opset in range(onnx.defs.onnx_opset_version(), OLDEST_OPSET, -1):
-        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [value], [value])
-        graph.output[0].name = "y"
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+        graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "probe", [x], [y])
         try:
             opsets = [helper.make_opsetid("", opset)]
             model = helper.make_model(graph, opset_imports=opsets, ir_version=_ir_version(opset))
-            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            open_session(model.SerializeToString())
         except Exception:  # onnxruntime can't be asked, only tried; onnx may lack an IR version for its newest draft
             continue
         return opset
@@ -177,7 +180,7 @@ def _ir_version(opset: int) -> int:
     return helper.find_min_ir_version_for([helper.make_opsetid("", opset)])
 
 
-def _translate(generator: nn.Module, spec: GeneratorSpec) -> ModelProto:
+def _translate(generator: nn.Module, spec: Interface) -> ModelProto:
     inputs = example_inputs(spec)
     with warnings.catch_warnings():
         # torch's exporter uses parts of torch and of its own that are on their way out; its user can't change that.
@@ -242,20 +245,16 @@ def _drop_defaults(node: NodeProto, opset: int, constants: Mapping[str, np.ndarr
     else:
         kept = list(node.attribute)
     defaults = onnx.defs.get_schema(node.op_type, opset, node.domain).attributes
-    kept = [attribute for attribute in kept if attribute != _default(defaults, attribute.name)]
+    kept = [each for each in kept if each.name not in defaults or each != defaults[each.name].default_value]
     del node.attribute[:]
     node.attribute.extend(sorted(kept, key=lambda attribute: attribute.name))
-
-
-def _default(defaults: Mapping[str, onnx.defs.OpSchema.Attribute], name: str) -> onnx.AttributeProto | None:
-    return defaults[name].default_value if name in defaults else None
 
 
 def _rename(model: ModelProto) -> None:
     """Name nodes, and the values between them, by operator and order; torch's names change with its version."""
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)}
-    # Torch's names, such as bn1.weight, without what GreyLevels puts before them.
+    # Torch's names, such as bn1.weight, without what Pictures puts before them.
     names |= {tensor.name: tensor.name.removeprefix("generator.") for tensor in graph.initializer if "." in tensor.name}
     count: Counter[str] = Counter()
     for node in graph.node:
@@ -272,13 +271,13 @@ def _rename(model: ModelProto) -> None:
         part.name = names[part.name]
 
 
-def _label(model: ModelProto, spec: GeneratorSpec, metadata: Mapping[str, str], image_kind: str) -> None:
+def _label(model: ModelProto, spec: Interface, metadata: Mapping[str, str], variant: Variant) -> None:
     model.ir_version = _ir_version(model.opset_import[0].version)
     model.producer_name, model.producer_version = "dcgan-toolkit", __version__
     model.graph.name = _GRAPH_NAME
     # The `Image.*` keys speak of every value whose type says that it is an image.
     model.graph.output[0].type.denotation = "IMAGE"
-    image = {"Image.NominalPixelRange": _PIXEL_RANGES[image_kind]}
+    image = {"Image.NominalPixelRange": "NominalRange_0_255" if variant.is_uint8 else _PIXEL_RANGES[spec.value_range]}
     if spec.image_shape[0] in _PIXEL_FORMATS:
         image["Image.BitmapPixelFormat"] = _PIXEL_FORMATS[spec.image_shape[0]]
     helper.set_model_props(model, dict(sorted((image | dict(metadata)).items())))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from dcgan_infer.contract.difference import Difference
 from dcgan_infer.contract.tolerance import Tolerance
 
 from .exact import SEED
@@ -14,53 +15,45 @@ from .exact import SEED
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured on one kind of latents. Errors are absolute, in units of the value range [-1, 1].
+    """What was measured on one kind of latents. Errors are absolute, in units of the generator's values.
 
     Attributes:
         latents: name of the kind of latents.
-        images: number of images compared.
-        limit: for `max_error`, `factor` times `eager_max_error` plus `floor`.
-        max_error: largest difference of the artifact to float64.
-        mean_error: mean of the same.
+        difference: of the artifact to float64; its limit is `factor` times `eager_max_error` plus `floor`.
         eager_max_error: largest difference of eager float32 to float64.
         eager_mean_error: mean of the same.
         max_to_eager: largest difference of the artifact to eager float32.
         mean_to_eager: mean of the same.
         mates_limit: for `max_mates`.
         max_mates: largest difference between the images of a latent in two batches, of other sizes, order and company.
-        pixels: number of pixels compared.
-        pixels_off: how many have another grey level than in float64, or none.
-        max_levels: grey levels that the worst of them is off by.
-        mean_levels: grey levels that pixels are off by on average.
-        mean_levels_limit: for `mean_levels`.
-        image_levels: the same of the worst image, in either of its batches.
-        image_levels_limit: for `image_levels`.
-        psnr: peak signal-to-noise ratio to float64 in dB, with the value range, 2, as peak; infinite when equal.
-        lowest: smallest value of the artifact.
-        highest: largest value of the artifact.
     """
 
     latents: str
-    images: int
-    limit: float
-    max_error: float
-    mean_error: float
+    difference: Difference
     eager_max_error: float
     eager_mean_error: float
     max_to_eager: float
     mean_to_eager: float
     mates_limit: float
     max_mates: float
-    pixels: int
-    pixels_off: int
-    max_levels: int
-    mean_levels: float
-    mean_levels_limit: float
-    image_levels: float
-    image_levels_limit: float
-    psnr: float
-    lowest: float
-    highest: float
+
+    def reasons(self) -> list[str]:
+        """Why the artifact is not equal to its checkpoint here; empty when it is."""
+        reasons = self.difference.reasons()
+        # Not `max_mates > mates_limit`: a NaN must not slip through.
+        if not (self.max_mates <= self.mates_limit):
+            reasons.append(
+                f"images change by {self.max_mates:.2e} with their batch, the limit is {self.mates_limit:.2e}"
+            )
+        return reasons
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, those of the difference beside the others; what is not a finite number is None."""
+        figures = asdict(self)
+        return {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in (figures.pop("difference") | figures).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -91,20 +84,13 @@ class ParityReport:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the attributes, and `passed`. What is no finite number is None."""
-        figures = [
-            {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in row.items()
-            }
-            for row in map(asdict, self.figures)
-        ]
+        """For JSON: the attributes, and `passed`."""
         return {
             "passed": self.passed,
             "reasons": list(self.reasons),
             "seed": self.seed,
             "tolerance": asdict(self.tolerance),
-            "figures": figures,
+            "figures": [row.as_dict() for row in self.figures],
         }
 
     def table(self) -> str:
@@ -115,30 +101,31 @@ class ParityReport:
 
     def _columns(self, figures: Sequence[Figures]) -> str:
         tolerance = self.tolerance
+        found = [(row, row.difference) for row in figures]
         rows = [
-            ("latents", [row.latents for row in figures]),
-            ("images", [f"{row.images}" for row in figures]),
-            ("max error to float64", [f"{row.max_error:.2e}" for row in figures]),
+            ("latents", [row.latents for row, _ in found]),
+            ("images", [f"{to.images}" for _, to in found]),
+            ("max error to float64", [f"{to.max_error:.2e}" for _, to in found]),
             (
-                f"  limit: {tolerance.factor:g} x eager's own + {tolerance.floor:g}",
-                [f"{r.limit:.2e}" for r in figures],
+                f"  limit: {tolerance.factor:g} x eager's own + {tolerance.floor:.2g}",
+                [f"{to.limit:.2e}" for _, to in found],
             ),
-            ("  eager float32's own", [f"{row.eager_max_error:.2e}" for row in figures]),
-            ("mean error to float64", [f"{row.mean_error:.2e}" for row in figures]),
-            ("  eager float32's own", [f"{row.eager_mean_error:.2e}" for row in figures]),
-            ("max difference to eager", [f"{row.max_to_eager:.2e}" for row in figures]),
-            ("mean difference to eager", [f"{row.mean_to_eager:.2e}" for row in figures]),
-            ("max difference between batches", [f"{row.max_mates:.2e}" for row in figures]),
-            ("  limit", [f"{row.mates_limit:.2e}" for row in figures]),
-            ("pixels off by a grey level", [f"{row.pixels_off} of {row.pixels}" for row in figures]),
-            ("  share", [f"{row.pixels_off / row.pixels:.4%}" for row in figures]),
-            (f"  worst, in levels (limit {tolerance.levels})", [f"{row.max_levels}" for row in figures]),
-            ("grey levels off on average", [f"{row.mean_levels:.4f}" for row in figures]),
-            ("  limit", [f"{row.mean_levels_limit:g}" for row in figures]),
-            ("  of the worst image", [f"{row.image_levels:.4f}" for row in figures]),
-            ("  limit", [f"{row.image_levels_limit:g}" for row in figures]),
-            ("PSNR to float64", [f"{row.psnr:.1f} dB" for row in figures]),
-            ("lowest value", [f"{row.lowest:+.6f}" for row in figures]),
-            ("highest value", [f"{row.highest:+.6f}" for row in figures]),
+            ("  eager float32's own", [f"{row.eager_max_error:.2e}" for row, _ in found]),
+            ("mean error to float64", [f"{to.mean_error:.2e}" for _, to in found]),
+            ("  eager float32's own", [f"{row.eager_mean_error:.2e}" for row, _ in found]),
+            ("max difference to eager", [f"{row.max_to_eager:.2e}" for row, _ in found]),
+            ("mean difference to eager", [f"{row.mean_to_eager:.2e}" for row, _ in found]),
+            ("max difference between batches", [f"{row.max_mates:.2e}" for row, _ in found]),
+            ("  limit", [f"{row.mates_limit:.2e}" for row, _ in found]),
+            ("pixels off by a level", [f"{to.pixels_off} of {to.pixels}" for _, to in found]),
+            ("  share", [f"{to.pixels_off / to.pixels:.4%}" for _, to in found]),
+            (f"  worst, in levels (limit {tolerance.levels})", [f"{to.max_levels}" for _, to in found]),
+            ("levels off on average", [f"{to.mean_levels:.4f}" for _, to in found]),
+            ("  limit", [f"{to.mean_levels_limit:.3g}" for _, to in found]),
+            ("  of the worst image", [f"{to.image_levels:.4f}" for _, to in found]),
+            ("  limit", [f"{to.image_levels_limit:.3g}" for _, to in found]),
+            ("PSNR to float64", [f"{to.psnr:.1f} dB" for _, to in found]),
+            ("lowest value", [f"{to.lowest:+.6f}" for _, to in found]),
+            ("highest value", [f"{to.highest:+.6f}" for _, to in found]),
         ]
         return "\n".join(f"{label:<36}" + "".join(f"{cell:>18}" for cell in cells) for label, cells in rows)

@@ -10,20 +10,22 @@ import torch
 from torch import nn
 
 from dcgan_infer.contract.errors import ExportError, first_line
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import Interface
 
-from .formats import USUAL, Runner, Variant
+from .formats import Runner, Variant
 from .torch_files import example_inputs, runner
 
 PACKAGES = ("torch",)
 
 
 def write(
-    generator: nn.Module, spec: GeneratorSpec, path: Path, metadata: Mapping[str, str], variant: Variant = USUAL
+    generator: nn.Module,
+    spec: Interface,
+    path: Path,
+    metadata: Mapping[str, str],
+    variant: Variant,  # noqa: ARG001  every format is called alike
 ) -> None:
     """Write a generator as an exported program, the metadata as extra files; see `formats.FormatModule.write`."""
-    if variant != USUAL:
-        raise ExportError("pt2 has no opsets, precisions or other images; leave these options out, or export ONNX")
     inputs = example_inputs(spec)
     program = torch.export.export(
         generator,
@@ -32,6 +34,9 @@ def write(
     )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source paths of the exporting machine
+        # Classes by their bare names: the name of somebody's module is made of the path of its file.
+        stack = node.meta.get("nn_module_stack", {})
+        node.meta["nn_module_stack"] = {key: (path, name.rpartition(".")[2]) for key, (path, name) in stack.items()}
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files=dict(sorted(metadata.items())))
     path.write_bytes(buffer.getvalue())

@@ -6,32 +6,33 @@ import contextlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from dcgan.checkpoint import GeneratorCheckpoint, load_generator
-from dcgan.networks import Generator
+from dcgan.checkpoint import GeneratorCheckpoint
 from dcgan_infer import __version__
 from dcgan_infer.contract.errors import ExportError, ParityError
 from dcgan_infer.contract.files import make_folder, replacing, sha256_of
 from dcgan_infer.contract.spec import (
+    MULTIPLY_ADDS_KEY,
     OPTIMIZE_KEY,
     PRECISION_KEY,
     RECIPE_KEY,
+    SOURCE_KEY,
     SPEC_KEY,
     VERSIONS_KEY,
     WEIGHTS_SHA256_KEY,
-    Activation,
 )
-from dcgan_infer.contract.tolerance import TOLERANCES
 
-from . import exact, formats, parity
+from . import exact, parity
+from .formats import FORMATS, Variant
 from .fuse import fuse
 from .golden import make_golden
 from .parity_report import ParityReport
+from .stages import UnfusableError
 from .vectors import write_vectors
 
 
@@ -41,9 +42,7 @@ class Artifact:
 
     Attributes:
         path: of the file.
-        format: name of its format.
-        optimize: one of `formats.OPTIMIZATIONS`.
-        variant: of an ONNX file.
+        variant: what it is, settled.
         sha256: hexadecimal digest of its bytes.
         size: in bytes.
         metadata: that it carries.
@@ -51,9 +50,7 @@ class Artifact:
     """
 
     path: Path
-    format: str
-    optimize: str
-    variant: formats.Variant
+    variant: Variant
     sha256: str
     size: int
     metadata: dict[str, str]
@@ -63,11 +60,7 @@ class Artifact:
         """For JSON."""
         return {
             "file": str(self.path),
-            "format": self.format,
-            "optimize": self.optimize,
-            "precision": self.variant.precision,
-            "image": self.variant.image,
-            "inputs": self.variant.inputs,
+            **_described(self.variant),
             "sha256": self.sha256,
             "bytes": self.size,
             "metadata": self.metadata,
@@ -75,119 +68,97 @@ class Artifact:
         }
 
 
+@dataclass(frozen=True)
+class Beside:
+    """What is written beside an artifact.
+
+    Attributes:
+        report: file of the figures as JSON, whether they pass or not.
+        golden: file of golden vectors, see `dcgan_infer.contract.golden`; only when the artifact passes.
+        vectors: folder of test vectors, see `dcgan_export.vectors`; likewise.
+    """
+
+    report: Path | None = None
+    golden: Path | None = None
+    vectors: Path | None = None
+
+
 def publish(
-    checkpoint: Path,
+    source: GeneratorCheckpoint,
     path: Path,
-    format_name: str = "onnx",
-    opset: int | None = None,
-    optimize: str | None = None,
-    precision: str = "fp32",
-    image: str = "float",
-    inputs: str = "z",
-    activation: Activation | None = None,
-    report_path: Path | None = None,
-    golden_path: Path | None = None,
-    vectors_path: Path | None = None,
+    variant: Variant = Variant(),
+    beside: Beside = Beside(),
     say: Callable[[str], None] = lambda _: None,
 ) -> Artifact:
-    """Export a checkpoint, and prove the artifact equal to it before anybody can see it.
+    """Export a generator, and prove the artifact equal to it before anybody can see it.
 
     Args:
-        checkpoint: to read, see `dcgan.checkpoint.load_generator`.
+        source: what `dcgan.checkpoint.load_generator` read.
         path: to write to; an older file stays as it is unless the new one passes.
-        format_name: one of `formats.FORMATS`.
-        opset: of an ONNX file; None for the default.
-        optimize: one of `formats.OPTIMIZATIONS`; None for the format's default.
-        precision: of an ONNX file, one of `formats.PRECISIONS`.
-        image: of an ONNX file, one of `formats.IMAGES`.
-        inputs: of an ONNX file, one of `formats.INPUTS`.
-        activation: of a `.pt` checkpoint, which does not say.
-        report_path: to write the figures to as JSON, whether they pass or not.
-        golden_path: to write golden vectors to, see `dcgan_infer.contract.golden`; only when the artifact passes.
-        vectors_path: folder to write test vectors to, see `dcgan_export.vectors`; likewise.
+        variant: what to write. Without a choice of `optimize`, what is not a chain of known layers is written as it is.
+        beside: what else to write.
         say: told what is being done, in a few words.
     Raises:
-        CheckpointError: the checkpoint is unreadable.
         ExportError: the artifact can't be written as asked.
         ParityError: the artifact is not equal to the checkpoint; its `report` has the figures.
-        OutputError: `path`, `report_path`, `golden_path` or `vectors_path` can't be written.
+        CheckpointError: the checkpoint gives images that are not finite.
+        OutputError: a path can't be written to.
     """
-    form = formats.find(format_name)
-    optimize = form.optimize if optimize is None else optimize
-    variant = formats.Variant(opset, precision, image, inputs)
-    for what, name, names in (
-        ("optimization", optimize, formats.OPTIMIZATIONS),
-        ("precision", precision, formats.PRECISIONS),
-        ("kind of image", image, formats.IMAGES),
-        ("kind of inputs", inputs, formats.INPUTS),
-    ):
-        if name not in names:
-            raise ExportError(f"unknown {what} {name!r}; choose from {', '.join(names)}")
-    if variant != formats.USUAL and not form.has_variants:
-        raise ExportError(
-            f"{form.name} has no opsets, precisions, other images or inputs; leave these out, or export onnx"
-        )
-    if precision == "int8" and optimize != "fused":
-        raise ExportError("int8 needs the fused form: no runtime has transposed convolutions in int8")
-    taken = {checkpoint.resolve(): "the checkpoint", path.resolve(): "the artifact"}
-    if len(taken) == 1:
-        raise ExportError(f"{path} is the checkpoint itself; choose another --out")
-    for option, other in (("--report", report_path), ("--golden", golden_path)):
-        if other is not None and other.resolve() in taken:
-            raise ExportError(f"{option} {other} would overwrite {taken[other.resolve()]}; choose another name")
-        if other is not None:
-            taken[other.resolve()] = f"the file of {option}"
-    with _report(report_path) as figures, contextlib.ExitStack() as beside:
-        golden = None if golden_path is None else beside.enter_context(replacing(golden_path))
+    _refuse_collisions(source, path, beside)
+    variant, generator = _prepared(source, variant)
+    form = FORMATS[variant.format]
+    spec = source.spec
+    with _report(beside.report) as figures, contextlib.ExitStack() as files:
+        golden = None if beside.golden is None else files.enter_context(replacing(beside.golden))
         # Opened before the slow work, so that a folder that can't be written to is said at once.
-        if vectors_path is not None:
-            make_folder(vectors_path)
+        if beside.vectors is not None:
+            make_folder(beside.vectors)
         with replacing(path) as temporary:
-            say(f"reading {checkpoint}")
-            source = load_generator(checkpoint, activation)
             module = form.load_module()
-            metadata = _metadata(source, module.PACKAGES, optimize, variant)
-            spec = source.generator.spec
+            metadata = _metadata(source, module.PACKAGES, variant)
             say("running the checkpoint in float64")
-            probes = exact.make_probes(source.generator, spec)
+            probes = exact.make_probes(source.module, spec)
             say(f"writing {form.name}")
-            module.write(_prepared(source.generator, optimize, precision), spec, temporary, metadata, variant)
+            module.write(generator, spec, temporary, metadata, variant)
             say("comparing the artifact with the checkpoint")
-            tolerance = TOLERANCES[precision]
-            grey = image == "uint8"
-            tolerance = tolerance.for_grey_levels() if grey else tolerance
-            report = parity.compare(module.load(temporary), probes, tolerance, grey)
-            if inputs == "seed":
+            report = parity.compare(module.load(temporary), probes, spec, variant)
+            if variant.inputs == "seed":
                 from .onnx_file import load_seeded  # needs onnx, which other formats do not
 
-                report += parity.compare_seeded(load_seeded(temporary), source.generator, spec, tolerance, grey)
-            figures |= {
-                "format": form.name,
-                "optimize": optimize,
-                "precision": precision,
-                "metadata": metadata,
-                "parity": report.as_dict(),
-            }
+                report += parity.compare_seeded(load_seeded(temporary), source.module, spec, variant)
+            figures |= {**_described(variant), "metadata": metadata, "parity": report.as_dict()}
             if not report.passed:
                 more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
                 # A right file of a network that can't bear so few bits looks the same as a wrong one.
-                advice = (
-                    ""
-                    if precision == "fp32"
-                    else "; this network may need more bits: export a file alone, with --precision fp32"
-                )
+                advice = "" if variant.precision == "fp32" else "; this network may need more bits: --precision fp32"
                 raise ParityError(
-                    f"the {form.name} artifact is not equal to {checkpoint}, {path.name} was not written: "
-                    f"{report.reasons[0]}{more}{advice}",
+                    f"the {form.name} artifact is not equal to {source.path or 'the checkpoint'}, {path.name} was not "
+                    f"written: {report.reasons[0]}{more}{advice}",
                     report,
                 )
             if golden is not None:
                 golden.write_bytes(make_golden(source).to_bytes())
-            if vectors_path is not None:
-                write_vectors(source, vectors_path)
-        artifact = Artifact(path, form.name, optimize, variant, sha256_of(path), path.stat().st_size, metadata, report)
+            if beside.vectors is not None:
+                write_vectors(source, beside.vectors)
+        artifact = Artifact(path, variant, sha256_of(path), path.stat().st_size, metadata, report)
         figures |= artifact.as_dict()
     return artifact
+
+
+def _refuse_collisions(source: GeneratorCheckpoint, path: Path, beside: Beside) -> None:
+    """No file may be written over another one that is read or written in the same breath."""
+    taken = {} if source.path is None else {source.path.resolve(): "the checkpoint"}
+    for what, file in (("--out", path), ("--report", beside.report), ("--golden", beside.golden)):
+        if file is None:
+            continue
+        if file.resolve() in taken:
+            raise ExportError(f"{what} {file} would overwrite {taken[file.resolve()]}; choose another name")
+        taken[file.resolve()] = f"the file of {what}"
+
+
+def _described(variant: Variant) -> dict[str, Any]:
+    names = ("format", "optimize", "precision", "image", "inputs")
+    return {name: getattr(variant, name) for name in names}
 
 
 @contextlib.contextmanager
@@ -208,24 +179,37 @@ def _report(path: Path | None) -> Iterator[dict[str, Any]]:
         raise failure
 
 
-def _prepared(generator: Generator, optimize: str, precision: str) -> nn.Module:
-    """The generator in the form that is written."""
-    if precision == "int8":
-        from .quantize import quantizable  # needs onnx, which other formats do not
+def _prepared(source: GeneratorCheckpoint, variant: Variant) -> tuple[Variant, nn.Module]:
+    """The settled variant, and the generator in the form that is written."""
+    settled = variant.settled()
+    try:
+        if source.chain is None:
+            advice = "take precision fp16 or fp32" if variant.precision == "int8" else "leave optimize fused out"
+            raise UnfusableError(f"this module is no chain of known layers, which could be rewritten; {advice}")
+        if settled.precision == "int8":
+            from .quantize import quantizable  # needs onnx, which other formats do not
 
-        return quantizable(generator)
-    return fuse(generator) if optimize == "fused" else generator
+            return settled, quantizable(source.chain)
+        if settled.optimize == "fused":
+            return settled, fuse(source.chain)
+    except UnfusableError:
+        if variant.precision == "int8" or variant.optimize == "fused":
+            raise
+    return replace(settled, optimize="none"), source.module
 
 
-def _metadata(
-    checkpoint: GeneratorCheckpoint, packages: tuple[str, ...], optimize: str, variant: formats.Variant
-) -> dict[str, str]:
+def _metadata(source: GeneratorCheckpoint, packages: tuple[str, ...], variant: Variant) -> dict[str, str]:
     versions = [("dcgan-toolkit", __version__), *((name, importlib.metadata.version(name)) for name in packages)]
+    known = {
+        RECIPE_KEY: source.recipe,
+        SOURCE_KEY: source.source,
+        MULTIPLY_ADDS_KEY: str(source.spec.multiply_adds or ""),
+    }
     return {
-        SPEC_KEY: checkpoint.generator.spec.to_json(),
-        RECIPE_KEY: checkpoint.recipe,
-        WEIGHTS_SHA256_KEY: checkpoint.weights_sha256,
-        OPTIMIZE_KEY: optimize,
+        SPEC_KEY: source.spec.to_json(),
+        WEIGHTS_SHA256_KEY: source.weights_sha256,
+        OPTIMIZE_KEY: str(variant.optimize),
         PRECISION_KEY: variant.precision,
         VERSIONS_KEY: ", ".join(f"{name} {version}" for name, version in versions),
+        **{key: text for key, text in known.items() if text},
     }

@@ -1,18 +1,21 @@
 """Smaller numbers: int8 arithmetic and half-size weights, for ONNX.
 
-`int8` (Jacob et al. 2018, arXiv:1712.05877): the convolutions, 94 % of the multiply-adds, take 8-bit activations and
-7-bit weights, and stand between QuantizeLinear and DequantizeLinear as runtimes expect it. The fused form alone would
-not do: what it adds between a convolution and its activation, a map, would have to be rounded once more. So the
-generator is first rewritten, by exact algebra, into a form in which nothing stands there:
+`int8` (Jacob et al. 2018, arXiv:1712.05877): the convolutions between the first product and the last, nearly all of the
+multiply-adds, take 8-bit activations and 7-bit weights, and stand between QuantizeLinear and DequantizeLinear as
+runtimes expect it. The fused form alone would not do: what it adds between a convolution and its activation, a map,
+would have to be rounded once more. So the stages are put together in another way, by exact algebra, with nothing there:
 
-1. `bn1`, whose scale and shift differ from feature to feature, becomes max(s y + t, t), or min where s is negative:
-   s moves into `linear1`, which stays in float32, and t is in the activation when it is rounded.
-2. The shift of `bn2` is the same all over a feature map. A convolution of a map of ones, padded with zeros like the
-   others, adds it, borders included: `linear1` makes that map as one more channel.
-3. Each channel of an activation is divided by a power of its own range, and the next layer multiplies by it, so that
+1. A dense product stays in float32, and so does all that follows it: its scale and shift are computed before its
+   values are rounded. For ReLU that is max(s y + t, t), or min where s is negative.
+2. The shift of a convolution's stage moves on into the next one: a channel of ones, padded with zeros like the others,
+   brings it, borders included. The convolution makes that channel itself, of no weights and a bias of 1.
+3. Each channel of an activation is divided by a power of its own range, and the next product multiplies by it, so that
    small channels are not lost in the range of the largest (after Nagel et al. 2019, arXiv:1906.04721, section 4.1).
-   That is free for ReLU, which lets positive factors through.
+   That is free for ReLU and leaky ReLU, which let positive factors through.
 4. The ones meet weights that are larger than others, so what their rounding adds is taken off the bias (section 4.2).
+
+Leaky ReLU is computed on values that are rounded before it too: onnxruntime takes Conv and Relu together, but falls
+back to float32 for a Conv whose output is not rounded at once.
 
 Weights have 7 bits because processors without VNNI add two products in 16 bits, which 8-bit weights can overflow
 (onnxruntime's documentation calls it reduce_range): with 7, every processor computes the same numbers. Ranges are the
@@ -24,88 +27,101 @@ the worst pixels far worse. docs/export.md has the figures behind each choice.
 
 from __future__ import annotations
 
-import copy
 import math
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from dcgan.networks import Generator, check_label
+from dcgan.networks import Generator, activation_module
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.latents import labels, latents
 from dcgan_infer.contract.spec import GeneratorSpec
 
-from .fuse import PHASE_TAPS, Interleave, scale_and_shift
+from .fuse import FusedGenerator
+from .stages import Dense, Stage, Transposed, UnfusableError, stages_of
 
 CALIBRATION, CALIBRATION_SEED = 1024, 1  # latents; parity has others
-_CHUNK = 128  # of them at a time, for memory
+_CHUNK = 64  # of them at a time, for memory
 _GRID = 256.0  # ranges are multiples of 1 / 256
-_POWER = 0.5  # of a channel's range that it is divided by
+_POWER = 0.5  # of a channel's range that it is divided by; before the last product all of it
 _WEIGHT_LEVELS = 63  # 7 bits, symmetric
-_LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: linear1's weights, and the classes'
-_CARRIERS = ("Relu", "Slice", "Concat", "Transpose", "Reshape")  # they round to what they are given
+_LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: dense weights, and the classes'
+_CARRIERS = ("Slice", "Concat", "Transpose", "Reshape", "Pad")  # they round to what they are given
+_ACTIVATIONS = ("relu", "leaky-relu")
 _UNBOUNDED = float(torch.finfo(torch.float32).max)
 _BIAS_LEVELS = float(1 << 30)
 _LARGE = 1024  # numbers that a tensor must have to be worth storing in half the bits
 
 
-class QuantizableGenerator(nn.Module):
-    """What `quantizable` makes: takes and gives what `dcgan.networks.Generator` does.
+class Clamp(nn.Module):
+    """ReLU, and the scale and shift after it, of values that are scaled and shifted already.
 
     Args:
-        spec: sizes; its activation is ReLU.
-        two_sided: whether features of `linear1` are bounded above too.
-
-    Attributes:
-        ranges: smallest and largest value of what goes into `conv1`, into the four `conv2`, and into `decon3`.
+        low: bound from below, shape (C, H, W).
+        high: bound from above, likewise; None for none.
     """
 
-    def __init__(self, spec: GeneratorSpec, two_sided: bool) -> None:
+    def __init__(self, low: Tensor, high: Tensor | None) -> None:
         super().__init__()
-        first, second, third = spec.channels
-        image, height, width = spec.image_shape
-        side = spec.base_side
-        self.num_classes = spec.num_classes
-        self.first = first
-        self.two_sided = two_sided
-        self.ranges: list[tuple[float, float]] = []
-        features = (first + 1) * side * side  # the last channel is 1 everywhere
-        self.linear1 = nn.Linear(spec.latent_dim, features)
-        self.classes = nn.Embedding(spec.num_classes, features) if spec.num_classes else None
-        self.register_buffer("low", torch.zeros(first + 1, side, side))
-        self.register_buffer("high", torch.zeros(first + 1, side, side))
-        self.unflatten = nn.Unflatten(1, (first + 1, side, side))
-        self.conv1 = nn.Conv2d(first + 1, second, kernel_size=3, padding=1)
-        self.conv2 = nn.ModuleList(nn.Conv2d(second + 1, third, kernel_size=2) for _ in PHASE_TAPS)
-        self.merge = Interleave()
-        self.decon3 = nn.ConvTranspose2d(third, image, kernel_size=4, stride=2, padding=1, bias=False)
-        self.register_buffer("map3", torch.zeros(image, height, width))
+        self.low = nn.Parameter(low)
+        self.high = None if high is None else nn.Parameter(high)
 
-    def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:
-        """Images of latents; arguments, result and errors are those of `Generator.forward`."""
-        return self.stages(z, label)[-1]
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape, (N, C, H, W)."""
+        x = torch.maximum(x, self.low)
+        return x if self.high is None else torch.minimum(x, self.high)
 
-    def stages(self, z: Tensor, label: Tensor | None = None) -> list[Tensor]:
-        """What goes into `conv1`, into `conv2` and into `decon3`, and the images."""
-        check_label(label, self.num_classes)
-        first = self.unflatten(self.linear1(z))  # (N, 257, 7, 7)
-        if self.classes is not None and label is not None:
-            first = first + self.unflatten(self.classes(label))
-        first = torch.maximum(first, self.get_buffer("low"))
-        if self.two_sided:
-            first = torch.minimum(first, self.get_buffer("high"))
-        x = F.relu(self.conv1(first))  # (N, 128, 7, 7)
-        second = torch.cat([x, first[:, self.first :]], 1)  # (N, 129, 7, 7)
-        phases = [
-            F.relu(convolution(F.pad(second, [1 - column, column, 1 - row, row])))
-            for convolution, (row, column) in zip(self.conv2, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
-        ]  # (N, 64, 7, 7) each
-        third = self.merge(phases)  # (N, 64, 14, 14)
-        image = torch.tanh(self.decon3(third) + self.get_buffer("map3"))  # (N, 1, 28, 28)
-        return [first, second, third, image]
+
+class Affine(nn.Module):
+    """scale * x + shift, shape (C, H, W) each."""
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape, (N, C, H, W)."""
+        return x * self.scale + self.shift
+
+
+class Rounding(NamedTuple):
+    """How values are rounded to 256 levels.
+
+    Attributes:
+        step: between two levels.
+        zero: the level of 0.
+    """
+
+    step: np.float32
+    zero: np.uint8
+
+
+class QuantizableGenerator(FusedGenerator):
+    """What `quantizable` makes: takes and gives what the generator does.
+
+    Args:
+        spec: of the generator.
+        stages: with everything moved; all but the last give what is rounded.
+        after: by place, what computes the scale and shift of a dense stage in the place of its activation.
+
+    Attributes:
+        ones: by stage, whether its last channel is 1 everywhere.
+        activations: by stage.
+        ranges: by stage, the smallest and largest value that it gives, of those whose values are rounded.
+    """
+
+    def __init__(self, spec: GeneratorSpec, stages: list[Stage], after: dict[int, nn.Module], ones: list[bool]) -> None:
+        # What is rounded is a convolution, which a transposed one becomes by its phases.
+        super().__init__(spec, stages, {}, always=True)
+        for place, module in after.items():
+            self.stages[place].activation = module
+        self.ones = ones
+        self.activations = [stage.activation for stage in stages]
+        self.ranges: dict[int, tuple[float, float]] = {}
 
 
 @torch.no_grad()
@@ -113,47 +129,58 @@ def quantizable(generator: Generator) -> QuantizableGenerator:
     """Rewrite a generator into the form that `quantize` takes, still in float32 and the same function up to rounding.
 
     Args:
-        generator: with finite weights and ReLU. Not changed.
+        generator: with finite weights. Not changed.
     Returns:
         A module in eval mode, on the CPU, with its `ranges` measured.
     Raises:
-        ExportError: its activation is another one.
+        UnfusableError: its layers have no such form.
     """
-    spec = generator.spec
-    if spec.activation.name != "relu":
-        raise ExportError(
-            f"int8 is for generators with ReLU, which is free in an 8-bit convolution; this one has {spec.activation}, "
-            "which would be rounded once more and computed in float32: take --precision fp32 or fp16"
+    stages = stages_of(generator)
+    dense = sum(isinstance(stage.product, Dense) for stage in stages)
+    between = stages[dense:-1]
+    if not (dense and between):  # nothing is dense after a map
+        raise UnfusableError(
+            "int8 is for convolutions between a dense layer and a last one; take precision fp32 or fp16"
         )
-    exact = copy.deepcopy(generator).eval().cpu().double()
-    ones = [torch.ones(channels, dtype=torch.float64) for channels in spec.channels]
-    bounds = _bounds(_rewritten(exact, ones), spec)
-    # The largest value of each channel; 1 of a channel that is always 0.
-    sizes = [torch.maximum(-low, high)[:channels] for (low, high), channels in zip(bounds, spec.channels, strict=True)]
-    sizes = [torch.where(size > 0, size, torch.ones_like(size)) for size in sizes]
-    # What a channel is divided by; then all by one number, so that the largest value is 1 and the ones fit in.
-    factors = [size**power for size, power in zip(sizes, (_POWER, _POWER, 1.0), strict=True)]
-    factors = [_coarse(factor * (size / factor).max()) for size, factor in zip(sizes, factors, strict=True)]
-    balanced = _rewritten(exact, factors)
-    for low, high in _bounds(balanced, spec):
-        least, largest = min(0.0, float(low.min())), max(1.0, float(high.max()))
-        balanced.ranges.append((math.floor(least * _GRID) / _GRID, math.ceil(largest * _GRID) / _GRID))
+    for stage in between:
+        if stage.activation is not None and stage.activation.name not in _ACTIVATIONS:
+            raise UnfusableError(
+                f"int8 is for generators with ReLU or leaky ReLU, whose values can be scaled; after {stage.name} there "
+                f"is {stage.activation}: take precision fp32 or fp16"
+            )
+    places = range(dense - 1, len(stages) - 1)
+    bounds = _bounds(_rewritten(generator, {}), places, generator.spec)
+    factors: dict[int, Tensor] = {}
+    ranges: dict[int, tuple[float, float]] = {}
+    for place in places:
+        low, high = (bound[: stages[place].shape[0]] for bound in bounds[place])
+        size = torch.maximum(-low, high)
+        size = torch.where(size > 0, size, torch.ones_like(size))  # 1 of a channel that is always 0
+        factor = size if place == places[-1] else size**_POWER
+        # All by one number more, so that the largest value is 1 and the ones fit in.
+        factor = _coarse(factor * (size / factor).max())
+        least, largest = min(0.0, float((low / factor).min())), max(1.0, float((high / factor).max()))
+        factors[place] = factor[:, None, None]
+        ranges[place] = (math.floor(least * _GRID) / _GRID, math.ceil(largest * _GRID) / _GRID)
+    balanced = _rewritten(generator, factors)
+    balanced.ranges = ranges
     return balanced.float().eval().requires_grad_(False)
 
 
-def _bounds(module: QuantizableGenerator, spec: GeneratorSpec) -> list[tuple[Tensor, Tensor]]:
-    """Smallest and largest value of each channel of the three activations over the calibration's latents, float64."""
-    found: list[tuple[Tensor, Tensor]] = []
+def _bounds(module: QuantizableGenerator, places: range, spec: GeneratorSpec) -> dict[int, tuple[Tensor, Tensor]]:
+    """Smallest and largest value of each channel of stages over the calibration's latents, float64, by place."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
     for first in range(0, CALIBRATION, _CHUNK):
-        inputs = [torch.from_numpy(latents(CALIBRATION_SEED, first, _CHUNK, spec.latent_dim)).double()]
-        if spec.num_classes:
-            inputs.append(torch.from_numpy(labels(CALIBRATION_SEED, first, _CHUNK, spec.num_classes)))
-        new = [(stage.amin((0, 2, 3)), stage.amax((0, 2, 3))) for stage in module.stages(*inputs)[:3]]
-        old = found or new
-        found = [
-            (torch.minimum(low, lower), torch.maximum(high, higher))
-            for (low, high), (lower, higher) in zip(old, new, strict=True)
-        ]
+        x = torch.from_numpy(latents(CALIBRATION_SEED, first, _CHUNK, spec.latent_dim)).double()
+        more = []
+        if module.classes is not None:
+            more.append(module.classes(torch.from_numpy(labels(CALIBRATION_SEED, first, _CHUNK, spec.num_classes))))
+        for place, stage in enumerate(module.stages[: places[-1] + 1]):
+            x = stage(x, *more) if place == 0 else stage(x)
+            if place in places:
+                low, high = found.get(place, (torch.inf, -torch.inf))
+                low, high = torch.as_tensor(low, dtype=x.dtype), torch.as_tensor(high, dtype=x.dtype)
+                found[place] = (torch.minimum(low, x.amin((0, 2, 3))), torch.maximum(high, x.amax((0, 2, 3))))
     return found
 
 
@@ -164,104 +191,141 @@ def _coarse(factor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _rewritten(exact: Generator, factors: list[Tensor]) -> QuantizableGenerator:
+def _rewritten(generator: Generator, factors: dict[int, Tensor]) -> QuantizableGenerator:
     """Steps 1 to 3 of the module's docstring.
 
     Args:
-        exact: float64, in eval mode.
-        factors: that the channels of the three activations are divided by, float64, shape (C,) each.
+        generator: to rewrite.
+        factors: by stage, what its channels are divided by, float64, shape (C, 1, 1); 1 where there are none.
     """
-    spec = exact.spec
-    first, side = spec.channels[0], spec.base_side
-    features = first * side * side
-    (scale1, shift1), (scale2, shift2), (scale3, shift3) = (
-        scale_and_shift(bn) for bn in (exact.bn1, exact.bn2, exact.bn3)
-    )
-    new = QuantizableGenerator(spec, two_sided=bool((scale1 < 0).any())).double()
-
-    divisor = factors[0].repeat_interleave(side * side)
-    new.linear1.weight.zero_()  # of the ones: no weight, and a bias of 1
-    weight = exact.linear1.weight * (scale1 / divisor)[:, None]
-    new.linear1.weight[:features] = weight[:, : spec.latent_dim]
-    if new.classes is not None:
-        new.classes.weight.zero_()
-        new.classes.weight[:, :features] = weight[:, spec.latent_dim :].T
-    new.linear1.bias.fill_(1.0)
-    new.linear1.bias[:features] = (exact.linear1.bias * scale1 + shift1) / divisor
-    for name, bounded, unbounded in (("low", scale1 > 0, -_UNBOUNDED), ("high", scale1 < 0, _UNBOUNDED)):
-        bound = new.get_buffer(name)
-        bound.fill_(unbounded)
-        bound[:first] = torch.where(bounded, shift1 / divisor, unbounded).reshape(first, side, side)
-
-    # A positive factor moves through ReLU into the layer before; a sign and a shift move on into the layer after.
-    back = scale2.abs() / factors[1]
-    weight = exact.decon1.weight * factors[0][:, None, None, None] * back[:, None, None]
-    new.conv1.weight.zero_()
-    new.conv1.weight[:, :first] = weight.flip(2, 3).transpose(0, 1)
-    new.conv1.bias.copy_(exact.decon1.bias * back)  # type: ignore[union-attr,operator]
-
-    weight = exact.decon2.weight * (scale3.abs() / factors[2])[:, None, None]
-    of_ones = (weight * shift2[:, None, None, None]).sum(0, keepdim=True)
-    weight = torch.cat([weight * (scale2.sign() * factors[1])[:, None, None, None], of_ones])
-    kernel = weight.transpose(0, 1)  # (third, second + 1, 4, 4)
-    for convolution, (rows, columns) in zip(new.conv2, PHASE_TAPS, strict=True):
-        convolution.weight.copy_(kernel[:, :, rows][:, :, :, columns])  # type: ignore[operator]
-        convolution.bias.copy_(exact.decon2.bias * scale3.abs() / factors[2])  # type: ignore[operator]
-
-    third_shift = shift3[:, None, None].expand(-1, 2 * side, 2 * side)
-    new.decon3.weight.copy_(exact.decon3.weight * (scale3.sign() * factors[2])[:, None, None, None])
-    new.get_buffer("map3").copy_(exact.decon3(third_shift[None])[0])
-    return new
+    stages = stages_of(generator)
+    after: dict[int, nn.Module] = {}
+    ones = [False] * len(stages)
+    for place, (stage, following) in enumerate(pairwise(stages)):
+        factor = factors.get(place, torch.ones_like(stage.scale[:, :1, :1]))
+        if isinstance(stage.product, Dense):
+            if isinstance(following.product, Dense):
+                following.add_input(stage.shift, stage.shape)
+                following.multiply_input(stage.scale, stage.shape)
+                continue
+            computed = _finish_dense(stage, factor)
+            if computed is not None:
+                after[place] = computed
+            following.multiply_input(factor, stage.shape)
+            continue
+        stage.multiply_output(stage.scale.abs() / factor)
+        of_ones = None
+        if following is stages[-1]:
+            following.add_input(stage.shift, stage.shape)
+        elif stage.shift.any():
+            of_ones = following.product.weight * (
+                stage.shift.unsqueeze(1) if isinstance(following.product, Transposed) else stage.shift
+            )
+        following.multiply_input(stage.scale.sign() * factor, stage.shape)
+        if of_ones is not None:
+            ones[place] = True
+            _append_ones(stage, following, of_ones)
+    return QuantizableGenerator(generator.spec, stages, after, ones).double()
 
 
-def quantize(model: ModelProto, ranges: list[tuple[float, float]]) -> None:
+def _finish_dense(stage: Stage, factor: Tensor) -> nn.Module | None:
+    """Divide by a factor what a dense stage gives, its scale and shift included.
+
+    Returns:
+        What to compute in the place of the activation; None where that itself does.
+    """
+    scale, shift = (stage.scale / factor).expand(stage.shape), (stage.shift / factor).expand(stage.shape)
+    if stage.is_homogeneous and not shift.any() and bool((scale > 0).all()):
+        stage.multiply_output(scale)
+        return None
+    assert stage.activation is not None  # else the scale and shift are in the product already
+    if stage.activation.name != "relu":
+        return nn.Sequential(activation_module(stage.activation), Affine(scale, shift))
+    stage.multiply_output(scale)
+    stage.bias = stage.bias + shift
+    low = torch.where(scale > 0, shift, -_UNBOUNDED)
+    return Clamp(low, torch.where(scale < 0, shift, _UNBOUNDED) if bool((scale < 0).any()) else None)
+
+
+def _append_ones(stage: Stage, following: Stage, of_ones: Tensor) -> None:
+    """Let a stage give one more channel, of ones, and the following one add what it makes of the shift."""
+    axis = 1 if isinstance(stage.product, Transposed) else 0
+    weight = stage.product.weight
+    stage.product.weight = torch.cat([weight, torch.zeros_like(weight.narrow(axis, 0, 1))], axis)
+    stage.bias = torch.cat([stage.bias, torch.ones_like(stage.bias[:1])])
+    stage.shape = (stage.shape[0] + 1, *stage.shape[1:])
+    axis = 0 if isinstance(following.product, Transposed) else 1
+    more = of_ones.sum(axis, keepdim=True)
+    following.product.weight = torch.cat([following.product.weight, more], axis)
+
+
+def quantize(model: ModelProto, module: QuantizableGenerator) -> None:
     """Round a `QuantizableGenerator` that was written as ONNX, in place.
 
     Args:
         model: float32, of any opset from 17 on.
-        ranges: of the module.
+        module: that it was written from.
     Raises:
-        ExportError: the model has another form, and nothing would have been rounded.
+        ExportError: an operator stands where no rule rounds it.
     """
     graph = model.graph
-    steps = [_step(low, high) for low, high in ranges]
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    kinds = [node.op_type for node in graph.node]
-    if kinds.count("Conv") != 1 + len(PHASE_TAPS) or kinds.count("ConvTranspose") != 1:
-        raise ExportError(f"int8 would change nothing in a graph of {kinds}; export the fused form")
-    rounded: dict[str, str] = {}  # values, by the name that their rounded version has
+    last = len(module.stages) - 1
+    roundings: dict[str, Rounding] = {}  # of values, by the name that they had
+    raw: dict[str, int] = {}  # what a convolution gives, and the stage that it is of
     nodes: list[NodeProto] = []
-    convolutions = 0
-    inside = False  # between the first convolution's input and the last layer's
-    first = graph.node[kinds.index("Conv")].input[0]
     for node in list(graph.node):
-        node.input[:] = [rounded.get(name, name) for name in node.input]
-        if node.op_type == "ConvTranspose":
-            inside = False
-        if node.op_type == "Conv":
-            step = steps[min(convolutions, 1)]
-            nodes += _rounded_weights(graph, weights, node, float(step[0]), ones=convolutions > 0)
-            convolutions += 1
-            inside = True
-        elif inside and node.op_type not in _CARRIERS:
-            raise ExportError(f"int8 is not made for {node.op_type} between convolutions; export the fused form")
-        nodes.append(node)
+        sources = list(node.input)
+        node.input[:] = [f"{name}.rounded" if name in roundings else name for name in sources]
         (value,) = node.output
-        if value == first or (inside and node.op_type != "Conv"):
-            nodes += _rounded_value(graph, value, *steps[min(convolutions, 2)])
-            rounded[value] = f"{value}.rounded"
+        place = _stage_of(node)
+        rounded = [roundings[name] for name in sources if name in roundings]
+        stage = next((raw[name] for name in sources if name in raw), None)
+        if node.op_type == "Conv" and place is not None and place < last:
+            if not rounded:  # what the dense stage gives
+                rounding = _rounding(module.ranges[place - 1])
+                nodes += _rounded_value(graph, sources[0], rounding)
+                roundings[sources[0]] = rounding
+                rounded = [rounding]
+                node.input[0] = f"{sources[0]}.rounded"
+            nodes += _rounded_weights(graph, weights, node, float(rounded[0].step), ones=module.ones[place - 1])
+            raw[value] = place
+        nodes.append(node)
+        if value in raw:
+            activation = module.activations[raw[value]]
+            if activation is not None and activation.name == "relu":
+                continue  # rounded after it
+            low, high = module.ranges[raw[value]]
+            slope = activation.parameter if activation is not None else 1.0
+            roundings[value] = _rounding((math.floor(low / slope * _GRID) / _GRID, high))
+        elif stage is not None:
+            roundings[value] = _rounding(module.ranges[stage])
+        elif rounded and node.op_type in _CARRIERS:
+            roundings[value] = rounded[0]
+        elif rounded and place != last:
+            raise ExportError(f"int8 is not made for {node.op_type} between convolutions; take precision fp32 or fp16")
+        if value in roundings:
+            nodes += _rounded_value(graph, value, roundings[value])
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    _store_rounded(graph, "linear1.weight", axis=0)
+    for name in [name for name in weights if name.endswith("product.weight") and len(weights[name].dims) == 2]:
+        _store_rounded(graph, name)
     if "classes.weight" in weights:
         _store_rounded(graph, "classes.weight", axis=1)
     _drop_unused(graph)
 
 
-def _step(low: float, high: float) -> tuple[np.float32, np.uint8]:
-    """Size of a step, and the level of 0, of 256 levels from `low` <= 0 to `high` > 0."""
+def _stage_of(node: NodeProto) -> int | None:
+    """The stage whose weights a node takes; None if it takes none."""
+    found = [name.split(".")[1] for name in node.input if name.startswith("stages.") and name.endswith(".weight")]
+    return int(found[0]) if found else None
+
+
+def _rounding(range_of_values: tuple[float, float]) -> Rounding:
+    """256 levels from a value <= 0 to one > 0."""
+    low, high = range_of_values
     step = (high - low) / 255
-    return np.float32(step), np.uint8(round(-low / step))
+    return Rounding(np.float32(step), np.uint8(round(-low / step)))
 
 
 def _add(graph: GraphProto, name: str, array: np.ndarray | np.generic) -> str:
@@ -269,8 +333,8 @@ def _add(graph: GraphProto, name: str, array: np.ndarray | np.generic) -> str:
     return name
 
 
-def _rounded_value(graph: GraphProto, value: str, step: np.float32, zero: np.uint8) -> list[NodeProto]:
-    names = [_add(graph, f"{value}.step", step), _add(graph, f"{value}.zero", zero)]
+def _rounded_value(graph: GraphProto, value: str, rounding: Rounding) -> list[NodeProto]:
+    names = [_add(graph, f"{value}.step", rounding.step), _add(graph, f"{value}.zero", rounding.zero)]
     return [
         helper.make_node("QuantizeLinear", [value, *names], [f"{value}.levels"]),
         helper.make_node("DequantizeLinear", [f"{value}.levels", *names], [f"{value}.rounded"]),
@@ -320,13 +384,21 @@ def _symmetric(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0)
     return np.rint(scaled).clip(-levels, levels).astype(np.int8), steps
 
 
-def _store_rounded(graph: GraphProto, name: str, axis: int) -> None:
-    """Store weights, shape (A, B), in 8 bits, with a step for each feature, which are the rows or columns by `axis`.
+def _store_rounded(graph: GraphProto, name: str, axis: int | None = None) -> None:
+    """Store weights, shape (A, B), in 8 bits, with a step for each feature.
 
     A Cast and a Mul make floats of them: those runtimes do once, at load.
+
+    Args:
+        graph: to change.
+        name: of the weights.
+        axis: of the features; None for what a Gemm says.
     """
     tensor = next(each for each in graph.initializer if each.name == name)
     user = next(node for node in graph.node if name in node.input)
+    if axis is None:
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in user.attribute)
+        axis = 0 if transposed else 1
     weight = np.moveaxis(numpy_helper.to_array(tensor), axis, 0)
     levels, steps = _symmetric(weight.astype(np.float64), _LAYER_LEVELS)
     _add(graph, f"{name}.levels", np.ascontiguousarray(np.moveaxis(levels, 0, axis)))

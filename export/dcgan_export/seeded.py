@@ -16,7 +16,7 @@ import onnx.utils
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from dcgan_infer.contract.latents import LABEL_COUNTER, PARITY, ROTATIONS, ROUNDS
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import Interface
 
 OLDEST_OPSET = 18  # has BitwiseXor
 # Values inside the graph that used to be its inputs: float32 (n, latent_dim), and int64 (n,).
@@ -25,7 +25,7 @@ LATENTS, LABELS = "z", "label.each"
 _PREFIX = "latent."  # of the names of all that is added
 
 
-def add_seed(model: ModelProto, spec: GeneratorSpec) -> None:
+def add_seed(model: ModelProto, spec: Interface) -> None:
     """Make a model take a seed where it took latents, in place.
 
     The new inputs are int64: `seed`, a scalar from 0 to 2^63 - 1; `n`, a scalar, the number of images; `label`, shape

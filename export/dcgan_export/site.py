@@ -14,18 +14,22 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dcgan_infer
-from dcgan_infer.contract.errors import ExportError, first_line
+from dcgan_infer.contract.errors import ExportError, ParityError, first_line
 from dcgan_infer.contract.files import new_folder
-from dcgan_infer.contract.spec import SPEC_KEY, WEIGHTS_SHA256_KEY
+from dcgan_infer.contract.spec import SOURCE_KEY, SPEC_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
+
+from .formats import Variant
 
 if TYPE_CHECKING:
-    from .publish import Artifact
+    from dcgan.checkpoint import GeneratorCheckpoint
+
+    from .publish import Artifact, Beside
 
 PAGE = Path(dcgan_infer.__file__).resolve().parent / "web"
 _SERVED = (".css", ".html", ".js", ".svg")  # of the page: an editor may have left other files beside
@@ -37,8 +41,11 @@ RUNTIME = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
 }
-# By backend: a model's file, and its precision. WebGPU has no 8-bit convolutions, and 16 bits halve the download.
-MODELS = {"wasm": ("model.onnx", "int8"), "webgpu": ("model-fp16.onnx", "fp16")}
+# By backend: a model's file, and its precisions, the first that can be had. WebGPU has no 8-bit convolutions, and 16
+# bits halve the download.
+MODELS = {"wasm": ("model.onnx", ("int8", "fp16", "fp32")), "webgpu": ("model-fp16.onnx", ("fp16", "fp32"))}
+# Words of the page, and that grey levels are ink: black on white, and inverted in the dark.
+_DIGITS = {"title": "Digits that nobody wrote", "noun": "digit", "ink": True}
 # The archive has no licence file, its package.json says MIT; the licence wants its text to go with the copies.
 _LICENSE = f"""The files in this folder are from the npm package {PACKAGE} {VERSION}, unchanged.
 
@@ -73,12 +80,14 @@ class Site:
         models: by backend.
         files: number of files.
         size: of all of them, in bytes.
+        notes: where a model has more bits than it might, and why.
     """
 
     path: Path
     models: dict[str, Artifact]
     files: int
     size: int
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -87,48 +96,70 @@ class Site:
 
 
 def publish_site(
-    publish: Callable[..., Artifact],
-    path: Path,
-    name: str,
-    runtime: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
+    source: GeneratorCheckpoint, path: Path, name: str, runtime: Path | None, beside: Beside, say: Callable[[str], None]
 ) -> Site:
     """Publish a site, ready to serve.
 
     Args:
-        publish: writes and proves an ONNX file at a path, with the `precision` and `image` it is given.
+        source: the generator.
         path: of the folder; must not exist, or be empty. It appears whole or not at all.
         name: of the model, for the page and the names of what it saves.
         runtime: onnxruntime-web as npm packs it; None lets npm fetch it.
+        beside: what else to write.
         say: told what is being done, in a few words.
     Raises:
         ExportError: the runtime can't be had, or is another one than it should be.
         OutputError: the folder is there, or can't be written.
         ParityError, CheckpointError: as `publish.publish` raises them.
     """
+    from .publish import Beside  # needs torch, which --help does not
+
     with new_folder(path) as folder:
         say(f"getting {PACKAGE} {VERSION}")
         _vendor(runtime, folder / "runtime")
         models: dict[str, Artifact] = {}
-        for backend, (file, precision) in MODELS.items():
+        notes: list[str] = []
+        for backend, (file, precisions) in MODELS.items():
             # Golden vectors and the like are of the checkpoint: once is enough, when all else has passed.
-            last = len(models) == len(MODELS) - 1
-            once: dict[str, None] = {} if last else {"golden_path": None, "vectors_path": None}
-            artifact = publish(folder / file, precision=precision, image="uint8", **once)
+            more = beside if len(models) == len(MODELS) - 1 else Beside()
+            artifact = _smallest(source, folder / file, precisions, more, say, notes)
             models[backend] = dataclasses.replace(artifact, path=path / file)
         for page in sorted(page for page in PAGE.iterdir() if page.suffix in _SERVED):
             shutil.copyfile(page, folder / page.name)
         about = _about(name, models)
         (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
-    return Site(path, models, len(sizes), sum(sizes))
+    return Site(path, models, len(sizes), sum(sizes), tuple(notes))
+
+
+def _smallest(
+    source: GeneratorCheckpoint,
+    path: Path,
+    precisions: tuple[str, ...],
+    beside: Beside,
+    say: Callable[[str], None],
+    notes: list[str],
+) -> Artifact:
+    """Publish a model in the first of these precisions that passes; why not in those before it goes to the notes."""
+    from .publish import publish
+
+    precision, *more = precisions
+    try:
+        return publish(source, path, Variant(precision=precision, image="uint8"), beside, say)
+    except ExportError as error:
+        if not more:
+            raise
+        reason = error.report.reasons[0] if isinstance(error, ParityError) else str(error)
+        notes.append(f"{path.name} is {more[0]}, not {precision}: {reason}")
+    return _smallest(source, path, tuple(more), beside, say, notes)
 
 
 def _about(name: str, models: dict[str, Artifact]) -> dict[str, Any]:
-    """What the page has to know, since a browser can't easily read a model's metadata."""
+    """What the page has to know beside a model's own metadata."""
     metadata = next(iter(models.values())).metadata
     return {
         "name": name,
+        **(_DIGITS if _makes_digits(metadata) else {}),
         "spec": json.loads(metadata[SPEC_KEY]),
         "weights_sha256": metadata[WEIGHTS_SHA256_KEY],
         "models": {
@@ -142,6 +173,13 @@ def _about(name: str, models: dict[str, Artifact]) -> dict[str, Any]:
         },
         "runtime": {"package": PACKAGE, "version": VERSION},
     }
+
+
+def _makes_digits(metadata: Mapping[str, str]) -> bool:
+    """Whether a generator is as dcgan-train makes them of MNIST: 28x28 in grey, no classes or ten without names."""
+    spec = GeneratorSpec.from_json(metadata[SPEC_KEY])
+    is_ours = SOURCE_KEY not in metadata
+    return is_ours and spec.image_shape == (1, 28, 28) and spec.num_classes in (0, 10) and not spec.class_names
 
 
 def _vendor(archive: Path | None, folder: Path) -> None:

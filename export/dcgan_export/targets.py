@@ -6,6 +6,7 @@ Which consumer loads what was tried, not recalled: docs/export.md, "Targets".
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dcgan_infer.contract.errors import ExportError, OutputError
 from dcgan_infer.contract.files import make_folder, new_folder
+from dcgan_infer.contract.spec import SPEC_KEY
 
 from .formats import Variant
 
@@ -68,7 +70,11 @@ def triton_config(model: Path) -> str:
         onnx.TensorProto.INT64: "INT64",
         onnx.TensorProto.UINT8: "UINT8",
     }
-    graph = onnx.load(model).graph
+    loaded = onnx.load(model)
+    graph = loaded.graph
+    # Triton tells nobody a model's own metadata; a client needs the spec to know sizes, range and classes. JSON's way
+    # to write a text is the text format's too.
+    spec = json.dumps({entry.key: entry.value for entry in loaded.metadata_props}[SPEC_KEY])
     shapes = {
         value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.output)
@@ -94,6 +100,7 @@ def triton_config(model: Path) -> str:
         ",\n".join(map(entry, graph.output)),
         "]",
         *(["dynamic_batching { }"] if joined else []),
+        f'parameters {{ key: "{SPEC_KEY}" value: {{ string_value: {spec} }} }}',
     ]
     return "\n".join(lines) + "\n"
 

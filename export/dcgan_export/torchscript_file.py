@@ -1,6 +1,6 @@
 """TorchScript: for C++ (libtorch) and for what still asks for it; upstream calls it deprecated.
 
-Scripted, not frozen: a consumer can move the module to a GPU and read its `state_dict`.
+Traced, so that any module can be written, and not frozen: a consumer can move it to a GPU and read its `state_dict`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from dcgan_infer.contract.errors import ExportError, first_line
-from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.contract.spec import Interface
 
-from .formats import USUAL, Runner, Variant
-from .torch_files import canonical, runner
+from .formats import Runner, Variant
+from .torch_files import canonical, example_inputs, runner
 
 PACKAGES = ("torch",)
 # Members that list source paths of the exporting machine, for tracebacks, and a hash over all members.
@@ -27,19 +27,19 @@ _HOST_PATHS = (".debug_pkl", "/.data/serialization_id")
 
 def write(
     generator: nn.Module,
-    spec: GeneratorSpec,  # noqa: ARG001  every format is called alike; a script needs no example input
+    spec: Interface,
     path: Path,
     metadata: Mapping[str, str],
-    variant: Variant = USUAL,
+    variant: Variant,  # noqa: ARG001  every format is called alike
 ) -> None:
     """Write a generator as TorchScript, the metadata as extra files; see `formats.FormatModule.write`."""
-    if variant != USUAL:
-        raise ExportError(
-            "TorchScript has no opsets, precisions or other images; leave these options out, or export ONNX"
-        )
     buffer = io.BytesIO()  # given a path, torch writes the name of the file into it
     with _without_deprecations():
-        torch.jit.save(torch.jit.script(generator), buffer, _extra_files=dict(sorted(metadata.items())))
+        # What a trace fixes, and should not (a size, a branch), parity sees in its batches of four sizes. The first
+        # trace of a class in a process is written otherwise than all after it: it shares files with others.
+        for _ in range(2):
+            traced = torch.jit.trace(generator, example_inputs(spec), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, buffer, _extra_files=dict(sorted(metadata.items())))
     path.write_bytes(canonical(buffer.getvalue(), _HOST_PATHS))
 
 
@@ -59,4 +59,5 @@ def _without_deprecations() -> Iterator[None]:
         # A FutureWarning since torch 2.14, a DeprecationWarning before; this project offers `pt2` beside TorchScript.
         warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)
         warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         yield

@@ -1,7 +1,7 @@
-"""Make digits from an exported generator with onnxruntime. Never imports torch.
+"""Make images from an exported generator with onnxruntime. Never imports torch.
 
-    from dcgan_infer import DigitGenerator
-    digits = DigitGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
+    from dcgan_infer import ImageGenerator
+    images = ImageGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
 
 It is imported when it is first used, so `import dcgan_infer` alone costs nothing.
 """
@@ -11,15 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .session import DigitGenerator
+    from .session import DigitGenerator, ImageGenerator
 
 __version__ = "0.1.0"
-__all__ = ["DigitGenerator"]
+__all__ = ["DigitGenerator", "ImageGenerator"]
 
 
 def __getattr__(name: str) -> object:
-    if name == "DigitGenerator":
-        from .session import DigitGenerator
+    if name in __all__:
+        from . import session
 
-        return DigitGenerator
+        return getattr(session, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import math
@@ -17,11 +16,9 @@ import numpy as np
 
 from . import __version__, runtime
 from .contract.errors import ModelError, RuntimeMissingError, first_line
-from .contract.latents import labels, latents
-from .contract.spec import GeneratorSpec
 from .machine import Processor, processor
 from .measure import BURST, REST, ROUNDS, Burst, measure, ratios
-from .session import find_model
+from .model import Model, open_model
 
 RUNTIMES = ("onnxruntime", "openvino")
 BATCHES = (1, 16, 64)
@@ -29,6 +26,10 @@ BATCHES = (1, 16, 64)
 _SGEMM_FILE = Path(__file__).resolve().parent / "sgemm.onnx"  # tools/make_sgemm.py writes it
 _SIDE = 1024  # of its matrices
 _SGEMM = ""  # its name while it is measured: no model has this one
+
+
+# From a batch size and a seed to a function that makes one batch; the inputs are made beforehand.
+Prepare = Callable[[int, int], Callable[[], object]]
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,17 @@ class Row:
         name: of the row, unlike all others.
         model: the shipped name or path that was asked for.
         sha256: of the model's file.
-        spec: that the model carries.
+        multiply_adds: of one image; None where the model does not say.
         runtime: one of `RUNTIMES`.
-        prepare: from a batch size and a seed to a function that makes one batch; the inputs are made beforehand.
+        prepare: what to measure.
     """
 
     name: str
     model: str
     sha256: str
-    spec: GeneratorSpec
+    multiply_adds: int | None
     runtime: str
-    prepare: Callable[[int, int], Callable[[], object]]
+    prepare: Prepare
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,15 @@ class Result:
         batch: images a call.
         bursts: one a round.
         ratios: images/s by those of the first row, one a round.
-        sgemm_share: multiply-adds a second, in the fastest burst, by those of the fastest sgemm.
+        sgemm_share: multiply-adds a second, in the fastest burst, by those of the fastest sgemm; None where the model
+            does not say how many it has.
     """
 
     row: Row
     batch: int
     bursts: list[Burst]
     ratios: list[float]
-    sgemm_share: float
+    sgemm_share: float | None
 
     @property
     def rates(self) -> list[float]:
@@ -91,7 +93,7 @@ class Result:
             "sha256": self.row.sha256,
             "runtime": self.row.runtime,
             "batch": self.batch,
-            "multiply_adds_per_image": self.row.spec.multiply_adds,
+            "multiply_adds_per_image": self.row.multiply_adds,
             "images_per_second": {"median": statistics.median(rates), "best": max(rates), "per_round": rates},
             "ratio": {"median": statistics.median(self.ratios), "least": min(self.ratios), "per_round": self.ratios},
             "sgemm_share": self.sgemm_share,
@@ -148,15 +150,15 @@ class Report:
         }
 
 
-def sgemm_share(multiply_adds: int, images_per_second: float, flops: float) -> float:
+def sgemm_share(multiply_adds: int | None, images_per_second: float, flops: float) -> float | None:
     """The part of the machine's sgemm rate that a generator reaches.
 
     Args:
-        multiply_adds: of one image.
+        multiply_adds: of one image; None, and then so is the part, where nobody knows.
         images_per_second: that it makes.
         flops: floating-point operations a second of a large float32 product; a multiply-add is two of them.
     """
-    return 2 * multiply_adds * images_per_second / flops
+    return None if multiply_adds is None else 2 * multiply_adds * images_per_second / flops
 
 
 def shortened(name: str, room: int) -> str:
@@ -168,8 +170,8 @@ def open_rows(models: Sequence[str], runtimes: Sequence[str], threads: int) -> l
     """Open each model in each runtime.
 
     Args:
-        models: shipped names or paths of ONNX files that dcgan-export wrote; one that comes twice makes two rows,
-            and how far these differ is the noise.
+        models: shipped names, paths of ONNX files that dcgan-export wrote, or folders that hold one; a model that comes
+            twice makes two rows, and how far these differ is the noise.
         runtimes: of `RUNTIMES`.
         threads: of each runtime.
     Raises:
@@ -178,31 +180,17 @@ def open_rows(models: Sequence[str], runtimes: Sequence[str], threads: int) -> l
     """
     if not models:
         raise ModelError("there is nothing to measure: no model is named, and none is installed")
-    openers = {"onnxruntime": _in_onnxruntime, "openvino": _in_openvino}
     openvino = _openvino() if "openvino" in runtimes else None
     rows: list[Row] = []
     for model in models:
-        path = find_model(model)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"can't read model {path}: {first_line(error).lower()}") from None
         # onnxruntime reads the spec whichever runtime is measured.
-        session, spec = _open(path, content, threads)
+        opened = open_model(model, "cpu", threads)
         for name in runtimes:
-            handle = openvino if name == "openvino" else session
             wanted = f"{model}, {name}" if len(runtimes) > 1 else model
             same = sum(row.model == model and row.runtime == name for row in rows)
-            rows.append(
-                Row(
-                    f"{wanted} #{same + 1}" if same else wanted,
-                    model,
-                    hashlib.sha256(content).hexdigest(),
-                    spec,
-                    name,
-                    openers[name](handle, path, spec, threads),
-                )
-            )
+            prepare = _in_onnxruntime(opened) if name == "onnxruntime" else _in_openvino(openvino, opened, threads)
+            title = f"{wanted} #{same + 1}" if same else wanted
+            rows.append(Row(title, model, opened.sha256, opened.multiply_adds, name, prepare))
     return rows
 
 
@@ -241,48 +229,25 @@ def bench(
     results = []
     for batch, found in bursts.items():
         for row in rows:
-            share = sgemm_share(row.spec.multiply_adds, batch * max(part.rate for part in found[row.name]), best)
+            share = sgemm_share(row.multiply_adds, batch * max(part.rate for part in found[row.name]), best)
             results.append(Result(row, batch, found[row.name], ratios(found[row.name], found[rows[0].name]), share))
     return Report(processor(), threads, rounds, burst, rest, seed, _versions(rows), flops, results)
 
 
-def _open(path: Path, content: bytes, threads: int) -> tuple[Any, GeneratorSpec]:
-    """A session of onnxruntime on the CPU, and the spec that the model carries."""
-    try:
-        session = runtime.open_session(content, "cpu", threads).session
-        return session, runtime.spec_of(session)
-    except ModelError as error:
-        raise ModelError(f"can't use model {path}: {error}") from error
-
-
-def _inputs(spec: GeneratorSpec, batch: int, seed: int) -> dict[str, Any]:
-    """Latents, float32 (batch, latent_dim), and of a conditional model labels, int64 (batch,)."""
-    inputs: dict[str, Any] = {"z": latents(seed, 0, batch, spec.latent_dim)}
-    if spec.num_classes:
-        inputs["label"] = labels(seed, 0, batch, spec.num_classes)
-    return inputs
-
-
-def _in_onnxruntime(
-    session: Any, path: Path, spec: GeneratorSpec, _threads: int
-) -> Callable[[int, int], Callable[[], object]]:
-    outputs = [session.get_outputs()[0].name]
-
+def _in_onnxruntime(model: Model) -> Prepare:
     def prepare(batch: int, seed: int) -> Callable[[], object]:
-        inputs = _inputs(spec, batch, seed)
+        feeds = model.feeds_of_seed(seed, batch)
 
         def run() -> Any:
-            return session.run(outputs, inputs)[0]
+            return model.call(feeds)
 
-        _try(run, path, spec, batch, "onnxruntime")
+        _try(run, model, batch, "onnxruntime")
         return run
 
     return prepare
 
 
-def _in_openvino(
-    core: Any, path: Path, spec: GeneratorSpec, threads: int
-) -> Callable[[int, int], Callable[[], object]]:
+def _in_openvino(core: Any, model: Model, threads: int) -> Prepare:
     # What answers one request soonest: a single stream on all threads. Without the precision hint it would compute in
     # bfloat16 where the processor can, and round what the others do not.
     options = {
@@ -293,34 +258,34 @@ def _in_openvino(
     }
 
     def prepare(batch: int, seed: int) -> Callable[[], object]:
-        inputs = _inputs(spec, batch, seed)
+        feeds = model.feeds_of_seed(seed, batch)
 
         def run() -> Any:
-            return request.infer(inputs, share_inputs=True, share_outputs=True)[0]
+            return request.infer(feeds, share_inputs=True, share_outputs=True)[0]
 
         try:
-            model = core.read_model(path)
+            network = core.read_model(model.path)
             # For this batch size alone: a free one is slower, and a peer is measured at its best.
-            model.reshape({name: list(values.shape) for name, values in inputs.items()})
-            request = core.compile_model(model, "CPU", options).create_infer_request()
+            network.reshape({name: list(values.shape) for name, values in feeds.items()})
+            request = core.compile_model(network, "CPU", options).create_infer_request()
         except Exception as error:  # its exceptions have no common base below Exception
-            raise ModelError(f"OpenVINO can't use model {path}: {_last_line(error)}") from error
-        _try(run, path, spec, batch, "OpenVINO")
+            raise ModelError(f"OpenVINO can't use model {model.path}: {_last_line(error)}") from error
+        _try(run, model, batch, "OpenVINO")
         return run
 
     return prepare
 
 
-def _try(run: Callable[[], Any], path: Path, spec: GeneratorSpec, batch: int, name: str) -> None:
+def _try(run: Callable[[], Any], model: Model, batch: int, name: str) -> None:
     """Run a model once, and see that it makes so many images, float or uint8."""
     try:
         values = run()
     except Exception as error:  # neither runtime's exceptions have a common base below Exception
-        raise ModelError(f"model {path} failed in {name}: {runtime.reason(error)}") from error
-    if values.shape[:1] != (batch,) or values.size != batch * math.prod(spec.image_shape):
+        raise ModelError(f"model {model.path} failed in {name}: {runtime.reason(error)}") from error
+    if values.shape[:1] != (batch,) or values.size != batch * math.prod(model.spec.image_shape):
         raise ModelError(
-            f"model {path} returned shape {values.shape} for {batch} latents, "
-            f"its spec says {(batch, *spec.image_shape)}"
+            f"model {model.path} returned shape {values.shape} for a batch of {batch}, "
+            f"its spec says {(batch, *model.spec.image_shape)}"
         )
 
 

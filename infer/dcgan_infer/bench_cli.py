@@ -58,8 +58,9 @@ Rows take turns in bursts with rests between, because the thread pools of a runt
 and slow down the next one. Leave the machine alone meanwhile, and compare figures of one run only.
 
 The last column is the share of the speed at which this machine multiplies large float32 matrices in onnxruntime
-that a model reaches, fastest burst against fastest. int8 may reach more than 100 %. OpenVINO computes in float32
-here, in one stream, with the performance hint LATENCY, compiled for each batch size. docs/inference.md has more.""",
+that a model reaches, fastest burst against fastest; - where a model does not say how much it multiplies. int8 may
+reach more than 100 %. OpenVINO computes in float32 here, in one stream, with the performance hint LATENCY, compiled
+for each batch size. docs/inference.md has more.""",
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option(
@@ -204,11 +205,16 @@ def _counted(number: int, noun: str) -> str:
 
 def _line(result: Result) -> str:
     figures = result.as_dict()
-    rates, ratio = figures["images_per_second"], figures["ratio"]
+    rates, ratio, share = figures["images_per_second"], figures["ratio"], result.sgemm_share
     return (
-        f"{_label(result)}{rates['median']:>9,.0f}{rates['best']:>9,.0f}"
-        f"{ratio['median']:>9.2f}{ratio['least']:>7.2f}{result.sgemm_share:>8.0%}"
+        f"{_label(result)}{_rate(rates['median']):>9}{_rate(rates['best']):>9}"
+        f"{ratio['median']:>9.2f}{ratio['least']:>7.2f}{'-' if share is None else f'{share:.0%}':>8}"
     )
+
+
+def _rate(number: float) -> str:
+    """In nine columns, a space before it among them."""
+    return f"{number:,.0f}" if number < 999_999.5 else f"{number / 1e6:,.1f}M"
 
 
 def _label(result: Result) -> str:

@@ -45,8 +45,10 @@ def draw(path: Path, report: Report) -> None:
             elinewidth=1,
             capsize=2,
         )
-    limit = report.sgemm_best / (2 * report.results[0].row.spec.multiply_adds)
-    axes.axhline(limit, color="#555555", linestyle="--", linewidth=1.2, label="float32 limit: the speed of sgemm")
+    needed = report.results[0].row.multiply_adds
+    if needed is not None:
+        limit = report.sgemm_best / (2 * needed)
+        axes.axhline(limit, color="#555555", linestyle="--", linewidth=1.2, label="float32 limit: the speed of sgemm")
     axes.set_xscale("log", base=2)
     axes.set_xticks(batches, [str(batch) for batch in batches])
     axes.minorticks_off()

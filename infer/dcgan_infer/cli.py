@@ -21,6 +21,7 @@ from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
 from .runtime import PROVIDERS
 
 if TYPE_CHECKING:
+    from .inputs import Rows
     from .render import Rendered
 
 
@@ -53,19 +54,24 @@ Examples:
   dcgan-infer --n 8 --interpolate 24 -o walk.gif
   dcgan-infer --n 100 --digits 0123456789 -o table.png
   dcgan-infer --n 16 --digit 7 --truncation 0.7 -o sevens.png
-  dcgan-infer --n 100000 --dtype float -o digits.npy
-  dcgan-infer --n 500 -o digits/
-  dcgan-infer --latents z.npy -o - --format npy > digits.npy
+  dcgan-infer --model clothes.onnx --n 24 --class sneaker --class bag --class coat -o columns.png
+  dcgan-infer --model clothes.onnx --list-classes
+  dcgan-infer --n 100000 --dtype float -o images.npy
+  dcgan-infer --n 500 -o images/
+  dcgan-infer --latents z.npy -o - --format npy > images.npy
 
-Image i of a seed is the same digit whatever --n, --batch-size and --threads are. A PNG says in its text chunks
-how it was made (model, sha256, seed, indices, provider): give these options again, and the picture comes back.""",
+Image i of a seed is the same whatever --n, --batch-size and --threads are. A PNG says in its text chunks how it
+was made (model, sha256, seed, indices, provider): give these options again, and the picture comes back.
+
+Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype float they are float32 of shape
+(N, H, W), or (N, 3, H, W) in colour, as a network gives them.""",
 )
 @click.option(
     "-n",
     "--n",
     type=WholeNumber(1, INDICES),
     metavar="NUMBER",
-    help="How many digits.  [default: 16, or all of --latents, --labels or --digits]",
+    help="How many images.  [default: 16, or all of --latents, --labels, --class or --digits]",
 )
 @click.option(
     "-o",
@@ -82,7 +88,7 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     default=shipped.DEFAULT,
     show_default=True,
     metavar="NAME|PATH",
-    help="A shipped model, or an ONNX file that dcgan-export wrote.",
+    help="A shipped model, an ONNX file that dcgan-export wrote, or a folder that holds one.",
 )
 @click.option(
     "--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents, up to 2^63 - 1.  [default: 0]"
@@ -93,7 +99,7 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     default=0,
     show_default=True,
     metavar="INDEX",
-    help="The first latent: --start 100 --n 1 makes digit 100 of the seed again.",
+    help="The first latent: --start 100 --n 1 makes image 100 of the seed again.",
 )
 @click.option(
     "--latents",
@@ -103,29 +109,37 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     help="Take the latents from a file instead, float of shape (N, latent size).",
 )
 @click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME|NUMBER",
+    help="Make images of this class, of a conditional model; may be given several times: these in turn, in a grid a "
+    "column each.  [default: drawn by the seed]",
+)
+@click.option(
     "--digit",
     type=WholeNumber(0, 65535),
     metavar="DIGIT",
-    help="Make this digit only; for a conditional model.",
+    help="Make this digit only; for a model whose classes are the ten digits.",
 )
 @click.option(
     "--digits",
     callback=_parse_digits,
     metavar="DIGITS",
-    help="Make these in turn, like 0123456789; in a grid a column each.  [default: drawn by the seed]",
+    help="Make these digits in turn, like 0123456789; in a grid a column each.",
 )
 @click.option(
     "--labels",
     "labels_file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Make the digits that a file lists, numbers in text or integers in .npy.",
+    help="Make the classes that a file lists, one for each image: numbers or a name a line in text, integers in .npy.",
 )
 @click.option(
     "--truncation",
     type=FiniteFloat(0, 2),
     metavar="PSI",
-    help="Scale the latents; below 1 the digits are more regular and less varied.  [default: 1]",
+    help="Scale the latents; below 1 the images are more regular and less varied.  [default: 1]",
 )
 @click.option("--grid", callback=_parse_grid, metavar="ROWSxCOLS", help="Layout of a grid.  [default: nearly square]")
 @click.option(
@@ -146,7 +160,7 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     type=click.Choice(["uint8", "float"]),
     default="uint8",
     show_default=True,
-    help="Of arrays: grey levels, or float32 from -1 (black) to 1.",
+    help="Of arrays: 0 to 255, or float32 in the model's range, -1 to 1 or 0 to 1.",
 )
 @click.option(
     "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where the model runs."
@@ -160,10 +174,11 @@ how it was made (model, sha256, seed, indices, provider): give these options aga
     default=BATCH_SIZE,
     show_default=True,
     metavar="NUMBER",
-    help="Digits at a time; memory grows with it, and 16 is about the fastest on a CPU.",
+    help="Images at a time; memory grows with it, and 16 is about the fastest on a CPU.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--list-providers", is_flag=True, help="Say which providers work here, and why not, and exit.")
+@click.option("--list-classes", is_flag=True, help="Name the classes of the model, a line each, and exit.")
 @click.option("--list-models", is_flag=True, help="Name the shipped models and exit.")
 @click.version_option(__version__, prog_name="dcgan-infer")
 def main(
@@ -171,17 +186,21 @@ def main(
     out: str,
     kind: str | None,
     latents_file: Path | None,
+    classes: tuple[str, ...],
     digit: int | None,
     digits: tuple[int, ...],
     labels_file: Path | None,
     as_json: bool,
     list_providers: bool,
+    list_classes: bool,
     list_models: bool,
     **options: Any,
 ) -> None:
-    """Make handwritten digits with a trained generator and onnxruntime."""
+    """Make images with a trained generator and onnxruntime; the shipped ones make handwritten digits."""
     if list_models:
         _list_models(as_json)
+    elif list_classes:
+        _list_classes(options["model"], as_json)
     elif list_providers:
         _list_providers(options["model"], options["threads"], as_json)
     else:
@@ -197,16 +216,17 @@ def main(
             raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
         if digit is not None:
             digits = (digit,)
+        latents, labels = _rows(latents_file, labels_file)
         if n is None:
-            n = _default_count(latents_file, labels_file, digits, options["start"])
-        target = sys.stdout.buffer if out == "-" else Path(out)
+            n = _default_count([rows for rows in (latents, labels) if rows], len(classes or digits), options["start"])
         request = Request(
-            target=target,
+            target=sys.stdout.buffer if out == "-" else Path(out),
             kind=kind,
             n=n,
-            latents_file=latents_file,
+            latents=latents,
+            classes=classes,
             digits=digits,
-            labels_file=labels_file,
+            labels=labels,
             **options,
         )
         contradiction = request.contradiction()
@@ -219,17 +239,26 @@ def main(
         click.echo(_report(out, request, rendered, as_json), err=out == "-")
 
 
-def _default_count(latents_file: Path | None, labels_file: Path | None, digits: tuple[int, ...], start: int) -> int:
-    """As many as the files hold from `start` on, or as digits are named."""
+def _rows(latents_file: Path | None, labels_file: Path | None) -> tuple[Rows | None, Rows | None]:
+    """What the files hold."""
     if latents_file is None and labels_file is None:
-        return len(digits) if len(digits) > 1 else 16
-    from .inputs import load, load_labels
+        return None, None
+    from .inputs import Rows, load, load_labels
 
-    rows = {path: len(read(path)) for path, read in ((latents_file, load), (labels_file, load_labels)) if path}
-    for path, count in rows.items():
-        if start >= count:
-            raise click.UsageError(f"--start {start}: {path} has the rows 0 to {count - 1}.")
-    return min(rows.values()) - start
+    return (
+        None if latents_file is None else Rows(latents_file, "latents", load(latents_file)),
+        None if labels_file is None else Rows(labels_file, "labels", load_labels(labels_file)),
+    )
+
+
+def _default_count(files: list[Rows], named: int, start: int) -> int:
+    """As many as the files hold from `start` on, or as classes are named."""
+    for rows in files:
+        if start >= len(rows.values):
+            raise click.UsageError(f"--start {start}: {rows.path} has the rows 0 to {len(rows.values) - 1}.")
+    if files:
+        return min(len(rows.values) for rows in files) - start
+    return named if named > 1 else 16
 
 
 def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> str:
@@ -251,10 +280,11 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
             }
         )
     rows, columns = request.layout
-    made = f"{rendered.images} digit{'s' * (rendered.images > 1)}"
+    noun = "digit" if request.model in shipped.names(".onnx") else "image"
+    made = f"{rendered.images} {noun}{'s' * (rendered.images > 1)}"
     if request.steps:
-        made = f"{rendered.images} frames through {request.n} digits"
-    source = str(request.latents_file) if request.latents_file else f"seed {request.seed or 0}"
+        made = f"{rendered.images} frames through {request.n} {noun}s"
+    source = str(request.latents.path) if request.latents else f"seed {request.seed or 0}"
     indices = f"{request.start} to {request.start + request.n - 1}" if request.n > 1 else str(request.start)
     where = f"{rendered.provider}, {rendered.threads} thread{'s' * (rendered.threads > 1)}"
     if rendered.provider != "cpu":
@@ -279,7 +309,7 @@ def _with_progress(batches: Iterator[Any], count: int) -> Iterator[Any]:
             if bar is not None:
                 bar.update(len(batch))
             elif sys.stderr.isatty() and time.time() - began > 1.0:
-                bar = click.progressbar(length=count, label="digits", show_pos=True, file=sys.stderr)
+                bar = click.progressbar(length=count, label="images", show_pos=True, file=sys.stderr)
                 bar.start = bar.last_eta = began
                 stack.enter_context(bar).update(done)
             yield batch
@@ -294,13 +324,23 @@ def _list_models(as_json: bool) -> None:
             click.echo(f"{name}{'  (default)' if name == shipped.DEFAULT else ''}")
 
 
+def _list_classes(model: str, as_json: bool) -> None:
+    from .session import ImageGenerator
+
+    labels = ImageGenerator(model, provider="cpu").spec.labels
+    if as_json:
+        click.echo(json.dumps({"model": model, "classes": labels}))
+    else:
+        click.echo("\n".join(labels) or f"model {model} has no classes")
+
+
 def _list_providers(model: str, threads: int | None, as_json: bool) -> None:
     """Try each one on the model: what onnxruntime lists as available need not work."""
-    from .session import DigitGenerator
+    from .session import ImageGenerator
 
     def reason(provider: str) -> str:
         try:
-            DigitGenerator(model, provider=provider, threads=threads)
+            ImageGenerator(model, provider=provider, threads=threads)
         except DeviceError as error:
             return str(error)
         return ""

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from .contract.errors import DcganError, SpecError, first_line
-from .contract.spec import Activation
+from .contract.layers import Activation
 
 
 class Command(click.Command):

@@ -1,20 +1,24 @@
-"""Latents and labels that a caller brings along, and walks between them. Those of a seed: contract/latents.py."""
+"""Latents and classes that a caller brings along, and walks between them. Those of a seed: contract/latents.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .contract.errors import LatentError, first_line
+from .contract.spec import LONGEST_NAME, Interface
 
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
+
+_SHOWN = 12  # names of classes in a message
 
 
 @dataclass(frozen=True)
@@ -102,28 +106,105 @@ def checked_labels(labels: npt.NDArray[Any], num_classes: int, first: int = 0) -
     return np.ascontiguousarray(labels, dtype=np.int64)
 
 
-def load_labels(path: Path) -> npt.NDArray[np.generic]:
-    """Labels of a .npy file, or of a text file with numbers between white space or commas.
+def load_labels(path: Path) -> npt.NDArray[np.generic] | list[str]:
+    """Labels of a file, as `class_numbers` takes them.
 
+    Args:
+        path: of a .npy file of integers; or of text: numbers between white space or commas, or else a name a line.
     Raises:
         LatentError: the file is missing, truncated or foreign, or holds no list of labels.
     """
+    labels: Any
     try:
         if path.suffix.lower() == ".npy":
-            labels: Any = np.load(path, allow_pickle=False)
+            labels = np.load(path, allow_pickle=False)
             if not isinstance(labels, np.ndarray):
                 labels.close()
                 raise ValueError("an .npz archive")
         else:
-            labels = np.array([int(word) for word in path.read_text().replace(",", " ").split()], dtype=np.int64)
+            text = path.read_text(encoding="utf-8")
+            words = text.replace(",", " ").split()
+            numbers = all(re.fullmatch(r"-?[0-9]+", word) for word in words)
+            labels = words if numbers else [line.strip() for line in text.splitlines() if line.strip()]
+            if not all(label.isprintable() and len(label) <= LONGEST_NAME for label in labels):
+                raise ValueError("no text")
     except OSError as error:
         raise LatentError(f"can't read labels {path}: {first_line(error).lower()}") from error
-    except Exception as error:  # ValueError, OverflowError, UnicodeDecodeError, and what NumPy stumbles on
-        raise LatentError(f"{path} holds no labels: give numbers in a text file, or integers in a .npy file") from error
-    if labels.ndim != 1 or len(labels) == 0:
-        raise LatentError(f"{path}: labels must have shape (N,) with N >= 1, found {labels.shape}")
-    found: npt.NDArray[np.generic] = labels
+    except Exception as error:  # ValueError, UnicodeDecodeError, and what NumPy stumbles on
+        raise LatentError(
+            f"{path} holds no labels: give numbers or a name a line in a text file, or integers in a .npy file"
+        ) from error
+    if np.ndim(labels) != 1 or len(labels) == 0:
+        raise LatentError(f"{path}: labels must have shape (N,) with N >= 1, found {np.shape(labels)}")
+    found: npt.NDArray[np.generic] | list[str] = labels
     return found
+
+
+class Rows(NamedTuple):
+    """What a file holds for each image.
+
+    Attributes:
+        path: of the file.
+        what: it holds, for messages.
+        values: one for each image.
+    """
+
+    path: Path
+    what: str
+    values: Any
+
+    def part(self, start: int, n: int) -> Any:
+        """Those of images `start` to `start + n - 1`.
+
+        Raises:
+            LatentError: there are not so many.
+        """
+        count = len(self.values)
+        if start + n > count:
+            raise LatentError(f"{self.path} holds {count} {self.what}, asked for {n} from number {start}")
+        return self.values[start : start + n]
+
+
+Classes = str | int | Sequence[str | int] | npt.NDArray[np.generic]
+
+
+def class_numbers(classes: Classes, interface: Interface) -> _I64:
+    """Numbers of classes that are asked for by name or by number.
+
+    Args:
+        classes: one or several. A text is a name first, and a number where no class has that name.
+        interface: of the model.
+    Returns:
+        int64, shape (N,).
+    Raises:
+        LatentError: the model has no such class, or none is asked for.
+    """
+    if isinstance(classes, np.ndarray) and classes.dtype.kind != "U":
+        return checked_labels(np.atleast_1d(classes), interface.num_classes)
+    numbers = {name: number for number, name in enumerate(interface.labels)}
+    several = [classes] if isinstance(classes, str | int) else classes
+    found = [_number_of(each, numbers, interface) if isinstance(each, str) else each for each in several]
+    if not found:
+        raise LatentError("no classes are asked for; give one or more, or leave them out")
+    return checked_labels(np.asarray(found), interface.num_classes)
+
+
+def _number_of(text: str, numbers: dict[str, int], interface: Interface) -> int:
+    number = numbers.get(text)
+    if number is not None:
+        return number
+    if re.fullmatch(r"[0-9]{1,5}", text) and int(text) < interface.num_classes:
+        return int(text)
+    import difflib  # 5 ms, of a mistake only
+
+    close = difflib.get_close_matches(text, numbers, 1) or difflib.get_close_matches(
+        text.lower(), (name for name in numbers if name.lower() == text.lower()), 1, 0.0
+    )
+    near = f"; did you mean {close[0]}?" if close else ";"
+    names = f"0 to {interface.num_classes - 1}"
+    if interface.class_names:
+        names = ", ".join(interface.class_names[:_SHOWN]) + (", ..." if len(numbers) > _SHOWN else "")
+    raise LatentError(f"this model has no class {text[:80]!r}{near} its classes are {names}")
 
 
 def walk(keys: Iterable[Block], steps: int) -> Iterator[Block]:

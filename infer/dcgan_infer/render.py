@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from . import __version__
-from .contract.errors import LatentError, ModelError
+from .contract.errors import ModelError
 from .contract.files import sha256_of
-from .contract.pixels import to_levels
-from .inputs import load, load_labels, walk
+from .inputs import walk
 from .request import GRIDS, Request
-from .session import DigitGenerator
+from .session import ImageGenerator
 from .sinks import Plan, save
 
 _LABELS = 1 << 16  # drawn at a time
@@ -54,99 +52,97 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
     Raises:
         ModelError, LatentError, DeviceError, RuntimeMissingError, OutputError
     """
-    generator = DigitGenerator(request.model, provider=request.provider, threads=request.threads)
-    if request.dtype == "float" and generator.grey_levels:
+    generator = ImageGenerator(request.model, provider=request.provider, threads=request.threads)
+    floats = request.dtype == "float"
+    if floats and generator.model.gives_uint8:
         raise ModelError(
-            f"model {generator.name} gives grey levels, no floats; leave --dtype float out, or take a model exported "
+            f"model {generator.name} gives uint8, no floats; leave --dtype float out, or take a model exported "
             "with --image float"
         )
-    z = _wanted(request.latents_file, load, request, "latents")
-    labels = _wanted(request.labels_file, load_labels, request, "labels")
-    blocks = generator.blocks(
-        request.n,
-        seed=request.seed or 0,
-        start=request.start,
-        z=z,
+    asked = generator.asked(
+        request.start,
+        classes=request.classes or None,
         digits=request.digits or None,
-        labels=labels,
-        truncation=1.0 if request.truncation is None else request.truncation,
-        batch_size=request.batch_size,
+        labels=None if request.labels is None else request.labels.part(request.start, request.n),
     )
-    if request.steps:
-        blocks = walk(blocks, request.steps)
-    values = generator.run(blocks, request.batch_size)
-    images: _Batches = values if request.dtype == "float" else map(to_levels, values)
+    values = _values(request, generator, asked)
+    images: _Batches = values if floats else map(generator.pictures, values)
 
-    _, height, width = generator.spec.image_shape
     rows, columns = request.layout
-    facts = _facts(request, generator)
+    facts = _facts(request, generator, asked)
 
     def facts_of(i: int) -> dict[str, str]:
         return {"dcgan.frame": str(i)} if request.steps else {"dcgan.start": str(request.start + i), "dcgan.n": "1"}
 
     plan = Plan(
         count=request.count,
-        height=height,
-        width=width,
+        image_shape=generator.spec.image_shape,
         first=0 if request.steps else request.start,
         rows=rows,
         columns=columns,
         scale=request.scale or 1,
-        floats=request.dtype == "float",
+        floats=floats,
         facts=facts,
         facts_of=facts_of,
-        labels=_labels(request, generator, labels),
+        labels=_labels(request, generator, asked),
     )
     started = time.perf_counter()
     save(request.target, request.kind, progress(images), plan)
     seconds = time.perf_counter() - started
-    return Rendered(request.count, facts, generator.provider, generator.note, generator.threads, seconds)
+    return Rendered(request.count, facts, generator.model.provider, generator.model.note, generator.threads, seconds)
 
 
-def _wanted(path: Path | None, load: Callable[[Path], _Array], request: Request, what: str) -> _Array | None:
-    """Rows `start` to `start + n - 1` of a file, or None without one."""
-    if path is None:
-        return None
-    rows = load(path)
-    if request.start + request.n > len(rows):
-        raise LatentError(f"{path} holds {len(rows)} {what}, asked for {request.n} from number {request.start}")
-    return rows[request.start : request.start + request.n]
+def _values(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> _Batches:
+    """What the model makes, in batches."""
+    generator.refuse_for_seed("--latents", request.latents is not None)
+    generator.refuse_for_seed("--truncation", request.truncation is not None)
+    generator.refuse_for_seed("a walk (--interpolate, .gif)", bool(request.steps))
+    if generator.model.takes_seed:
+        return generator.run_seed(request.n, request.seed or 0, request.start, asked, request.batch_size)
+    blocks = generator.blocks(
+        request.n,
+        seed=request.seed or 0,
+        start=request.start,
+        z=None if request.latents is None else request.latents.part(request.start, request.n),
+        asked=asked,
+        truncation=1.0 if request.truncation is None else request.truncation,
+        batch_size=request.batch_size,
+    )
+    return generator.run(walk(blocks, request.steps) if request.steps else blocks, request.batch_size)
 
 
-def _labels(request: Request, generator: DigitGenerator, given: _Array | None) -> _Array | None:
+def _labels(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> _Array | None:
     """Labels of the images of an .npz, uint8 as in MNIST's own files, or None where there are none to be written."""
     classes = generator.spec.num_classes
     if request.kind != "npz" or not classes:
         return None
-    dtype = np.uint8 if classes <= 256 else np.int64
-    if given is not None:
-        return given.astype(dtype)
-    seed, digits = request.seed or 0, request.digits or None
-    found = np.empty(request.n, dtype)
+    found = np.empty(request.n, np.uint8 if classes <= 256 else np.int64)
     for first in range(0, request.n, _LABELS):
-        count = min(_LABELS, request.n - first)
-        found[first : first + count] = generator.labels(count, seed=seed, start=request.start + first, digits=digits)
+        part = found[first : first + _LABELS]
+        part[:] = generator.in_turn(asked, request.seed or 0, request.start + first, len(part))
     return found
 
 
-def _facts(request: Request, generator: DigitGenerator) -> dict[str, str]:
+def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> dict[str, str]:
     """All that it takes to make the picture again; docs/latents.md says how."""
     facts = {
         "Software": f"dcgan-infer {__version__}, onnxruntime {generator.runtime_version}",
         "dcgan.model": generator.name.encode(errors="replace").decode(),
-        "dcgan.model_sha256": generator.sha256,
-        "dcgan.provider": generator.provider,
+        "dcgan.model_sha256": generator.model.sha256,
+        "dcgan.provider": generator.model.provider,
     }
-    if request.latents_file is None:
+    if request.latents is None:
         facts["dcgan.seed"] = str(request.seed or 0)
     else:
-        facts["dcgan.latents_sha256"] = sha256_of(request.latents_file)
+        facts["dcgan.latents_sha256"] = sha256_of(request.latents.path)
     facts["dcgan.start"] = str(request.start)
     facts["dcgan.n"] = str(request.n)
-    if request.labels_file is not None:
-        facts["dcgan.labels_sha256"] = sha256_of(request.labels_file)
-    elif request.digits:
-        facts["dcgan.digits"] = " ".join(map(str, request.digits))
+    if request.labels is not None:
+        facts["dcgan.labels_sha256"] = sha256_of(request.labels.path)
+    elif len(asked):
+        # A name may hold anything printable, so no mark on a line could part two of them.
+        key, mark = ("dcgan.digits", " ") if generator.makes_digits else ("dcgan.class", "\n")
+        facts[key] = mark.join(generator.spec.labels[number] for number in asked)
     if request.truncation is not None:
         facts["dcgan.truncation"] = repr(request.truncation)
     if request.steps:

@@ -9,10 +9,13 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from . import shipped
 from .contract.spec import INDICES
+
+if TYPE_CHECKING:
+    from .inputs import Rows
 
 # Past 16 the feature maps fall out of the cache, and larger batches are slower (measured on two CPU cores).
 BATCH_SIZE = 16
@@ -62,16 +65,17 @@ class Request:
         n: number of latents, 1 or more.
         start: index of the first latent.
         seed: of the latents; 0 if there is neither a seed nor a file.
-        latents_file: a .npy file to take latents `start` to `start + n - 1` from instead.
-        digits: of a conditional model, which to make in turn; empty draws them by the seed.
-        labels_file: a file with labels `start` to `start + n - 1` instead.
-        truncation: factor on the latents, below 1 for more regular digits; None is 1.
+        latents: a file to take latents `start` to `start + n - 1` from instead.
+        classes: of a conditional model, which to make in turn, by name or number; empty draws them by the seed.
+        digits: the same, where the classes are the ten digits.
+        labels: a file with labels `start` to `start + n - 1` instead.
+        truncation: factor on the latents, below 1 for more regular images; None is 1.
         interpolate: frames from each latent to the next on a round trip; None makes just the latents' own images.
         grid: rows and columns; None makes it as square as can be, or a row a latent for a round trip.
         scale: each pixel of a picture becomes a square of this side.
-        dtype: of arrays, `uint8` grey levels or `float`, float32 as the model gives it.
+        dtype: of arrays, `uint8` pictures or `float`, float32 in the model's value range.
         batch_size: images at a time.
-        model, provider, threads: as `DigitGenerator` takes them.
+        model, provider, threads: as `ImageGenerator` takes them.
     """
 
     target: Path | IO[bytes]
@@ -79,9 +83,10 @@ class Request:
     n: int = 16
     start: int = 0
     seed: int | None = None
-    latents_file: Path | None = None
+    latents: Rows | None = None
+    classes: tuple[str, ...] = ()
     digits: tuple[int, ...] = ()
-    labels_file: Path | None = None
+    labels: Rows | None = None
     truncation: float | None = None
     interpolate: int | None = None
     grid: tuple[int, int] | None = None
@@ -108,23 +113,27 @@ class Request:
         if self.grid:
             return self.grid
         columns = self.steps or math.isqrt(self.n - 1) + 1
-        if len(self.digits) > 1 and self.n >= len(self.digits) and not self.steps:
-            columns = len(self.digits)  # one column each
+        each = len(self.classes or self.digits)
+        if 1 < each <= self.n and not self.steps:
+            columns = each
         return -(-self.count // columns), columns
 
     def contradiction(self) -> str | None:
         """Which wishes can't be had together, or None."""
         what = "a folder" if self.kind == FOLDER else f"a {self.kind}"
         if isinstance(self.target, Path):
-            inputs = {"--latents": self.latents_file, "--labels": self.labels_file, "--model": Path(self.model)}
+            inputs = {"--model": Path(self.model)}
+            inputs |= {f"--{rows.what}": rows.path for rows in (self.latents, self.labels) if rows}
             for option, path in inputs.items():
-                if path is not None and path.is_file() and path.resolve() == self.target.resolve():
+                if path.is_file() and path.resolve() == self.target.resolve():
                     return f"--out {self.target} would overwrite {option}; choose another name."
-        if self.seed is not None and self.latents_file is not None:
+        if self.seed is not None and self.latents is not None:
             return "--seed and --latents exclude each other: latents come from one of them."
-        if self.digits and self.labels_file is not None:
-            return "--digits and --labels exclude each other: labels come from one of them."
-        if self.latents_file is None and self.start + self.n > INDICES:
+        asked = [option for option in ("classes", "digits", "labels") if getattr(self, option)]
+        if len(asked) > 1:
+            names = " and ".join({"classes": "--class"}.get(option, f"--{option}") for option in asked)
+            return f"{names} exclude each other: classes come from one of them."
+        if self.latents is None and self.start + self.n > INDICES:
             return f"--start {self.start} with --n {self.n} goes past the last latent of a seed, 2^32 - 1."
         if self.grid and self.kind not in GRIDS:
             return f"--grid is the layout of one picture, and {what} has none; leave --grid out."

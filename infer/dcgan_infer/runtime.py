@@ -111,10 +111,7 @@ def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Open
     try:
         return Opened(_session(ort, model, ["cpu"], threads), "cpu", note)
     except Exception as error:  # its exceptions have no common base below Exception
-        why = reason(error)
-        if model[8:9] == b"{" or model[:2] == b"PK":  # safetensors: a length and JSON; what torch saves: a zip archive
-            why = f"{why.rstrip('.')}; make an ONNX file of the checkpoint with dcgan-export"
-        raise ModelError(f"onnxruntime can't read it: {why}") from error
+        raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
 
 
 def _session(ort: Any, model: bytes, providers: list[str], threads: int) -> Any:
@@ -195,17 +192,11 @@ def reason(error: Exception) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
-def takes_seed(session: Any) -> bool:
-    """Whether a model makes its latents itself, from `seed` and `n` (dcgan-export --inputs seed)."""
-    return any(node.name == "seed" for node in session.get_inputs())
-
-
-def spec_of(session: Any, seeded: bool = False) -> GeneratorSpec:
-    """The spec inside a model, held against the model's own inputs and outputs; these may be floats or grey levels.
+def spec_of(session: Any) -> GeneratorSpec:
+    """The spec inside a model, compared with the model's own inputs and outputs.
 
     Args:
         session: an onnxruntime InferenceSession.
-        seeded: whether it may take a seed instead of latents.
     Raises:
         ModelError: there is no spec, or the inputs and outputs are others than it says.
     """
@@ -219,28 +210,23 @@ def spec_of(session: Any, seeded: bool = False) -> GeneratorSpec:
         spec = GeneratorSpec.from_json(text)
     except SpecError as error:
         raise ModelError(str(error)) from error
-    if spec.image_shape[0] != 1:
-        raise ModelError(f"it makes images of {spec.image_shape[0]} channels; this version makes grey ones only")
     try:
         found = _signature(session)
-        has_seed = takes_seed(session)
     except UnicodeDecodeError:  # onnxruntime hands names on as they are
         raise ModelError("the name of an input or output is no text") from None
-    sizes = ", ".join(map(str, spec.image_shape))
-    if has_seed and not seeded:
+    inputs = [f"z: tensor(float) of (N, {spec.latent_dim})"]
+    if any(node.startswith("seed: ") for node in found):
+        inputs = ["seed: tensor(int64) of ()", "n: tensor(int64) of ()"]
+    if spec.num_classes:
+        inputs.append("label: tensor(int64) of (N)")
+    floats, pictures = (
+        f"image: tensor({kind}) of ({', '.join(map(str, ('N', *shape)))})"
+        for kind, shape in (("float", spec.image_shape), ("uint8", spec.picture_shape))
+    )
+    if found not in ([*inputs, floats], [*inputs, pictures]):
         raise ModelError(
-            "it takes a seed and makes its latents itself, for programs of other people (docs/embedding.md); here take "
-            "one that takes z: dcgan-export --inputs z"
-        )
-    inputs = ["seed: tensor(int64) of ()", "n: tensor(int64) of ()"]
-    if not has_seed:
-        inputs = [f"z: tensor(float) of (N, {spec.latent_dim})"]
-    label = ["label: tensor(int64) of (N)"] if spec.num_classes else []
-    expected = [*inputs, *label, f"image: tensor(float) of (N, {sizes})"]
-    grey = f"image: tensor(uint8) of (N, {', '.join(map(str, spec.image_shape[1:]))})"
-    if found != expected and found != [*expected[:-1], grey]:
-        raise ModelError(
-            f"its inputs and outputs are not what its spec says; expected {expected}, or {grey!r}, found {found}"
+            f"its inputs and outputs are not what its spec says; expected {[*inputs, floats]}, or {pictures!r}, "
+            f"found {found}"
         )
     return spec
 

@@ -1,44 +1,45 @@
-"""Making digits from an ONNX generator: open it, check it, and feed it latents in small batches."""
+"""Making images with an ONNX generator: latents and classes in, small batches through the model, pictures out."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import runtime, shipped
-from .contract.errors import LatentError, ModelError, first_line
+from .contract.errors import LatentError, ModelError
 from .contract.latents import labels as drawn_labels
 from .contract.latents import latents
-from .contract.pixels import to_levels
+from .contract.pixels import to_pictures
 from .contract.spec import INDICES
-from .inputs import Block, checked, checked_labels
+from .inputs import Block, Classes, checked, class_numbers
+from .model import open_model
 from .request import BATCH_SIZE
 
 # Latents drawn at a time: enough to make the cost of a call vanish, few enough to stay in the cache.
 _BLOCK = 128
+DIGITS = tuple("0123456789")
 
-_Images = npt.NDArray[np.uint8]
-_Floats = npt.NDArray[np.float32]
+NOBODY: npt.NDArray[np.int64] = np.empty(0, np.int64)  # labels that are asked for, where none are
+
+_Pictures = npt.NDArray[np.uint8]
+_Labels = npt.NDArray[np.int64]
 
 
-class DigitGenerator:
+class ImageGenerator:
     """A generator, ready to make images.
 
-        from dcgan_infer import DigitGenerator
-        digits = DigitGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
+        from dcgan_infer import ImageGenerator
+        images = ImageGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
 
     Attributes:
+        model: the file, opened.
         name: of the model: a shipped name, or the file's name without suffix.
-        sha256: of the model's file.
-        spec: sizes and ranges, read from the model.
-        provider: `cpu` or `cuda`, where it runs.
-        note: with `auto`, why CUDA was offered and not taken; else empty.
+        spec: sizes, range and classes, read from the model.
         threads: of the CPU provider.
-        grey_levels: whether the model itself gives grey levels, so that there are no floats to be had.
         runtime_version: of onnxruntime.
     """
 
@@ -47,7 +48,7 @@ class DigitGenerator:
     ) -> None:
         """
         Args:
-            model: name of a shipped model, or path of an ONNX file that dcgan-export wrote.
+            model: name of a shipped model, path of an ONNX file that dcgan-export wrote, or of a folder that holds one.
             provider: `auto`, `cpu` or `cuda`.
             threads: of the CPU provider; None takes the cores this process may use.
         Raises:
@@ -55,24 +56,18 @@ class DigitGenerator:
             DeviceError: the provider is unknown, or is `cuda` and does not work here.
             RuntimeMissingError: onnxruntime is missing, broken or installed twice.
         """
-        path = find_model(model)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"can't read model {path}: {first_line(error).lower()}") from None
-        self.name = path.stem
-        self.sha256 = hashlib.sha256(content).hexdigest()
         self.threads = runtime.cores() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads must be 1 or more, found {threads}")
-        try:
-            self._session, self.provider, self.note = runtime.open_session(content, provider, self.threads)
-            self.spec = runtime.spec_of(self._session)
-        except ModelError as error:
-            raise ModelError(f"can't use model {path}: {error}") from error
+        self.model = open_model(model, provider, self.threads)
+        self.name = self.model.name
+        self.spec = self.model.spec
         self.runtime_version: str = runtime.onnxruntime().__version__
-        self._outputs = [self._session.get_outputs()[0].name]
-        self.grey_levels = self._session.get_outputs()[0].type == "tensor(uint8)"
+
+    @property
+    def makes_digits(self) -> bool:
+        """Whether the classes are the ten digits."""
+        return self.spec.labels == DIGITS
 
     def generate(
         self,
@@ -80,27 +75,31 @@ class DigitGenerator:
         *,
         seed: int = 0,
         start: int = 0,
+        classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
-    ) -> _Images:
+    ) -> _Pictures:
         """Make `n` images.
 
         Args:
             n: number of images, 1 or more.
             seed: 0 to 2^63 - 1; image i of a seed is the same whatever else is asked for.
             start: index of the first image.
-            digits: of a conditional model, which to make: one, or several in turn, image i the one at i modulo their
-                number; None draws them by the seed, as docs/latents.md says.
-            truncation: factor on the latents; below 1 the digits are more regular and less varied.
+            classes: of a conditional model, which to make, by name or number: one, or several in turn, image i the one
+                at i modulo their number; None draws them by the seed, as docs/latents.md says.
+            digits: the same, where the classes are the ten digits.
+            truncation: factor on the latents; below 1 the images are more regular and less varied.
             batch_size: images at a time.
         Returns:
-            uint8, shape (n, height, width); 0 is black.
+            uint8, shape (n, height, width), or (n, height, width, channels) of more channels than one; 0 is black.
         Raises:
-            LatentError: `n`, `seed`, an index or a digit is out of range.
-            ModelError: the model fails or returns NaN or infinity, or is asked for digits and has no classes.
+            LatentError: `n`, `seed`, an index or a class is out of range, or the model takes a seed and can't do it.
+            ModelError: the model fails or returns NaN or infinity, or is asked for classes and has none.
         """
-        parts = self.stream(n, seed=seed, start=start, digits=digits, truncation=truncation, batch_size=batch_size)
+        parts = self.stream(
+            n, seed=seed, start=start, classes=classes, digits=digits, truncation=truncation, batch_size=batch_size
+        )
         return np.concatenate(list(parts))
 
     def stream(
@@ -109,42 +108,110 @@ class DigitGenerator:
         *,
         seed: int = 0,
         start: int = 0,
+        classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
-    ) -> Iterator[_Images]:
-        """Like `generate`, in parts of up to `batch_size` images: any `n` in constant memory."""
-        blocks = self.blocks(n, seed=seed, start=start, digits=digits, truncation=truncation, batch_size=batch_size)
-        yield from map(to_levels, self.run(blocks, batch_size))
+    ) -> Iterator[_Pictures]:
+        """Like `generate`, in parts of up to `batch_size` images: any `n` in constant memory.
+
+        Only a model that takes a seed makes all of them at once, and at most `model.MOST_OF_A_SEED`.
+        """
+        asked = self.asked(start, classes, digits)
+        if self.model.takes_seed:
+            self.refuse_for_seed("truncation", truncation != 1.0)
+            values = self.run_seed(n, seed, start, asked, batch_size)
+        else:
+            blocks = self.blocks(n, seed=seed, start=start, asked=asked, truncation=truncation, batch_size=batch_size)
+            values = self.run(blocks, batch_size)
+        yield from map(self.pictures, values)
 
     def generate_from(
         self,
         z: npt.NDArray[np.floating],
-        labels: npt.NDArray[np.integer] | Sequence[int] | None = None,
+        labels: npt.NDArray[np.integer] | Sequence[int | str] | None = None,
         *,
         batch_size: int = BATCH_SIZE,
-    ) -> _Images:
+    ) -> _Pictures:
         """Make an image from each latent of your own.
 
         Args:
             z: float32, shape (N, latent_dim), drawn from N(0, 1), N >= 1.
-            labels: integers, shape (N,); needed by a conditional model, None for another.
+            labels: names or numbers, shape (N,); needed by a conditional model, None for another.
             batch_size: images at a time.
         Returns:
-            uint8, shape (N, height, width); 0 is black.
+            As `generate`.
         Raises:
-            LatentError: `z` is empty, of another shape or type, or not finite, or `labels` do not fit.
+            LatentError: `z` is empty, of another shape or type, or not finite, `labels` do not fit, or the model takes
+                a seed.
             ModelError: the model fails, returns NaN or infinity, or is given labels and has no classes.
         """
+        self.refuse_for_seed("latents of your own", True)
         if labels is None and self.spec.num_classes:
             raise LatentError(f"model {self.name} is conditional: give a label for each latent")
-        labels = None if labels is None else np.asarray(labels)
         if labels is not None and len(labels) != len(z):
             raise LatentError(f"there are {len(labels)} labels for {len(z)} latents")
         if len(z) == 0:
             raise LatentError("there are no latents: the first axis is empty")
-        blocks = self.blocks(len(z), z=z, labels=labels, batch_size=batch_size)
-        return np.concatenate(list(map(to_levels, self.run(blocks, batch_size))))
+        blocks = self.blocks(len(z), z=z, asked=self.asked(labels=labels), batch_size=batch_size)
+        return np.concatenate(list(map(self.pictures, self.run(blocks, batch_size))))
+
+    def labels(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        classes: Classes | None = None,
+        digits: int | Sequence[int] | None = None,
+    ) -> _Labels:
+        """The labels of the images that `generate` makes of the same arguments: int64, shape (n,).
+
+        Raises:
+            ModelError: the model has no classes.
+        """
+        if not self.spec.num_classes:
+            raise self._unconditional()
+        return self.in_turn(self.asked(start, classes, digits), seed, start, n)
+
+    def in_turn(self, asked: _Labels, seed: int, first: int, count: int) -> _Labels:
+        """Labels of images `first` to `first + count - 1` of a seed: those of `asked` in turn, if there are any."""
+        if not len(asked):
+            return drawn_labels(seed, first, count, self.spec.num_classes)
+        return asked[np.arange(first, first + count) % len(asked)]
+
+    def asked(
+        self,
+        start: int = 0,
+        classes: Classes | None = None,
+        digits: int | Sequence[int] | None = None,
+        labels: Classes | None = None,
+    ) -> _Labels:
+        """Labels that are asked for, so that image i gets the one at i modulo their number; none: the seed draws them.
+
+        Args:
+            start: index of the first image.
+            classes: as `generate` takes them.
+            digits: likewise.
+            labels: of the images one by one, from image `start` on.
+        Raises:
+            LatentError: the model has no such class, or its classes are no digits, or several of these are given.
+            ModelError: the model has no classes.
+        """
+        given = [each for each in (classes, digits, labels) if each is not None]
+        if not given:
+            return NOBODY
+        if len(given) > 1:
+            raise LatentError("classes, digits and labels exclude each other: give one of them")
+        if not self.spec.num_classes:
+            raise self._unconditional()
+        if digits is not None and not self.makes_digits:
+            raise LatentError(
+                f"the classes of model {self.name} are not the ten digits; ask for a class: "
+                f"it has {self.spec.num_classes}, from {self.spec.labels[0]} to {self.spec.labels[-1]}"
+            )
+        numbers = class_numbers(given[0], self.spec)
+        return numbers if labels is None else np.roll(numbers, start)
 
     def blocks(
         self,
@@ -153,8 +220,7 @@ class DigitGenerator:
         seed: int = 0,
         start: int = 0,
         z: npt.NDArray[np.generic] | None = None,
-        digits: int | Sequence[int] | None = None,
-        labels: npt.NDArray[np.generic] | None = None,
+        asked: _Labels = NOBODY,
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
     ) -> Iterator[Block]:
@@ -165,19 +231,13 @@ class DigitGenerator:
             seed: of latents and labels.
             start: index of the first image.
             z: a caller's latents instead of the seed's, floating, shape (n, latent_dim); may be a mapped file.
-            digits: as `generate` takes them.
-            labels: of the images one by one, integers, shape (n,), instead of `digits`.
+            asked: labels in turn, as `asked` gives them.
             truncation: factor on the latents.
             batch_size: that `run` will be given.
         Raises:
-            LatentError: `n`, `seed` or an index is out of range, or `z`, `digits` or `labels` do not fit the model.
-            ModelError: digits or labels are given, and the model has no classes.
+            LatentError: `n`, `seed` or an index is out of range, or `z` does not fit the model.
         """
-        if n < 1:
-            raise LatentError(f"the number of images must be 1 or more, found {n}")
-        if start < 0 or start + n > INDICES:
-            raise LatentError(f"a seed has the latents 0 to 2^32 - 1, asked for {n} from {start}")
-        label_part = self._labels(seed, start, n, digits, labels)
+        _check_range(n, start)
         size = max(1, _BLOCK // batch_size) * batch_size
         for first in range(0, n, size):
             count = min(size, n - first)
@@ -188,109 +248,87 @@ class DigitGenerator:
             # A latent's mean is 0, so going a part of the way from the mean (Karras et al., arXiv:1812.04948, appendix
             # B) is scaling.
             scaled = part if truncation == 1.0 else part * np.float32(truncation)
-            yield Block(scaled, label_part(first, count))
+            label = None
+            if self.spec.num_classes:
+                label = self.in_turn(asked, seed, start + first, count)
+            yield Block(scaled, label)
 
-    def labels(
-        self, n: int, *, seed: int = 0, start: int = 0, digits: int | Sequence[int] | None = None
-    ) -> npt.NDArray[np.int64]:
-        """The labels of the images that `generate` makes of the same arguments: int64, shape (n,).
-
-        Raises:
-            ModelError: the model has no classes.
-        """
-        if not self.spec.num_classes:
-            raise self._unconditional()
-        found = self._labels(seed, start, n, digits, None)(0, n)
-        assert found is not None
-        return found
-
-    def _labels(
-        self,
-        seed: int,
-        start: int,
-        n: int,
-        digits: int | Sequence[int] | None,
-        labels: npt.NDArray[np.generic] | None,
-    ) -> Callable[[int, int], npt.NDArray[np.int64] | None]:
-        """From (first, count) to the labels of images `start + first` and those after it."""
-        classes = self.spec.num_classes
-        if not classes:
-            if digits is not None or labels is not None:
-                raise self._unconditional()
-            return lambda _first, _count: None
-        if labels is not None:
-            if len(labels) != n:
-                raise LatentError(f"there are {len(labels)} labels for {n} images")
-            fitting = checked_labels(labels, classes)
-            return lambda first, count: fitting[first : first + count]
-        if digits is None:
-            return lambda first, count: drawn_labels(seed, start + first, count, classes)
-        asked = np.atleast_1d(np.asarray(digits))
-        if asked.size == 0:
-            raise LatentError("no digits are asked for; give one or more, or leave them out")
-        cycle = checked_labels(asked, classes)
-        return lambda first, count: cycle[np.arange(start + first, start + first + count) % len(cycle)]
-
-    def _unconditional(self) -> ModelError:
-        known = [name for name in shipped.names(".onnx") if name.endswith("-conditional")]
-        return ModelError(
-            f"model {self.name} is unconditional: it can't be asked for a digit; take a conditional one"
-            f"{' such as --model ' + known[0] if known else ', trained with dcgan-train --conditional'}"
-        )
-
-    def run(self, blocks: Iterable[Block], batch_size: int = BATCH_SIZE) -> Iterator[_Floats | _Images]:
-        """Run the generator.
+    def run(self, blocks: Iterable[Block], batch_size: int = BATCH_SIZE) -> Iterator[npt.NDArray[Any]]:
+        """Run a generator that takes latents.
 
         Args:
             blocks: latents and labels.
             batch_size: images at a time; a block's rest makes a smaller batch.
         Returns:
-            For each batch float32, shape (N, height, width), range [-1, 1]; -1 is black. Or uint8, same shape, 0 is
-            black, of a model that gives grey levels.
+            For each batch what `Model.run` gives: float32, shape (N, C, H, W), or pictures in uint8.
         Raises:
             LatentError: the latents are not what the model takes.
             ModelError: the model fails, or returns NaN or infinity.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, found {batch_size}")
-        sides = self.spec.image_shape[1:]
-        one = sides if self.grey_levels else self.spec.image_shape
+        _check_batch(batch_size)
         for block in blocks:
             whole = Block(checked(block.z, self.spec.latent_dim), block.labels)
             for first in range(0, len(whole), batch_size):
                 batch = whole.part(first, first + batch_size)
-                inputs = {"z": batch.z} if batch.labels is None else {"z": batch.z, "label": batch.labels}
-                try:
-                    (values,) = self._session.run(self._outputs, inputs)
-                except Exception as error:  # its exceptions have no common base below Exception
-                    raise ModelError(f"model {self.name} failed while running: {runtime.reason(error)}") from error
-                if values.shape != (len(batch), *one):
-                    raise ModelError(
-                        f"model {self.name} returned shape {values.shape} for {len(batch)} latents, "
-                        f"its spec says {(len(batch), *one)}"
-                    )
-                if not self.grey_levels and not np.isfinite(values).all():
-                    raise ModelError(f"model {self.name} returned NaN or infinity; its weights are damaged")
-                yield values.reshape(len(batch), *sides)
+                yield self.model.run(self.model.feeds(batch.z, batch.labels), len(batch))
+
+    def run_seed(
+        self, n: int, seed: int, start: int, asked: _Labels, batch_size: int = BATCH_SIZE
+    ) -> Iterator[npt.NDArray[Any]]:
+        """Run a generator that takes a seed: it makes all images up to the last, and those before `start` are dropped.
+
+        Args:
+            n: number of images, 1 or more; with `start` at most `model.MOST_OF_A_SEED`.
+            seed: of the images.
+            start: index of the first image.
+            asked: labels in turn, as `asked` gives them.
+            batch_size: images that are handed on at a time.
+        Returns:
+            As `run`.
+        Raises:
+            LatentError, ModelError: as `run`.
+        """
+        _check_range(n, start)
+        _check_batch(batch_size)
+        last = start + n
+        images = self.model.run(self.model.feeds_of_seed(seed, last, asked), last)
+        for first in range(start, last, batch_size):
+            yield images[first : first + batch_size]
+
+    def pictures(self, values: npt.NDArray[Any]) -> _Pictures:
+        """What `run` gave, as pictures: uint8, shape (N, H, W), or (N, H, W, C) of more channels than one."""
+        return to_pictures(values, self.spec.value_range)
+
+    def refuse_for_seed(self, what: str, wanted: bool) -> None:
+        """Raise if something that needs a model with latents is wanted of one that takes a seed.
+
+        Raises:
+            LatentError
+        """
+        if wanted and self.model.takes_seed:
+            raise LatentError(
+                f"model {self.name} makes its own latents from a seed, so {what} can't be had of it; take a model "
+                "that takes z (dcgan-export --inputs z)"
+            )
+
+    def _unconditional(self) -> ModelError:
+        known = [name for name in shipped.names(".onnx") if name.endswith("-conditional")]
+        return ModelError(
+            f"model {self.name} is unconditional: it can't be asked for a class; take a conditional one"
+            f"{' such as --model ' + known[0] if known else ', trained with dcgan-train --conditional'}"
+        )
 
 
-def find_model(model: str | Path) -> Path:
-    """Path of a shipped model's name, or else of a file.
+DigitGenerator = ImageGenerator  # its other name: what it was called while it made digits only
 
-    Raises:
-        ModelError: there is neither.
-    """
-    names = shipped.names(".onnx")
-    if str(model) in names:
-        return shipped.path_of(str(model), ".onnx")
-    path = Path(model)
-    try:
-        if path.is_dir():
-            raise ModelError(f"model {path} is a folder, expected an ONNX file")
-        exists = path.exists()
-    except OSError as error:  # a folder above may not be read, or the name is too long
-        raise ModelError(f"can't read model {path}: {first_line(error).lower()}") from error
-    if not exists:
-        known = ", ".join(names) or "none is installed"
-        raise ModelError(f"there is no model {str(model)!r}: neither a file nor a shipped model (these are: {known})")
-    return path
+
+def _check_range(n: int, start: int) -> None:
+    if n < 1:
+        raise LatentError(f"the number of images must be 1 or more, found {n}")
+    if start < 0 or start + n > INDICES:
+        raise LatentError(f"a seed has the latents 0 to 2^32 - 1, asked for {n} from {start}")
+
+
+def _check_batch(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, found {batch_size}")

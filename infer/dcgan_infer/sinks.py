@@ -21,6 +21,7 @@ import numpy.typing as npt
 from .contract.errors import DcganError, OutputError, first_line
 from .contract.files import TEMPORARY, replacing
 from .contract.pixels import tile
+from .contract.spec import DRAWN
 from .request import ARRAYS, FOLDER, GRIDS
 
 # Longest side that a format can store; PNG could store more, but see MAX_PIXELS.
@@ -28,7 +29,7 @@ _MAX_SIDE = {"webp": 16383, "jpeg": 65535, "gif": 65535}
 # Opening a larger picture, Pillow warns of a "decompression bomb" (Image.MAX_IMAGE_PIXELS).
 MAX_PIXELS = 89_478_485
 _FRAME_MS = 50
-_DIGITS = 10  # of every index in a file name, so that folders made from several ranges sort together
+_PLACES = 10  # of every index in a file name, so that folders made from several ranges sort together
 
 _Images = Iterator[npt.NDArray[Any]]
 
@@ -39,21 +40,19 @@ class Plan:
 
     Attributes:
         count: number of images.
-        height: of one image, before scaling.
-        width: of one image, before scaling.
+        image_shape: (channels, height, width) of one image, before scaling.
         first: number that the first file of a folder is named by.
         rows: of the grid.
         columns: of the grid.
         scale: each pixel becomes a square of this side; not for arrays.
-        floats: for arrays: float32 as the model gives it, instead of uint8 grey levels.
+        floats: for arrays: float32 in the model's value range, instead of uint8.
         facts: text that pictures carry, enough to make them again.
         facts_of: the same for image i of a folder.
         labels: of the images of an .npz, shape (count,), if they have any.
     """
 
     count: int
-    height: int
-    width: int
+    image_shape: tuple[int, int, int]
     first: int = 0
     rows: int = 1
     columns: int = 1
@@ -67,10 +66,13 @@ class Plan:
         """Why this can't be written as `kind`, or None. Looked at before any work is done."""
         if kind in GRIDS and self.rows * self.columns < self.count:
             return f"{self.count} images don't fit a grid of {self.rows}x{self.columns}"
+        channels, height, width = self.image_shape
+        if channels not in DRAWN and kind not in ARRAYS:
+            return f"pictures are grey or have 3 channels, and this model's have {channels}; write .npy or .npz"
         if kind in ARRAYS or kind == FOLDER:
             return None
         rows, columns = (self.rows, self.columns) if kind in GRIDS else (1, 1)
-        height, width = rows * self.height * self.scale, columns * self.width * self.scale
+        height, width = rows * height * self.scale, columns * width * self.scale
         pixels = height * width * (self.count if kind == "gif" else 1)
         if max(height, width) > _MAX_SIDE.get(kind, MAX_PIXELS) or pixels > MAX_PIXELS:
             frames = f"{self.count} frames of " if kind == "gif" else ""
@@ -89,7 +91,8 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
     Args:
         target: a path, or a binary stream.
         kind: one of `request.FILES`, or `FOLDER` for a path.
-        images: uint8 (or float32, for arrays), shape (K, height, width) each; pulled once the target is open.
+        images: uint8, shape (K, height, width) or in colour (K, height, width, channels) each; or for arrays float32,
+            shape (K, channels, height, width) each; pulled once the target is open.
         plan: what they are.
     Raises:
         OutputError: the target can't be written, or a folder already holds some of these files.
@@ -147,7 +150,10 @@ def _write_gif(file: IO[bytes], images: _Images, plan: Plan) -> None:
 
 def _write_npy(file: IO[bytes], images: _Images, plan: Plan) -> None:
     dtype = "<f4" if plan.floats else "|u1"
-    shape = (plan.count, plan.height, plan.width)
+    channels, *sides = plan.image_shape
+    # Of one channel the axis is left out in floats too: (N, H, W).
+    one = sides if channels == 1 else [channels, *sides] if plan.floats else [*sides, channels]
+    shape = (plan.count, *one)
     np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
     for batch in images:
         file.write(batch.astype(dtype, copy=False).tobytes())
@@ -185,13 +191,13 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
     """Single PNGs, named by index. A new folder appears at once; into an existing one the finished files are moved."""
 
     def name(i: int) -> str:
-        return f"{plan.first + i:0{_DIGITS}d}.png"
+        return f"{plan.first + i:0{_PLACES}d}.png"
 
     exists = folder.is_dir()
     if exists:
         # Judged from what is there: to list all names to come would need memory for each.
         found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
-        taken = sorted(stem for stem in found if len(stem) == _DIGITS and 0 <= int(stem) - plan.first < plan.count)
+        taken = sorted(stem for stem in found if len(stem) == _PLACES and 0 <= int(stem) - plan.first < plan.count)
         if taken:
             raise OutputError(
                 f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "

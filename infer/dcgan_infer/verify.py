@@ -11,7 +11,6 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +18,19 @@ import numpy as np
 import numpy.typing as npt
 
 from . import runtime, shipped
-from .contract.difference import compare_images, grey_levels
+from .contract.difference import compare_images
 from .contract.errors import LatentError, ModelError, first_line
 from .contract.golden import BATCHES, COUNT, SEED, START, SUFFIX, Golden, parse_golden
 from .contract.latents import latents
-from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
-from .contract.tolerance import TOLERANCES, Tolerance
+from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, Interface
+from .contract.tolerance import TOLERANCES, Tolerance, tolerance_of
+from .model import Model, read_model
 from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, read_outline
 from .request import BATCH_SIZE
-from .session import find_model
 from .verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
 MANIFEST = "SHA256SUMS"
 N = 64  # images that two models are compared on
-
-_Floats = npt.NDArray[np.float32]
-_Bytes = npt.NDArray[np.uint8]
-_Labels = npt.NDArray[np.int64]
 
 
 class _Subject:
@@ -44,58 +39,44 @@ class _Subject:
     Attributes:
         path: of the file.
         content: its bytes.
+        sha256: hexadecimal digest of these.
         refusal: why onnxruntime does not load it; empty if it does.
-        problem: why its spec can't be used; empty if it can.
+        problem: why it can't be run as its spec says; empty if it can.
     """
 
     def __init__(self, model: str | Path, threads: int) -> None:
-        self.path = find_model(model)
-        try:
-            self.content = self.path.read_bytes()
-        except OSError as error:
-            raise ModelError(f"can't read model {self.path}: {first_line(error).lower()}") from error
+        self.path, self.content = read_model(model)
+        self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.refusal = self.problem = ""
-        self._session: Any = None
-        self._spec: GeneratorSpec | None = None
+        self._model: Model | None = None
         try:
-            self._session = runtime.open_session(self.content, "cpu", threads).session
+            opened = runtime.open_session(self.content, "cpu", threads)
         except ModelError as error:
             self.refusal = str(error).removeprefix("onnxruntime can't read it: ")
             self.problem = f"onnxruntime does not load it: {self.refusal}"
             return
         try:
-            self._spec = runtime.spec_of(self._session, seeded=True)
+            self._model = Model(opened, self.path, self.content)
         except ModelError as error:
             self.problem = str(error)
 
-    @cached_property
-    def takes_seed(self) -> bool:
-        """Only where there is no `problem`: whether it makes its latents itself."""
-        return runtime.takes_seed(self._session)
-
-    @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
     @property
-    def spec(self) -> GeneratorSpec:
+    def model(self) -> Model:
         """Only where there is no `problem`."""
-        assert self._spec is not None
-        return self._spec
-
-    @cached_property
-    def metadata(self) -> dict[str, str]:
-        """Only where there is no `problem`: then all of it is text."""
-        found: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        return found
+        assert self._model is not None
+        return self._model
 
     @property
     def precision(self) -> str:
-        return self.metadata.get(PRECISION_KEY, "fp32")
+        return self.model.metadata.get(PRECISION_KEY, "fp32")
+
+    @property
+    def weights_sha256(self) -> str:
+        return self.model.metadata.get(WEIGHTS_SHA256_KEY, "")
 
     @property
     def tolerance(self) -> Tolerance:
-        """Of the precision that the metadata names.
+        """Of the precision that the metadata names, for values of the model's range and what it gives.
 
         Raises:
             ModelError: this version does not know it.
@@ -105,45 +86,33 @@ class _Subject:
                 f"its precision is {self.precision[:40]!r}, and this version knows {', '.join(TOLERANCES)} only; "
                 "upgrade dcgan-toolkit"
             )
-        return TOLERANCES[self.precision]
+        return tolerance_of(self.precision, self.model.spec.value_range, self.model.gives_uint8)
 
-    def images(self, seed: int, z: _Floats, label: _Labels | None, sizes: Sequence[int]) -> _Floats | _Bytes:
-        """Run the model in batches of these sizes.
+    def images(self, seed: int, n: int, sizes: Sequence[int]) -> npt.NDArray[Any]:
+        """Run the model on images 0 to n - 1 of a seed, of the classes i modulo their number.
 
         Args:
-            seed: for a model that takes one; its images from 0 on.
-            z: the latents of that.
-            label: i modulo the number of classes.
-            sizes: that make up all of `z`.
+            seed: of the images.
+            n: number of images.
+            sizes: of the batches, that add up to `n`.
         Returns:
-            float32, shape (N, 1, H, W); or uint8, shape (N, H, W).
+            float32, shape (n, C, H, W); or pictures in uint8.
         Raises:
             ModelError: it does not run, or returns something else.
+            LatentError: it takes a seed, and can't make so many.
         """
-        (output,) = self._session.get_outputs()
-        one = self.spec.image_shape if output.type == "tensor(float)" else self.spec.image_shape[1:]
-        dtype = np.float32 if output.type == "tensor(float)" else np.uint8
-        made, first = [], 0
+        model, made, first = self.model, [], 0
+        classes = model.spec.num_classes
+        if model.takes_seed:  # image i can be had only with all before it
+            for size in sizes:
+                last = first + size
+                made.append(model.run(model.feeds_of_seed(seed, last, range(classes)), last, finite=False)[first:])
+                first = last
+            return np.concatenate(made)
+        whole = model.feeds_of_seed(seed, n, range(classes))
         for size in sizes:
-            # Image i of a seed can be had only with all before it.
-            skipped = first if self.takes_seed else 0
-            inputs: dict[str, Any] = {"z": z[first : first + size]}
-            if self.takes_seed:
-                inputs = {"seed": np.array(seed, np.int64), "n": np.array(first + size, np.int64)}
-            if label is not None:
-                inputs["label"] = label[: self.spec.num_classes] if self.takes_seed else label[first : first + size]
-            try:
-                (images,) = self._session.run([output.name], inputs)
-            except Exception as error:  # onnxruntime's exceptions have no common base below Exception
-                raise ModelError(f"it does not run on a batch of {size}: {runtime.reason(error)}") from error
-            if len(images) == skipped + size:
-                images = images[skipped:]
-            if images.shape != (size, *one) or images.dtype != dtype:
-                raise ModelError(
-                    f"a batch of {size} should give {np.dtype(dtype)} of shape {(size, *one)}, "
-                    f"found {images.dtype} of shape {images.shape}"
-                )
-            made.append(images)
+            batch = {name: rows[first : first + size] for name, rows in whole.items()}
+            made.append(model.run(batch, size, finite=False))
             first += size
         return np.concatenate(made)
 
@@ -242,18 +211,19 @@ def _spec(subject: _Subject) -> Check:
         return Check("spec", FAILED, "can't be read: onnxruntime does not load the file, see operators")
     if subject.problem:
         return Check("spec", FAILED, subject.problem)
-    spec = subject.spec
+    spec = subject.model.spec
     stored = _stored_precision(subject)
     if stored and stored != subject.precision:
         # The tolerance follows the precision, so a file must not choose it.
         reason = f"its metadata says {subject.precision[:40]!r}, and its weights are those of {stored}"
         return Check("spec", FAILED, reason)
     classes = f"{spec.num_classes} classes" if spec.num_classes else "unconditional"
-    size = "x".join(map(str, spec.image_shape[1:]))
+    channels, *sides = spec.image_shape
+    kind = {1: "grey images", 3: "colour images"}.get(channels, f"images of {channels} channels")
     return Check(
         "spec",
         PASSED,
-        f"{spec.latent_dim} latents, {classes}, images of {size}, as its inputs and outputs are",
+        f"{spec.latent_dim} latents, {classes}, {kind} of {'x'.join(map(str, sides))}, as its inputs and outputs are",
         {"spec": spec.to_json(), "precision": subject.precision},
     )
 
@@ -300,7 +270,7 @@ def _find(subject: _Subject) -> tuple[_Vectors | None, str]:
         except ModelError as error:
             broken = str(error)
             continue
-        if vectors.golden.weights_sha256 == subject.metadata.get(WEIGHTS_SHA256_KEY):
+        if vectors.golden.weights_sha256 == subject.weights_sha256:
             return vectors, ""
     return None, broken
 
@@ -308,7 +278,7 @@ def _find(subject: _Subject) -> tuple[_Vectors | None, str]:
 def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
     if subject.problem:
         return Check("golden", SKIPPED, "the model can't be run as its spec says")
-    weights = subject.metadata.get(WEIGHTS_SHA256_KEY, "")
+    weights = subject.weights_sha256
     if vectors is None and broken:
         return Check("golden", FAILED, f"no golden file fits, and {broken}")
     if vectors is None:
@@ -327,23 +297,30 @@ def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
     if golden.weights_sha256 != weights:
         reason = f"{vectors.path.name} is of weights {_short(golden.weights_sha256)}, the model of {_short(weights)}"
         return Check("golden", FAILED, reason, figures)
-    if golden.spec != subject.spec:
-        return Check("golden", FAILED, f"{vectors.path.name} is of another spec than the model's", figures)
+    others = _differing(golden.spec.interface, subject.model.spec.interface)
+    if others:
+        return Check("golden", FAILED, f"{vectors.path.name} is of another spec than the model's: {others}", figures)
     if not np.array_equal(latents(SEED, START, COUNT, golden.spec.latent_dim).view("u4"), golden.z.view("u4")):
         reason = f"the latents in {vectors.path.name} are not those that are drawn here (docs/latents.md)"
         return Check("golden", FAILED, reason, figures)
     try:
         tolerance = subject.tolerance
-        images = subject.images(SEED, golden.z, golden.label, BATCHES)
+        images = subject.images(SEED, COUNT, BATCHES)
     except ModelError as error:
         return Check("golden", FAILED, str(error), figures)
-    right = golden.image_uint8 if images.dtype == np.uint8 else golden.image
+    limit = tolerance.limit(golden.eager_max_error)
     difference = compare_images(
-        images, right, tolerance.limit(golden.eager_max_error), tolerance, right_levels=golden.image_uint8
+        images, golden.image, golden.spec.interface, tolerance, limit, right_levels=golden.image_uint8
     )
     reasons = difference.reasons()
     detail = f"{COUNT} images as in {vectors.path.name}, {subject.precision}"
     return Check("golden", FAILED if reasons else PASSED, "; ".join(reasons) or detail, figures, difference)
+
+
+def _differing(mine: Interface, theirs: Interface) -> str:
+    """Names of the fields in which two interfaces differ; empty where they are equal."""
+    ours, others = asdict(mine), asdict(theirs)
+    return ", ".join(name for name in ours if ours[name] != others[name])
 
 
 def _short(digest: str) -> str:
@@ -356,22 +333,16 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
         return Check("against", SKIPPED, "the model can't be run as its spec says", figures)
     if other.problem:
         return Check("against", FAILED, f"{other.path.name}: {other.problem}", figures)
-    if subject.spec != other.spec:
-        mine, theirs = asdict(subject.spec), asdict(other.spec)
-        names = ", ".join(name for name in mine if mine[name] != theirs[name])
+    names = _differing(subject.model.spec.interface, other.model.spec.interface)
+    if names:
         return Check("against", FAILED, f"{other.path.name} has another spec: {names}", figures)
-    spec = subject.spec
-    z = latents(seed, 0, n, spec.latent_dim)
-    label = np.arange(n, dtype=np.int64) % spec.num_classes if spec.num_classes else None
     sizes = [min(BATCH_SIZE, n - first) for first in range(0, n, BATCH_SIZE)]
-    made: list[_Floats | _Bytes] = []
+    made: list[npt.NDArray[Any]] = []
     try:
         tolerances = [subject.tolerance, other.tolerance]
-        made += (each.images(seed, z, label, [n] if each.takes_seed else sizes) for each in (subject, other))
+        made += (each.images(seed, n, [n] if each.model.takes_seed else sizes) for each in (subject, other))
     except ModelError as error:
         return Check("against", FAILED, f"{(subject, other)[len(made)].path.name}: {error}", figures)
-    if made[0].dtype != made[1].dtype:  # one of them gives grey levels
-        made = [grey_levels(images) for images in made]
     # How exact float32 is depends on the weights, and only a golden file says. Each model may be off by its own limit,
     # and in opposite directions: right ones, fused and plain, were at 1.1 of a single limit.
     eager = None if vectors is None else vectors.golden.eager_max_error
@@ -380,10 +351,13 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
         tolerances[0],
         levels=min(255, sum(each.levels for each in tolerances)),
         mean_levels=sum(each.mean_levels for each in tolerances),
+        image_levels=sum(each.image_levels for each in tolerances),
+        mean_share=sum(each.mean_share for each in tolerances),
+        image_share=sum(each.image_share for each in tolerances),
     )
-    difference = compare_images(made[0], made[1], limit, both)
+    difference = compare_images(made[0], made[1], subject.model.spec.interface, both, limit)
     notes = [] if difference.limit is not None else ["only grey levels are judged"]
-    if subject.metadata.get(WEIGHTS_SHA256_KEY) != other.metadata.get(WEIGHTS_SHA256_KEY):
+    if subject.weights_sha256 != other.weights_sha256:
         notes.append("their metadata name other weights")
     reasons = difference.reasons()
     detail = reasons or [f"as {other.path.name} on {n} latents of seed {seed}"]

@@ -135,6 +135,8 @@ def _figures(checks: Iterable[Check]) -> list[str]:
         ("  limit", lambda row: f"{row.levels_limit}"),
         ("grey levels off on average", lambda row: f"{row.mean_levels:.2e}"),
         ("  limit", lambda row: f"{row.mean_levels_limit:.2e}"),
+        ("grey levels off, the worst image", lambda row: f"{row.image_levels:.2e}"),
+        ("  limit", lambda row: f"{row.image_levels_limit:.2e}"),
         ("pixels with another grey level", lambda row: f"{row.pixels_off} of {row.pixels}"),
         ("PSNR", lambda row: f"{row.psnr:.1f} dB"),
     )

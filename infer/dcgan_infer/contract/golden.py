@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ModelError, SpecError, first_line
-from .pixels import to_uint8
+from .errors import ModelError, SpecError
+from .pixels import to_pictures
 from .spec import SPEC_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
 
 SUFFIX = ".golden"
@@ -47,8 +47,8 @@ class Golden:
         weights_sha256: hexadecimal digest of its weights, the one in the metadata of every artifact made from them.
         eager_max_error: largest difference of the checkpoint in eager float32 to float64 on these latents.
         z: float32, shape (COUNT, latent_dim), latents START to START + COUNT - 1 of SEED.
-        image: float32, shape (COUNT, 1, H, W), range [-1, 1], the images in float64, rounded.
-        image_uint8: uint8, shape (COUNT, H, W), grey levels of the images in float64.
+        image: float32, shape (COUNT, C, H, W), in the spec's value range, the images in float64, rounded.
+        image_uint8: uint8, shape (COUNT, H, W), or (COUNT, H, W, C) in colour: the levels of the images in float64.
         label: int64, shape (COUNT,), i modulo the number of classes; None for an unconditional generator.
     """
 
@@ -87,21 +87,15 @@ class Golden:
         return b"".join([_HEADER_LENGTH.pack(len(header)), header, *data])
 
 
-def read_golden(path: Path) -> Golden:
-    """Read a golden file.
-
-    Raises:
-        ModelError: the file is missing, truncated, foreign, or holds other than what its own header promises.
-    """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"can't read golden file {path}: {first_line(error).lower()}") from error
-    return parse_golden(content, path)
-
-
 def parse_golden(content: bytes, path: Path) -> Golden:
-    """Like `read_golden`, from the file's bytes; `path` is for messages."""
+    """Read the bytes of a golden file.
+
+    Args:
+        content: of the file; may be anything.
+        path: for messages.
+    Raises:
+        ModelError: it is truncated, foreign, or holds other than what its own header promises.
+    """
     try:
         return _parse(content)
     except (ModelError, SpecError) as error:
@@ -112,15 +106,12 @@ def parse_golden(content: bytes, path: Path) -> Golden:
 
 def _layout(spec: GeneratorSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of each array, in the order of the file: the widest type first, so that all are aligned."""
-    channels, height, width = spec.image_shape
-    if channels != 1:
-        raise ModelError(f"golden vectors are of grey images, these have {channels} channels")
     label = {"label": ("I64", (COUNT,))} if spec.num_classes else {}
     return {
         **label,
-        "image": ("F32", (COUNT, 1, height, width)),
+        "image": ("F32", (COUNT, *spec.image_shape)),
         "z": ("F32", (COUNT, spec.latent_dim)),
-        "image_uint8": ("U8", (COUNT, height, width)),
+        "image_uint8": ("U8", (COUNT, *spec.picture_shape)),
     }
 
 
@@ -192,10 +183,11 @@ def _eager_max_error(text: str) -> float:
 def _check_values(golden: Golden) -> None:
     if not np.isfinite(golden.z).all():
         raise ModelError("its latents are not finite")
-    if not (np.abs(golden.image) <= 1.0).all():  # not `(... > 1.0).any()`: a NaN must not pass
-        raise ModelError("its images have values that are not within -1 to 1")
+    low, high = golden.spec.value_range
+    if not ((golden.image >= low) & (golden.image <= high)).all():  # a NaN must not pass
+        raise ModelError(f"its images have values that are not within {low:g} to {high:g}")
     # Rounding to float32 may carry a value over the border between two levels, never further.
-    if np.abs(to_uint8(golden.image).astype(int)[:, 0] - golden.image_uint8).max() > 1:
+    if np.abs(to_pictures(golden.image, (low, high)).astype(int) - golden.image_uint8).max() > 1:
         raise ModelError("its images and their grey levels contradict each other")
     if golden.label is not None and not np.array_equal(golden.label, np.arange(COUNT) % golden.spec.num_classes):
         raise ModelError(f"its labels should be i modulo {golden.spec.num_classes}")

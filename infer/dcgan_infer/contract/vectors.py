@@ -31,8 +31,8 @@ class Case:
         asked: labels that are asked for, in turn; -1 or none for what the seed draws.
         z: float32, shape (n, latent_dim).
         label: int64, shape (n,): what `asked` comes to; None of an unconditional model.
-        image: float32, shape (n, 1, H, W), range [-1, 1].
-        image_uint8: uint8, shape (n, H, W), grey levels.
+        image: float32, shape (n, C, H, W), in the model's value range.
+        image_uint8: uint8, shape (n, H, W), or (n, H, W, C) in colour.
     """
 
     seed: int

@@ -1,5 +1,6 @@
 // A generator in the browser: the model, its spec, and onnxruntime-web to run it. No page in here.
 
+import { specOf, toPictures } from "./interface.js";
 import { labels, latents } from "./latents.js";
 
 const HERE = new URL(".", import.meta.url);
@@ -21,12 +22,13 @@ const BACKENDS = {
 export async function openGenerator(backend = "wasm", file) {
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly; take a newer one");
   const { build, providers } = BACKENDS[backend];
-  const [ort, site] = await Promise.all([loadRuntime(build), fetchFrom("model.json").then((answer) => answer.json())]);
+  const [ort, site] = await Promise.all([loadRuntime(build), readSite()]);
   const name = file ?? site.models[backend].file;
   const bytes = new Uint8Array(await (await fetchFrom(name)).arrayBuffer());
   ort.env.wasm.wasmPaths = new URL("runtime/", HERE).href;
   // Threads need shared memory, which browsers give only to pages served with the headers COOP and COEP.
   ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+  const spec = specOf(bytes);
   let session;
   try {
     // Severity 3, errors: it warns of operators that it leaves to the CPU, as it should.
@@ -34,8 +36,13 @@ export async function openGenerator(backend = "wasm", file) {
   } catch (error) {
     throw new Error(`onnxruntime-web refuses ${name}: ${String(error.message ?? error).split("\n")[0]}`);
   }
-  return new Generator(ort, session, { ...site, backend, file: name, bytes: bytes.length, threads: ort.env.wasm.numThreads });
+  return new Generator(ort, session, { ...site, spec, backend, file: name, bytes: bytes.length, threads: ort.env.wasm.numThreads });
 }
+
+let site;
+
+/** The site's model.json, fetched once. */
+export const readSite = () => (site ??= fetchFrom("model.json").then((answer) => answer.json()));
 
 async function loadRuntime(build) {
   try {
@@ -56,7 +63,7 @@ async function fetchFrom(name) {
   return answer;
 }
 
-/** What `openGenerator` gives. `about` is the site's model.json, with `backend`, `file`, `bytes` and `threads`. */
+/** What `openGenerator` gives. `about` is the site's model.json, with `spec`, `backend`, `file`, `bytes` and `threads`. */
 class Generator {
   #ort;
   #session;
@@ -68,7 +75,8 @@ class Generator {
     this.about = about;
     this.latentDim = about.spec.latent_dim;
     this.classes = about.spec.num_classes;
-    [, this.height, this.width] = about.spec.image_shape;
+    [this.channels, this.height, this.width] = about.spec.image_shape;
+    this.size = this.channels * this.height * this.width;
   }
 
   /**
@@ -76,7 +84,7 @@ class Generator {
    *
    * @param {Float32Array} z N * latentDim numbers, from N(0, 1)
    * @param {BigInt64Array} [label] N labels; for a conditional model only
-   * @returns {Promise<Uint8Array>} N * height * width grey levels, row by row, 0 is black
+   * @returns {Promise<Uint8Array | Uint8ClampedArray>} N * size levels: row by row, the channels of a pixel side by side, 0 is black
    */
   images(z, label) {
     // A session runs one request at a time: the next waits for the last, whether that failed or not.
@@ -91,16 +99,16 @@ class Generator {
    * @param {bigint | string} seed 0 to 2^63 - 1
    * @param {number} start
    * @param {number} count
-   * @param {number | null} digit null: the seed draws it
+   * @param {number | null} wanted class of all of them; null: the seed draws it
    */
-  imagesOf(seed, start, count, digit = null) {
-    return this.images(latents(seed, start, count, this.latentDim), this.labelsOf(seed, start, count, digit));
+  imagesOf(seed, start, count, wanted = null) {
+    return this.images(latents(seed, start, count, this.latentDim), this.labelsOf(seed, start, count, wanted));
   }
 
   /** Labels of the same, or undefined for a model without classes. */
-  labelsOf(seed, start, count, digit = null) {
+  labelsOf(seed, start, count, wanted = null) {
     if (!this.classes) return undefined;
-    return digit === null ? labels(seed, start, count, this.classes) : new BigInt64Array(count).fill(BigInt(digit));
+    return wanted === null ? labels(seed, start, count, this.classes) : new BigInt64Array(count).fill(BigInt(wanted));
   }
 
   /** Free what the session holds, once it is idle; nothing can be asked for after that. */
@@ -115,6 +123,6 @@ class Generator {
     const inputs = { z: new Tensor("float32", z, [count, this.latentDim]) };
     if (this.classes) inputs.label = new Tensor("int64", label, [count]);
     const { image } = await this.#session.run(inputs);
-    return image.data.slice();
+    return toPictures(image.data, this.about.spec).slice();
   }
 }

@@ -1,59 +1,74 @@
-// The page: what people touch, and what they see. Making digits is generator.js.
+// The page: what people touch, and what they see. Making images is generator.js.
 
-import { openGenerator } from "./generator.js";
+import { openGenerator, readSite } from "./generator.js";
+import { classesOf, classOf } from "./interface.js";
 import { latents } from "./latents.js";
 
 const SEEDS = 1n << 63n;
 const SEEDS_ARE = "A seed is a whole number from 0 to 9223372036854775807.";
-const BATCH = 8; // of the grid: the first digits are seen while the others are made
-const MAP = 9; // digits along a side of the pad
+const BATCH_PIXELS = 8192; // in a batch: the first images are seen while the others are made, and a drag is heard between
+const PIXELATED = 32; // pixels along a side, at most, of images that are drawn in squares
+const LARGE = 96; // pixels along a side: from here on there are fewer images to see, and each is larger
+const BUTTONS = 12; // classes, at most, that have a button each; more stand in a menu
 const REACH = Math.PI / 2; // from the pad's middle to an edge: at a right angle nothing of the middle is left
 const KEY_STEP = 0.05;
-const SAVED_SCALE = 8;
+const SAVED_SIDE = 224; // pixels, at least, along the longer side of a saved image
 
 const byId = (id) => document.getElementById(id);
 const [seedBox, grid, stage, pad, point] = ["seed", "grid", "stage", "pad", "point"].map(byId);
 
 let generator;
-const state = { seed: 0n, digit: null, chosen: 0, x: 0, y: 0 };
+let site; // model.json
+let ink = false; // whether grey levels are ink on paper, in the colours of the page
+const state = { seed: 0n, label: null, chosen: 0, x: 0, y: 0 }; // label null: as the seed draws
 let gridImages = new Uint8Array();
 let request = 0; // what is asked for later makes what was asked for before void
 
 // ---- drawing
 
-/** Draw grey levels as black ink of that strength; style.css inverts it in the dark. */
-function draw(canvas, levels, width, height, left = 0, top = 0) {
+/** The pixels of a picture; as ink, grey levels are black of that strength, which style.css inverts in the dark. */
+function imageDataOf(picture, asInk = false) {
+  const { width, height, channels } = generator;
   const image = new ImageData(width, height);
-  for (let i = 0; i < levels.length; i += 1) image.data[4 * i + 3] = levels[i];
-  canvas.getContext("2d").putImageData(image, left, top);
+  for (let at = 0; at < width * height; at += 1) {
+    for (let c = 0; c < 3 && !asInk; c += 1) image.data[4 * at + c] = picture[channels * at + (c % channels)];
+    image.data[4 * at + 3] = asInk ? picture[at] : 255;
+  }
+  return image;
 }
 
-/** @param {string} what the digit is, for the name of its file */
-function showStage(levels, what) {
-  draw(stage, levels, generator.width, generator.height);
-  stage.shown = { levels, what };
-}
-
-/** Save images as one PNG, white on black as dcgan-infer saves them. */
-function save(name, images, columns) {
+function draw(canvas, picture, column = 0, row = 0) {
   const { width, height } = generator;
-  const size = width * height;
-  const count = images.length / size;
-  const canvas = document.createElement("canvas");
-  canvas.width = columns * width;
-  canvas.height = Math.ceil(count / columns) * height;
-  const context = canvas.getContext("2d");
+  canvas.getContext("2d").putImageData(imageDataOf(picture, ink), column * width, row * height);
+}
+
+/** @param {string} what the picture is, for the name of its file */
+function showStage(picture, what) {
+  draw(stage, picture);
+  stage.shown = { picture, what };
+}
+
+function resize(canvas, across = 1, down = 1) {
+  [canvas.width, canvas.height] = [across * generator.width, down * generator.height];
+  return canvas;
+}
+
+/** Save pictures as one PNG, as dcgan-infer saves them: ink is white on black. */
+function save(name, pictures, across) {
+  const { width, height, size } = generator;
+  const count = pictures.length / size;
+  const sheet = resize(document.createElement("canvas"), across, Math.ceil(count / across));
+  const context = sheet.getContext("2d");
   for (let i = 0; i < count; i += 1) {
-    const image = new ImageData(width, height);
-    const pixels = new Uint32Array(image.data.buffer); // red, green and blue alike, and nothing shines through
-    for (let at = 0; at < size; at += 1) pixels[at] = 0xff000000 | (images[i * size + at] * 0x010101);
-    context.putImageData(image, (i % columns) * width, Math.floor(i / columns) * height);
+    const one = imageDataOf(pictures.subarray(i * size, (i + 1) * size));
+    context.putImageData(one, (i % across) * width, Math.floor(i / across) * height);
   }
   const large = document.createElement("canvas");
-  [large.width, large.height] = [canvas.width * SAVED_SCALE, canvas.height * SAVED_SCALE];
+  const scale = Math.ceil(SAVED_SIDE / Math.max(width, height));
+  [large.width, large.height] = [sheet.width * scale, sheet.height * scale];
   const scaled = large.getContext("2d");
   scaled.imageSmoothingEnabled = false;
-  scaled.drawImage(canvas, 0, 0, large.width, large.height);
+  scaled.drawImage(sheet, 0, 0, large.width, large.height);
   large.toBlob((blob) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
@@ -64,58 +79,69 @@ function save(name, images, columns) {
 }
 
 const nameOf = (what) =>
-  [generator.about.name, `seed-${state.seed}`, state.digit === null ? "" : `digit-${state.digit}`, what].filter(Boolean).join("-");
+  [site.name, `seed-${state.seed}`, state.label === null ? "" : classes[state.label].replace(/[^\p{L}\p{N}]+/gu, "_"), what].filter(Boolean).join("-");
 
 // ---- the grid
 
-const columns = () => (window.innerWidth < 480 ? 6 : 8);
-const rows = () => (window.innerWidth < 480 ? 5 : 6);
+/** Columns and rows, so that images of any shape fill about as much of the screen. */
+function layout() {
+  const { width, height } = generator;
+  const large = Math.max(width, height) >= LARGE;
+  const [across, down] = window.innerWidth < 480 ? (large ? [3, 4] : [6, 5]) : large ? [5, 4] : [8, 6];
+  const columns = Math.max(1, Math.round(across * Math.sqrt(height / width)));
+  return { columns, count: columns * Math.max(1, Math.round((across * down) / columns)) };
+}
 
 function layGrid() {
-  grid.style.setProperty("--columns", columns());
-  const cells = Array.from({ length: columns() * rows() }, (_, i) => {
+  const { columns, count } = layout();
+  grid.style.setProperty("--columns", columns);
+  const cells = Array.from({ length: count }, (_, i) => {
     const cell = document.createElement("button");
     cell.type = "button";
     cell.setAttribute("role", "option");
-    const canvas = document.createElement("canvas");
-    [canvas.width, canvas.height] = [generator.width, generator.height];
-    cell.append(canvas);
+    cell.append(resize(document.createElement("canvas")));
     cell.addEventListener("click", () => choose(i).catch(fail));
     return cell;
   });
   grid.replaceChildren(...cells);
 }
 
+/** Make pictures in batches, a frame after each; gives each one's index, and the picture. */
+async function* picturesOf(z, label) {
+  const { latentDim, size, width, height } = generator;
+  const count = z.length / latentDim;
+  const batch = Math.min(8, Math.max(1, Math.round(BATCH_PIXELS / (width * height))));
+  for (let first = 0; first < count; first += batch) {
+    const end = Math.min(first + batch, count);
+    const made = await generator.images(z.subarray(first * latentDim, end * latentDim), label?.subarray(first, end));
+    for (let i = first; i < end; i += 1) yield [i, made.subarray((i - first) * size, (i - first + 1) * size)];
+    await nextFrame();
+  }
+}
+
 async function fillGrid() {
   const mine = (request += 1);
-  const { seed, digit } = state;
-  const size = generator.width * generator.height;
   const count = grid.children.length;
   setSaving(false); // what is seen is not yet what the controls say
   select(Math.min(state.chosen, count - 1));
-  const images = new Uint8Array(count * size);
-  const asked = generator.labelsOf(seed, 0, count, digit);
-  for (let first = 0; first < count; first += BATCH) {
-    const some = Math.min(BATCH, count - first);
-    const levels = await generator.imagesOf(seed, first, some, digit);
+  const images = new Uint8Array(count * generator.size);
+  const label = generator.labelsOf(state.seed, 0, count, state.label);
+  for await (const [i, picture] of picturesOf(latents(state.seed, 0, count, generator.latentDim), label)) {
     if (mine !== request) return;
-    images.set(levels, first * size);
-    for (let i = 0; i < some; i += 1) {
-      const cell = grid.children[first + i];
-      draw(cell.firstChild, levels.subarray(i * size, (i + 1) * size), generator.width, generator.height);
-      cell.setAttribute("aria-label", `Image ${first + i}${asked ? `, a ${asked[first + i]}` : ""}`);
-    }
-    if (first === 0) performance.mark("first-digit");
-    await nextFrame();
-    if (mine !== request) return;
+    images.set(picture, i * generator.size);
+    const cell = grid.children[i];
+    draw(cell.firstChild, picture);
+    cell.setAttribute("aria-label", `Image ${i}${label ? `: ${classes[label[i]]}` : ""}`);
+    if (i === 0) performance.mark("first-image");
   }
+  if (mine !== request) return;
   gridImages = images;
   await Promise.all([drawPoint(), drawMap()]);
   if (mine === request) setSaving(true);
 }
 
 function setSaving(possible) {
-  for (const id of ["save-grid", "save-digit"]) byId(id).disabled = !possible;
+  for (const id of ["save-grid", "save-one"]) byId(id).disabled = !possible;
 }
 
 const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve));
@@ -124,6 +150,7 @@ const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve))
 
 /** The chosen latent and two directions, orthogonal and as long as it is: its neighbours, made so (Gram and Schmidt). */
 let basis;
+let mapRequest = 0;
 
 function makeBasis() {
   const dim = generator.latentDim;
@@ -132,11 +159,14 @@ function makeBasis() {
   const made = [];
   for (let k = 0; k < 3; k += 1) {
     const vector = Float64Array.from(all.subarray(k * dim, (k + 1) * dim));
+    const before = dot(vector, vector);
     for (const other of made) {
-      const share = dot(vector, other) / dot(other, other);
+      const share = dot(vector, other) / (dot(other, other) || 1);
       for (let i = 0; i < dim; i += 1) vector[i] -= share * other[i];
     }
-    const length = k === 0 ? 1 : Math.sqrt(dot(made[0], made[0]) / dot(vector, vector));
+    const left = dot(vector, vector);
+    // Latents of one or two numbers have no second or third direction.
+    const length = k === 0 ? 1 : left > 1e-12 * before ? Math.sqrt(dot(made[0], made[0]) / left) : 0;
     made.push(vector.map((value) => value * length));
   }
   basis = made;
@@ -154,7 +184,7 @@ function latentAt(x, y, z = new Float32Array(generator.latentDim), at = 0) {
 }
 
 const labelOfChosen = (count = 1) => {
-  const label = generator.labelsOf(state.seed, state.chosen, 1, state.digit);
+  const label = generator.labelsOf(state.seed, state.chosen, 1, state.label);
   return label && new BigInt64Array(count).fill(label[0]);
 };
 
@@ -178,26 +208,18 @@ function select(index) {
 }
 
 async function drawMap() {
-  const mine = `${state.seed} ${state.digit} ${state.chosen}`;
+  const mine = (mapRequest += 1);
   const { width, height, latentDim } = generator;
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [MAP * width, MAP * height];
-  for (let row = 0; row < MAP; row += 1) {
-    const z = new Float32Array(MAP * latentDim);
-    for (let column = 0; column < MAP; column += 1) {
-      latentAt((2 * column + 1) / MAP - 1, (2 * row + 1) / MAP - 1, z, column * latentDim);
-    }
-    const levels = await generator.images(z, labelOfChosen(MAP));
-    if (mine !== `${state.seed} ${state.digit} ${state.chosen}`) return;
-    for (let column = 0; column < MAP; column += 1) {
-      const one = levels.subarray(column * width * height, (column + 1) * width * height);
-      draw(canvas, one, width, height, column * width, row * height);
-    }
-    if (row % 3 === 2) await nextFrame(); // let a drag through
+  const side = Math.max(width, height) < LARGE ? 9 : 5;
+  const z = new Float32Array(side * side * latentDim);
+  for (let i = 0; i < side * side; i += 1) {
+    latentAt((2 * (i % side) + 1) / side - 1, (2 * Math.floor(i / side) + 1) / side - 1, z, i * latentDim);
   }
-  const map = byId("map");
-  [map.width, map.height] = [canvas.width, canvas.height];
-  map.getContext("2d").drawImage(canvas, 0, 0);
+  const map = resize(byId("map"), side, side);
+  for await (const [i, picture] of picturesOf(z, labelOfChosen(side * side))) {
+    if (mine !== mapRequest) return;
+    draw(map, picture, i % side, Math.floor(i / side));
+  }
 }
 
 function movePoint() {
@@ -206,7 +228,7 @@ function movePoint() {
   byId("place").textContent = "";
 }
 
-/** Draw the digit at the point: one run at a time, and when it is done the newest point, so that no drag piles up. */
+/** Draw the image at the point: one run at a time, and when it is done the newest point, so that no drag piles up. */
 let drawing = false;
 let drawAgain = false;
 
@@ -220,8 +242,8 @@ async function drawPoint() {
     do {
       drawAgain = false;
       const what = `around-${state.chosen}`;
-      const levels = await generator.images(latentAt(state.x, state.y), labelOfChosen());
-      if (!walking) showStage(levels, what);
+      const picture = await generator.images(latentAt(state.x, state.y), labelOfChosen());
+      if (!walking) showStage(picture, what);
       if (drawAgain) await nextFrame();
     } while (drawAgain);
   } finally {
@@ -254,7 +276,7 @@ async function walk() {
   const mine = {};
   walking = mine;
   byId("walk").textContent = "Pause";
-  const { seed, digit } = state;
+  const { seed, label: wanted } = state;
   let before = performance.now();
   while (walking === mine) {
     const now = await nextFrame();
@@ -262,10 +284,10 @@ async function walk() {
     before = now;
     const from = Math.floor(place);
     const [a, b] = [0, 1].map((k) => latents(seed, from + k, 1, generator.latentDim));
-    const label = generator.labelsOf(seed, from + (place - from < 0.5 ? 0 : 1), 1, digit);
-    const levels = await generator.images(slerp(a, b, place - from), label);
+    const label = generator.labelsOf(seed, from + (place - from < 0.5 ? 0 : 1), 1, wanted);
+    const picture = await generator.images(slerp(a, b, place - from), label);
     if (walking !== mine) return;
-    showStage(levels, `walk-${place.toFixed(2)}`);
+    showStage(picture, `walk-${place.toFixed(2)}`);
     byId("place").textContent = `image ${from} to ${from + 1}`;
   }
 }
@@ -280,12 +302,16 @@ function stopWalk() {
 function readHash() {
   const hash = new URLSearchParams(location.hash.slice(1));
   const seed = parseSeed(hash.get("seed") ?? "0");
-  const digit = hash.get("digit");
   byId("problem").textContent = seed === null ? `The link's seed is none. ${SEEDS_ARE}` : "";
   state.seed = seed ?? 0n;
-  state.digit = /^\d$/.test(digit ?? "") && Number(digit) < generator.classes ? Number(digit) : null;
+  state.label = null;
+  try {
+    if (hash.has("class") && hash.get("class") !== "-1") state.label = classOf(generator.about.spec, hash.get("class"));
+  } catch (error) {
+    byId("problem").textContent += ` The link's class is none: ${error.message}.`;
+  }
   seedBox.value = `${state.seed}`;
-  for (const input of byId("digits").querySelectorAll("input")) input.checked = input.value === `${state.digit ?? "any"}`;
+  showChoice(state.label === null ? "" : `${state.label}`);
 }
 
 /** A whole number from 0 to 2^63 - 1, or null. */
@@ -300,7 +326,8 @@ function askFor(changes) {
   seedBox.value = `${state.seed}`;
   seedBox.removeAttribute("aria-invalid");
   byId("problem").textContent = "";
-  history.replaceState(null, "", `#seed=${state.seed}${state.digit === null ? "" : `&digit=${state.digit}`}`);
+  const chosenClass = state.label === null ? "" : `&class=${encodeURIComponent(classes[state.label])}`;
+  history.replaceState(null, "", `#seed=${state.seed}${chosenClass}`);
   stopWalk();
   fillGrid().catch(fail);
 }
@@ -321,17 +348,32 @@ function randomSeed() {
   return BigInt(word % 1_000_000);
 }
 
+let classes = []; // their names
+let showChoice; // mark a class, by its number, or by no text for any
+
 function makeChoices() {
-  byId("digits").hidden = generator.classes === 0;
-  const choices = ["any", ...Array(generator.classes).keys()].map((value) => {
+  classes = classesOf(generator.about.spec);
+  const choices = [["", "any"], ...classes.map((name, number) => [`${number}`, name])];
+  const ask = ({ target }) => askFor({ label: target.value === "" ? null : Number(target.value) });
+  const menu = document.createElement("select");
+  menu.append(...choices.map(([value, name]) => new Option(name, value)));
+  menu.setAttribute("aria-labelledby", "class-title");
+  const buttons = choices.map(([value, name]) => {
     const label = document.createElement("label");
     const input = document.createElement("input");
-    Object.assign(input, { type: "radio", name: "digit", value: `${value}` });
-    input.addEventListener("change", () => askFor({ digit: value === "any" ? null : value }));
-    label.append(input, `${value}`);
+    Object.assign(input, { type: "radio", name: "class", value });
+    label.append(input, name);
     return label;
   });
-  byId("digits").querySelector(".choices").replaceChildren(...choices);
+  byId("classes").hidden = classes.length === 0;
+  const made = classes.length > BUTTONS ? [menu] : buttons;
+  const box = byId("classes").querySelector(".choices");
+  box.replaceChildren(...made);
+  box.addEventListener("change", ask);
+  showChoice = (value) => {
+    menu.value = value;
+    for (const button of buttons) button.firstChild.checked = button.firstChild.value === value;
+  };
 }
 
 function listen() {
@@ -353,18 +395,18 @@ function listen() {
       fail(error);
     });
   });
-  byId("save-grid").addEventListener("click", () => save(nameOf(""), gridImages, columns()));
-  byId("save-digit").addEventListener("click", () => save(nameOf(stage.shown.what), stage.shown.levels, 1));
+  byId("save-grid").addEventListener("click", () => save(nameOf(""), gridImages, layout().columns));
+  byId("save-one").addEventListener("click", () => save(nameOf(stage.shown.what), stage.shown.picture, 1));
   window.addEventListener("hashchange", () => {
     readHash();
     const problem = byId("problem").textContent;
     askFor({});
     byId("problem").textContent = problem;
   });
-  let laid = columns();
+  let laid = layout().columns;
   window.addEventListener("resize", () => {
-    if (columns() === laid) return;
-    laid = columns();
+    if (layout().columns === laid) return;
+    laid = layout().columns;
     layGrid();
     fillGrid().catch(fail);
   });
@@ -372,7 +414,8 @@ function listen() {
   const withOthers = (event) => event.altKey || event.ctrlKey || event.metaKey; // the browser's own: Alt and an arrow goes back
   grid.addEventListener("keydown", (event) => {
     if (withOthers(event)) return;
-    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns(), ArrowDown: columns() }[event.key];
+    const { columns } = layout();
+    const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
     const next = grid.children[state.chosen + (step ?? NaN)];
     if (!next) return;
     event.preventDefault();
@@ -429,28 +472,51 @@ async function changeBackend(box) {
   } catch (error) {
     generator = before;
     box.checked = before.about.backend === "webgpu";
-    fail(error, "The other way to make digits");
+    fail(error, "The other way to make images");
   }
   box.disabled = false;
 }
 
-/** Say what runs, and how fast: the least of twenty single digits. */
+/** Say what runs, and how fast: the least of twenty single images, or of those that half a second has time for. */
 async function report() {
   const z = latents(0n, 0, 1, generator.latentDim);
   let least = Infinity;
-  for (let i = 0; i < 20; i += 1) {
-    const before = performance.now();
+  const began = performance.now();
+  for (let i = 0, before = began; i < 20 && before - began < 500; i += 1) {
     await generator.images(z, generator.labelsOf(0n, 0, 1));
-    least = Math.min(least, performance.now() - before);
+    const now = performance.now();
+    [least, before] = [Math.min(least, now - before), now];
   }
   const { backend, bytes, threads, name } = generator.about;
   const where = backend === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-  say(`${name}, ${(bytes / 1e6).toFixed(1)} MB, ${where}: ${least.toFixed(1)} ms a digit.`);
+  say(`${name}, ${(bytes / 1e6).toFixed(1)} MB, ${where}: ${least.toFixed(1)} ms per ${site.noun ?? "image"}.`);
+}
+
+/** Words of the page that model.json may choose. */
+function name() {
+  const noun = site.noun ?? "image";
+  const capital = noun[0].toUpperCase() + noun.slice(1);
+  const title = site.title ?? `${capital}s that nobody made`;
+  [document.title, byId("title").textContent, byId("plural").textContent] = [title, title, `${noun}s`];
+  byId("class-title").textContent = site.noun ? capital : "Class";
+}
+
+/** What style.css has to know of the images. */
+function measure() {
+  const { width, height, channels } = generator;
+  if (channels !== 1 && channels !== 3) throw new Error(`it draws grey and colour, and these images have ${channels} channels`);
+  ink = Boolean(site.ink) && channels === 1;
+  document.body.classList.toggle("ink", ink);
+  resize(stage);
+  document.body.style.setProperty("--aspect", `${width} / ${height}`);
+  document.body.classList.toggle("pixelated", Math.max(width, height) <= PIXELATED);
 }
 
 async function start() {
+  site = await readSite();
+  name();
   generator = await openGenerator();
-  [stage.width, stage.height] = [generator.width, generator.height];
+  measure();
   makeChoices();
   readHash();
   layGrid();

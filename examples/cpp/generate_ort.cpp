@@ -1,4 +1,4 @@
-// Digits with onnxruntime: see README.md.
+// Images with onnxruntime: see README.md.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -12,7 +12,7 @@ namespace {
 
 // A session, and the inputs of it, whose tensors point into the vectors beside them.
 struct Model {
-  Ort::Env env{ORT_LOGGING_LEVEL_WARNING, "digits"};
+  Ort::Env env{ORT_LOGGING_LEVEL_WARNING, "generate"};
   Ort::Session session{nullptr};
   std::int64_t seed = 0, n = 0;
   std::vector<float> z;
@@ -28,7 +28,7 @@ Ort::Value tensor(Number* data, std::size_t count, const std::vector<std::int64_
   return Ort::Value::CreateTensor<Number>(memory, data, count, shape.data(), shape.size());
 }
 
-Run load(const Options& options) {
+Run load(const Options& options, dcgan::Spec& spec) {
   const auto model = std::make_shared<Model>();
   Ort::SessionOptions settings;
   settings.SetIntraOpNumThreads(options.threads);
@@ -41,9 +41,8 @@ Run load(const Options& options) {
     taken.emplace_back(model->session.GetInputNameAllocated(i, allocator).get());
   }
   const auto takes = [&](const char* name) { return std::find(taken.begin(), taken.end(), name) != taken.end(); };
-  const auto spec = model->session.GetModelMetadata().LookupCustomMetadataMapAllocated("dcgan.spec", allocator);
-  const std::int64_t classes = takes("label") && spec ? number_in(spec.get(), "num_classes") : 0;
-  check_labels(options, classes);
+  const auto json = model->session.GetModelMetadata().LookupCustomMetadataMapAllocated("dcgan.spec", allocator);
+  spec = dcgan::read_spec(json ? json.get() : "");
 
   const auto give = [&](const char* name, Ort::Value value) {
     model->names.push_back(name);
@@ -54,14 +53,14 @@ Run load(const Options& options) {
     model->seed = static_cast<std::int64_t>(options.seed);
     give("seed", tensor(&model->seed, 1, {}));
     give("n", tensor(&model->n, 1, {}));
-    model->label = options.label.empty() ? std::vector<std::int64_t>{-1} : options.label;
+    model->label = asked_of(options, spec);
+    if (model->label.empty()) model->label = {-1};
   } else {
-    const auto shape = model->session.GetInputTypeInfo(0).GetTensorTypeAndShapeInfo().GetShape();  // (batch, latent_dim)
-    model->z = dcgan::latents(options.seed, options.n, static_cast<std::size_t>(shape.at(1)));
-    give("z", tensor(model->z.data(), model->z.size(), {n, shape.at(1)}));
-    if (classes) model->label = labels_of(options, classes);
+    model->z = dcgan::latents(options.seed, options.n, static_cast<std::size_t>(spec.latent_dim));
+    give("z", tensor(model->z.data(), model->z.size(), {n, spec.latent_dim}));
+    model->label = labels_of(options, spec);
   }
-  if (classes) {
+  if (takes("label")) {
     give("label", tensor(model->label.data(), model->label.size(), {static_cast<std::int64_t>(model->label.size())}));
   }
 

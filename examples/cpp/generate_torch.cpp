@@ -1,4 +1,4 @@
-// Digits with libtorch, of a TorchScript file: see README.md.
+// Images with libtorch, of a TorchScript file: see README.md.
 
 #include <ATen/Parallel.h>
 #include <torch/script.h>
@@ -9,20 +9,17 @@
 
 namespace {
 
-Run load(const Options& options) {
+Run load(const Options& options, dcgan::Spec& spec) {
   if (options.threads) at::set_num_threads(options.threads);
   torch::jit::ExtraFilesMap extra{{"dcgan.spec", ""}};
   const auto model = std::make_shared<torch::jit::Module>(torch::jit::load(options.model, c10::kCPU, extra));
-  const std::int64_t latent_dim = number_in(extra["dcgan.spec"], "latent_dim");
-  const std::int64_t classes = number_in(extra["dcgan.spec"], "num_classes");
-  if (latent_dim == 0) throw std::runtime_error(options.model + " does not say how long its latents are: no model of dcgan-export");
-  check_labels(options, classes);
+  spec = dcgan::read_spec(extra["dcgan.spec"]);
 
-  std::vector<float> z = dcgan::latents(options.seed, options.n, static_cast<std::size_t>(latent_dim));
+  std::vector<float> z = dcgan::latents(options.seed, options.n, static_cast<std::size_t>(spec.latent_dim));
   const std::int64_t n = options.n;
-  std::vector<torch::jit::IValue> inputs{torch::from_blob(z.data(), {n, latent_dim}).clone()};
-  if (classes) {
-    std::vector<std::int64_t> label = labels_of(options, classes);
+  std::vector<torch::jit::IValue> inputs{torch::from_blob(z.data(), {n, spec.latent_dim}).clone()};
+  std::vector<std::int64_t> label = labels_of(options, spec);
+  if (spec.classes) {
     inputs.emplace_back(torch::from_blob(label.data(), {n}, torch::kInt64).clone());
   }
   return [model, inputs] {

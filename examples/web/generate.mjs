@@ -1,7 +1,7 @@
-// The digits of a seed, made by onnxruntime-web in a real browser: the ten lines for a page of one's own, in `inPage`.
+// The images of a seed, made by onnxruntime-web in a real browser: the ten lines for a page of one's own, in `inPage`.
 //
-//   SITE=site node digits.mjs MODEL --seed S --n N [--label 0,1] --out FILE
-//   SITE=site node digits.mjs latents --seed S --n N --out FILE
+//   SITE=site node generate.mjs MODEL --seed S --n N [--class=A,B] --out FILE
+//   SITE=site node generate.mjs latents --seed S --n N [--latent-dim 100] --out FILE
 //
 // FILE gets the bare numbers, little-endian, as the model gives them. SITE is what dcgan-export --target web wrote.
 
@@ -10,23 +10,26 @@ import { parseArgs } from "node:util";
 import { launch, serve } from "./browser.mjs";
 
 /** Runs in the page. A model that takes a seed needs nothing else; for the others latents.js makes z and label. */
-async function inPage({ seed, n, asked, latentsOnly }) {
-  const [size, classes] = [100, 10]; // of the latents, and how many: of a model of yours they are in its metadata
+async function inPage({ seed, n, names, latentDim }) {
   const { latents, labels } = await import("/latents.js");
-  const drawn = () => labels(seed, 0, n, classes).map((own, i) => (asked.length && asked[i % asked.length] >= 0 ? BigInt(asked[i % asked.length]) : own));
   let made;
-  if (latentsOnly) {
-    made = latents(seed, 0, n, size);
+  if (latentDim) {
+    made = latents(seed, 0, n, latentDim);
   } else {
+    const { classOf, specOf } = await import("/interface.js");
+    const bytes = new Uint8Array(await (await fetch("/under-test.onnx")).arrayBuffer());
+    const spec = specOf(bytes);
+    const asked = names.map((name) => BigInt(classOf(spec, name)));
+    const turn = (own, i) => (asked.length && asked[i % asked.length] >= 0n ? asked[i % asked.length] : own);
     const ort = await import("/runtime/ort.wasm.min.mjs");
     ort.env.wasm.numThreads = 1;
-    const session = await ort.InferenceSession.create("/under-test.onnx");
+    const session = await ort.InferenceSession.create(bytes);
     const whole = (value, shape) => new ort.Tensor("int64", value, shape);
     const inputs = session.inputNames.includes("seed")
       ? { seed: whole(BigInt64Array.of(BigInt(seed)), []), n: whole(BigInt64Array.of(BigInt(n)), []) }
-      : { z: new ort.Tensor("float32", latents(seed, 0, n, size), [n, size]) };
+      : { z: new ort.Tensor("float32", latents(seed, 0, n, spec.latent_dim), [n, spec.latent_dim]) };
     if (session.inputNames.includes("label")) {
-      inputs.label = inputs.seed ? whole(BigInt64Array.from(asked.map(BigInt)), [asked.length]) : whole(drawn(), [n]);
+      inputs.label = inputs.seed ? whole(BigInt64Array.from(asked), [asked.length]) : whole(labels(seed, 0, n, spec.num_classes).map(turn), [n]);
     }
     made = Object.values(await session.run(inputs))[0].data;
   }
@@ -35,13 +38,19 @@ async function inPage({ seed, n, asked, latentsOnly }) {
 
 const { positionals, values } = parseArgs({
   allowPositionals: true,
-  options: { seed: { type: "string" }, n: { type: "string" }, label: { type: "string", default: "" }, out: { type: "string" } },
+  options: {
+    seed: { type: "string" },
+    n: { type: "string" },
+    class: { type: "string", default: "" },
+    "latent-dim": { type: "string", default: "100" },
+    out: { type: "string" },
+  },
 });
 const [model] = positionals;
 const site = process.env.SITE ?? "site";
 const problem =
   positionals.length !== 1 || !values.seed || !values.n || !values.out
-    ? "usage: SITE=site node digits.mjs MODEL|latents --seed S --n N [--label=0,1] --out FILE"
+    ? "usage: SITE=site node generate.mjs MODEL|latents --seed S --n N [--class=A,B] --out FILE"
     : !existsSync(`${site}/runtime`)
       ? `SITE=${site} is no site; make one: dcgan-export --target web --out ${site}`
       : model !== "latents" && !existsSync(model)
@@ -57,8 +66,9 @@ try {
   browser = await launch();
   const page = await browser.newPage();
   await page.goto(`${server.url}blank.html`);
-  const asked = values.label ? values.label.split(",").map(Number) : [];
-  const bytes = await page.evaluate(inPage, { seed: values.seed, n: Number(values.n), asked, latentsOnly: model === "latents" });
+  const names = values.class ? values.class.split(",") : [];
+  const latentDim = model === "latents" ? Number(values["latent-dim"]) : 0;
+  const bytes = await page.evaluate(inPage, { seed: values.seed, n: Number(values.n), names, latentDim });
   writeFileSync(values.out, Uint8Array.from(bytes));
 } catch (error) {
   console.error(`onnxruntime-web: ${error.message.split("\n")[0]}`);
