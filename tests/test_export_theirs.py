@@ -256,19 +256,20 @@ def test_a_module_that_is_no_chain_passes_as_it_is(
 
 @pytest.mark.parametrize("make", MODULES)
 @pytest.mark.parametrize(
-    ("options", "what"), [(["--precision", "int8"], "precision int8"), (["--optimize", "fused"], "optimize fused")]
+    ("options", "advice"),
+    [(["--precision", "int8"], "take precision fp16 or fp32"), (["--optimize", "fused"], "leave optimize fused out")],
 )
 def test_what_needs_the_layers_is_refused_in_one_line(
     make: type[nn.Module],
     options: list[str],
-    what: str,
+    advice: str,
     modules: dict[type[nn.Module], list[str | Path]],
     tmp_path: Path,
 ) -> None:
     result = run(*modules[make], "-o", tmp_path / "m.onnx", *options)
     assert result.exit_code == 1
     *notes, error = result.stderr.splitlines()
-    assert error == f"Error: {what} is for chains of known layers, and this module is not one: export it as it is"
+    assert error == f"Error: this module is no chain of known layers, which could be rewritten; {advice}"
     assert not any(note.startswith("Error") for note in notes)
     assert list(tmp_path.iterdir()) == []
 
