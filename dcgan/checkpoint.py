@@ -31,7 +31,7 @@ from dcgan_infer.contract.files import replacing
 from dcgan_infer.contract.layers import OUTPUTS, Activate, Activation, BatchNorm, shapes_of
 from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, GeneratorSpec
 
-from . import modules
+from . import modules, user_code
 from .networks import Generator, with_counters
 from .recognise import AmbiguousError, Recognised, recognise, unknown
 from .unwrap import StateDict, T, search, state_dicts
@@ -300,7 +300,7 @@ def _load_into_module(
     extra = [option for option, value in said.items() if value is not None]
     if extra:
         raise CheckpointError(f"the module itself says its layers; leave {' and '.join(extra)} out")
-    module = modules.load_module(hints.module)
+    module = user_code.load_module(hints.module)
     expected = {name: tuple(t.shape) if not _is_lazy(t) else None for name, t in module.state_dict().items()}
 
     wholes, found = _chosen(content, lambda part: not _differences(expected, part) or None, path, hints.key)
@@ -317,7 +317,7 @@ def _load_into_module(
         module.load_state_dict(with_counters(weights, expected), strict=True)
     except Exception as error:  # a module may load its weights in ways of its own
         raise CheckpointError(
-            f"{path} does not load into --module {hints.module}: {modules.user_error(error)}"
+            f"{path} does not load into --module {hints.module}: {user_code.user_error(error)}"
         ) from error
     name = f"--module {hints.module}"
     fitted = modules.fit(module, name, hints.latent_dim, hints.num_classes, hints.class_names, hints.value_range)

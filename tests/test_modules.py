@@ -13,8 +13,9 @@ from document import DocumentGenerator
 from torch import nn
 
 from dcgan.checkpoint import GeneratorCheckpoint, Hints, load_generator, weights_sha256
-from dcgan.modules import fit, load_module
+from dcgan.modules import fit
 from dcgan.networks import Generator
+from dcgan.user_code import load_module
 from dcgan_infer.contract.errors import CheckpointError
 from dcgan_infer.contract.layers import TANH, Activation
 from dcgan_infer.contract.spec import GeneratorSpec

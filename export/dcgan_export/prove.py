@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from dcgan.modules import fit, user_error
+from dcgan.modules import fit
+from dcgan.user_code import user_error
 from dcgan_infer.contract.errors import CheckpointError, ExportError, ParityError
 
 from . import exact, parity
