@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from dcgan.networks import Generator
-from dcgan_export import formats, onnx_file, quantize
+from dcgan_export import formats, onnx_file, quantizable, quantize
 from dcgan_export.formats import Variant
 from dcgan_export.fuse import fuse
 from dcgan_export.stages import Dense, UnfusableError, stages_of
@@ -46,7 +46,7 @@ def test_the_form_to_be_rounded_is_the_same_function(spec: GeneratorSpec, scales
         if not isinstance(stages[place + 1].product, Dense)
     }
     inputs = inputs_of(spec)
-    rewritten = quantize._rewritten(generator, factors).eval()
+    rewritten = quantizable._rewritten(generator, factors).eval()
     with torch.inference_mode():
         assert torch.allclose(rewritten(*inputs), generator(*inputs), rtol=0, atol=1e-10)
 
@@ -201,7 +201,7 @@ def test_int8_of_the_plain_form_is_refused() -> None:
 
 @pytest.mark.parametrize("operator", ["Sigmoid", "Mul"])
 def test_an_operator_that_nothing_rounds_is_refused(operator: str, tmp_path: Path) -> None:
-    module = quantize.quantizable(generator_of())
+    module = quantizable.quantizable(generator_of())
     onnx_file.write(module, small_spec(), tmp_path / "a.onnx", METADATA, Variant().settled())
     model = onnx.load(tmp_path / "a.onnx")
     node = next(node for node in model.graph.node if node.op_type == "Transpose")
@@ -220,7 +220,7 @@ def test_the_convolutions_of_other_generators_run_in_8_bits(spec: GeneratorSpec,
     torch.manual_seed(0)
     generator = Generator(spec).eval()
     path = tmp_path / "a.onnx"
-    onnx_file.write(quantize.quantizable(generator), spec, path, METADATA, Variant(precision="int8").settled())
+    onnx_file.write(quantizable.quantizable(generator), spec, path, METADATA, Variant(precision="int8").settled())
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -237,7 +237,7 @@ def test_the_convolutions_of_other_generators_run_in_8_bits(spec: GeneratorSpec,
 
 def test_int8_of_another_form_is_refused(tmp_path: Path) -> None:
     generator = generator_of()
-    with pytest.raises(ExportError, match="the form that quantize"):
+    with pytest.raises(ExportError, match="the form that quantizable"):
         onnx_file.write(
             fuse(generator), generator.spec, tmp_path / "a.onnx", METADATA, Variant(precision="int8").settled()
         )
@@ -247,7 +247,7 @@ def test_a_norm_after_the_last_activation_has_no_form_to_be_rounded() -> None:
     layers = reference_spec(8, (1, 8, 8)).layers
     generator = Generator(GeneratorSpec(8, (1, 8, 8), layers=(*layers, BatchNorm("last", 1)))).eval()
     with pytest.raises(UnfusableError, match="a BatchNorm follows the last activation"):
-        quantize.quantizable(generator)
+        quantizable.quantizable(generator)
 
 
 def test_halving_what_has_no_large_weights_is_refused() -> None:
@@ -292,7 +292,7 @@ def test_the_same_spec_gives_the_same_bytes(tmp_path: Path) -> None:
     generator = generator_of()
     for name in ("a", "b"):
         onnx_file.write(
-            quantize.quantizable(generator),
+            quantizable.quantizable(generator),
             small_spec(),
             tmp_path / name,
             METADATA,
@@ -307,7 +307,9 @@ def test_a_bias_beside_weights_that_are_nearly_0_fits_into_32_bits(tmp_path: Pat
         generator.get_parameter("decon1.weight")[:, 0] *= 1e-12
         generator.get_parameter("decon1.bias")[0] = 5.0
     path = tmp_path / "a.onnx"
-    onnx_file.write(quantize.quantizable(generator), small_spec(), path, METADATA, Variant(precision="int8").settled())
+    onnx_file.write(
+        quantizable.quantizable(generator), small_spec(), path, METADATA, Variant(precision="int8").settled()
+    )
     z = latents(0, 0, 16, 6)
     with torch.inference_mode():
         right = generator(torch.from_numpy(z)).numpy()
@@ -321,7 +323,9 @@ def test_a_generator_without_biases_can_be_rounded(tmp_path: Path) -> None:
             if name.endswith("bias"):
                 tensor.zero_()
     path = tmp_path / "a.onnx"
-    onnx_file.write(quantize.quantizable(generator), small_spec(), path, METADATA, Variant(precision="int8").settled())
+    onnx_file.write(
+        quantizable.quantizable(generator), small_spec(), path, METADATA, Variant(precision="int8").settled()
+    )
     z = latents(0, 0, 16, 6)
     with torch.inference_mode():
         right = generator(torch.from_numpy(z)).numpy()

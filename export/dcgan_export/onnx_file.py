@@ -25,7 +25,8 @@ from dcgan_infer.contract.spec import Interface
 
 from . import seeded
 from .formats import FloatArray, IntArray, Runner, Seeded, SeedRunner, Variant
-from .quantize import QuantizableGenerator, halve, quantize
+from .quantizable import QuantizableGenerator
+from .quantize import halve, quantize
 from .torch_files import example_inputs
 
 PACKAGES = ("torch", "onnx", "onnxscript")
@@ -70,7 +71,7 @@ class Pictures(nn.Module):
 def write(generator: nn.Module, spec: Interface, path: Path, metadata: Mapping[str, str], variant: Variant) -> None:
     """Write a generator as ONNX, in exactly the opset asked for; see `formats.FormatModule.write`.
 
-    For int8 the generator is a `quantize.QuantizableGenerator`.
+    For int8 the generator is a `quantizable.QuantizableGenerator`.
     """
     oldest = seeded.OLDEST_OPSET if variant.inputs == "seed" else OLDEST_OPSET
     opset = oldest if variant.opset is None else variant.opset
@@ -86,7 +87,7 @@ def write(generator: nn.Module, spec: Interface, path: Path, metadata: Mapping[s
     _tidy(model)
     if variant.precision == "int8":
         if not isinstance(generator, QuantizableGenerator):
-            raise ExportError("int8 is for the form that quantize.quantizable makes")
+            raise ExportError("int8 is for the form that quantizable.quantizable makes")
         quantize(model, generator)
     elif variant.precision == "fp16":
         halve(model)

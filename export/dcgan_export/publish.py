@@ -32,6 +32,7 @@ from .formats import FORMATS, Variant
 from .fuse import fuse
 from .golden import make_golden
 from .parity_report import ParityReport
+from .quantizable import quantizable
 from .stages import UnfusableError
 from .vectors import write_vectors
 
@@ -187,8 +188,6 @@ def _prepared(source: GeneratorCheckpoint, variant: Variant) -> tuple[Variant, n
             advice = "take precision fp16 or fp32" if variant.precision == "int8" else "leave optimize fused out"
             raise UnfusableError(f"this module is no chain of known layers, which could be rewritten; {advice}")
         if settled.precision == "int8":
-            from .quantize import quantizable  # needs onnx, which other formats do not
-
             return settled, quantizable(source.chain)
         if settled.optimize == "fused":
             return settled, fuse(source.chain)

@@ -1,7 +1,7 @@
 """The normal form of a generator: stages, each a product, an activation, and a scale and shift, in float64.
 
 One walk over the layers folds away what is not one of these. A BatchNorm is s x + t in eval mode: before the activation
-it goes into the product, after it, it stays as the stage's scale and shift, and fuse.py and quantize.py move it on.
+it goes into the product, after it, it stays as the stage's scale and shift, and fuse.py and quantizable.py move it on.
 Three rules turn every product into one of three kinds:
 
 - A convolution of one-pixel maps is a dense layer.
