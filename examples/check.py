@@ -275,7 +275,10 @@ def judge(variant: Variant, pairs: Pairs, own: Pairs, unit: float) -> tuple[Figu
     if variant.precision == "fp32" and not variant.uint8:
         return (Figure("off by", largest(pairs) / unit, FLOAT_LIMIT, " levels"),)
     mean = sum(difference(*pair).sum() for pair in pairs) / sum(right.size for _, right in pairs) / unit
-    figures = (Figure("mean", mean, tolerance.mean_levels, " levels"),)
+    apart = [difference(np.roll(right, 1, axis=0), right) for _, right in pairs]  # of one right image to another
+    distance = sum(each.sum() for each in apart) / sum(each.size for each in apart) / unit
+    limit = max(tolerance.mean_levels, tolerance.mean_share * distance)
+    figures = (Figure("mean", mean, limit, " levels"),)
     if own:  # single pixels of int8 are far off the exact image, in every runtime
         return (Figure("off onnxruntime by", largest(own) / unit, 1, " levels"), *figures)
     return (Figure("off by", largest(pairs) / unit, tolerance.levels, " levels"), *figures)
