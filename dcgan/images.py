@@ -1,0 +1,581 @@
+"""Training images from a folder or a ZIP archive of pictures, decoded once into one array of uint8.
+
+Rules, also in docs/images.md:
+
+- Read: PNG, JPEG, WebP, GIF, TIFF (the first picture of each) and BMP. A file should be a picture if its suffix says
+  so, or else its first bytes; hidden files and `__MACOSX` are passed over, all others are counted.
+- Classes: the first-level folders, by name, after folders that hold everything are taken off.
+- Pixels: the centre square, scaled by Pillow's bicubic filter (torchvision's Resize and CenterCrop give the same cut);
+  EXIF's rotation applied; alpha laid on a background; 16 bits become the upper 8; grey is ITU-R 601 luma.
+- Order: sorted by name, then shuffled once by a fixed seed, so that the last images are a fair sample of all.
+- Cache: one .npy file, named after the options, the names, and the SHA-256 of the files' bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import stat
+import tempfile
+import time
+import warnings
+import zipfile
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from dcgan_infer.contract.errors import DatasetError, SpecError, first_line
+from dcgan_infer.contract.files import TEMPORARY, flush
+from dcgan_infer.contract.spec import Interface
+
+from . import picture
+from .data import Dataset, silent
+from .datasets import Progress
+from .picture import Channels, Options, Pixels, RefusedError, options_of, pixels_of, reason_of, shown
+
+_Source = Path | Callable[[int], bytes]
+_T = TypeVar("_T")
+
+_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff".split())
+_MAGIC = re.compile(
+    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|II[*+]\0|MM\0[*+]", re.DOTALL
+)
+FEWEST = 16  # images that can be trained on
+MOST_BYTES = 1 << 28  # of a file, unpacked
+_RATIO = 100  # packed size of an archive's member times this: pictures don't compress so far, bombs do
+_CHUNK = 32, 1 << 23  # pictures, and bytes, that a worker gets at once
+_IN_FLIGHT = 1 << 29  # bytes of files that wait for workers
+_WORTH_WORKERS = 256  # pictures; fewer are decoded before the processes have started
+_IN_MEMORY = 1 << 30  # bytes; larger arrays stay in their file
+_GREY = 8  # levels between red, green and blue that JPEG makes of grey
+_VERSION = 1  # of the cache and of the rules above: raise it when the same files give other pixels
+_NAMED = 5  # skipped files in a message
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that should hold a picture.
+
+    Attributes:
+        name: relative, with "/" between folders; what the order is sorted by.
+        source: its path, or a function that returns at most so many of its bytes, and may raise anything.
+        label: index of its class; None where there are no classes.
+    """
+
+    name: str
+    source: Path | Callable[[int], bytes]
+    label: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was read.
+
+    Attributes:
+        dataset: the pictures: uint8, shape (N, size, size), grey, or (N, size, size, 3), in colour.
+        skipped: name and reason of each file that should be a picture and can't be read.
+        ignored: number of other files.
+        cache: where the decoded pictures lie; None if no folder could be written to.
+    """
+
+    dataset: Dataset
+    skipped: tuple[tuple[str, str], ...] = ()
+    ignored: int = 0
+    cache: Path | None = None
+
+    def lines(self) -> list[str]:
+        """For people: what was skipped, and where the decoded images are."""
+        lines = []
+        if self.skipped:
+            lines.append(f"skipped {_files(len(self.skipped))} that can't be read: {_reasons(self.skipped)}")
+        if self.ignored:
+            lines.append(f"ignored {_files(self.ignored)} of other kinds")
+        if self.cache:
+            size = self.dataset.images.nbytes / 1e6
+            lines.append(f"kept the decoded images, {size:,.1f} MB, in {shown(self.cache)}; delete it at any time")
+        return lines
+
+
+def load_images(
+    path: Path,
+    *,
+    size: int = 64,
+    channels: Channels = "auto",
+    background: str = "white",
+    cache: Path | None = None,
+    progress: Progress = silent,
+    workers: int | None = None,
+) -> Loaded:
+    """Read the pictures of a folder or a ZIP archive, decoding them unless the cache has them.
+
+    Args:
+        path: folder or archive; each of its first-level folders is a class, and without folders there are none.
+        size: side of the square images, in pixels, 1 to 1024.
+        channels: `grey`, `colour`, or what the pictures are: `auto` is grey if all are, in all pixels when scaled.
+        background: what transparent pictures are laid on: a colour's name, or #rrggbb.
+        cache: folder of decoded images; None is `default_cache()`.
+        progress: told of files done.
+        workers: processes that decode; None is one for each core, or none where there is little to do. A script that
+            starts processes has `if __name__ == "__main__":`, as for torch's DataLoader.
+    Returns:
+        The images in their shuffled order, and what was skipped.
+    Raises:
+        DatasetError: nothing to read, fewer than 16 images, more than a tenth of them broken, loose images beside
+            folders of images, or a folder whose name can't be a class.
+    """
+    place = shown(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            if path.is_dir():
+                files = dict(_walk(path))
+            elif path.is_file() and zipfile.is_zipfile(path):
+                files = dict(_members(stack.enter_context(zipfile.ZipFile(path))))
+            else:
+                found = "is neither a folder nor a whole ZIP archive" if path.exists() else "does not exist"
+                raise DatasetError(f"{place} {found}; give a folder of images, or a .zip of one")
+        except DatasetError:
+            raise
+        except Exception as error:  # zipfile raises seven kinds of them
+            raise DatasetError(
+                f"{place} can't be read ({reason_of(error)}); check that it is whole, and yours to read"
+            ) from error
+        pictures = {name: source for name, source in files.items() if _is_picture(name, source)}
+        ignored = len(files) - len(pictures)
+        if not pictures:
+            others = f"{_files(ignored)}, such as {shown(min(files))}, and" if ignored else "no files, so"
+            raise DatasetError(
+                f"{place} holds {others} no image; expected PNG, JPEG, WebP, GIF, BMP or TIFF files, "
+                "flat or in a folder for each class"
+            )
+        labels, class_names = _classes(place, [name for name, source in pictures.items() if not _refused(source)])
+        entries = [Entry(name, source, labels.get(name)) for name, source in pictures.items()]
+        loaded = decode(
+            entries, class_names, place,
+            size=size, channels=channels, background=background, cache=cache, progress=progress, workers=workers,
+        )  # fmt: skip
+    dataset = loaded.dataset
+    if dataset.labels is not None:  # a folder of broken files alone is no class
+        used, renumbered = np.unique(dataset.labels, return_inverse=True)
+        names = tuple(class_names[label] for label in used)
+        dataset = replace(dataset, labels=renumbered.astype(np.int64), class_names=names)
+    return replace(loaded, dataset=dataset, ignored=ignored)
+
+
+def decode(  # noqa: D417  several in a line
+    entries: Iterable[Entry],
+    class_names: tuple[str, ...],
+    name: str,
+    *,
+    size: int = 64,
+    channels: Channels = "auto",
+    background: str = "white",
+    cache: Path | None = None,
+    progress: Progress = silent,
+    workers: int | None = None,
+) -> Loaded:
+    """Decode files that somebody else has listed, by the rules and with the cache of `load_images`.
+
+    Args:
+        entries: the files, in any order, each with a label or none of them.
+        class_names: a name for each label.
+        name: of the data set, printable, in messages too.
+        size, channels, background, cache, progress, workers: as `load_images` takes them.
+    Raises:
+        DatasetError: fewer than 16 images, more than a tenth of them broken, an impossible option, or a full disk.
+    """
+    options = options_of(size, channels, background)
+    listed = sorted(entries, key=lambda entry: entry.name)
+    listed = [listed[row] for row in np.random.default_rng(0).permutation(len(listed))]
+    if len(listed) < FEWEST:
+        raise DatasetError(f"{name} holds {len(listed)} images, expected at least {FEWEST}; add some")
+    folder = Path(os.path.abspath(default_cache() if cache is None else cache))  # noqa: PTH100  as tempfile names it
+    names = hashlib.sha256(repr((_VERSION, options)).encode())
+    for entry in listed:
+        names.update(b"\0" + entry.name.encode("utf-8", "surrogatepass"))
+    listing = names.hexdigest()[:16]
+    stored, likely = None, False
+    with contextlib.suppress(OSError):  # out of reach
+        likely = any(folder.glob(f"{listing}-*.npy"))
+    if likely:  # else no file need be read twice
+        contents = hashlib.sha256()
+        for _ in _told(_contents(listed, contents), "looking for decoded images", len(listed), progress):
+            pass
+        stored = _stored(folder / f"{listing}-{contents.hexdigest()[:32]}.npy", len(listed), options)
+    images, reasons, path = stored or _decoded(name, listed, listing, folder, options, progress, workers)
+    kept = [entry.label for row, entry in enumerate(listed) if row not in reasons]
+    labels = None if not class_names else np.array(kept, np.int64)
+    skipped = sorted((listed[row].name, reason) for row, reason in reasons.items())
+    return Loaded(Dataset(images, labels, class_names, name), tuple(skipped), 0, path)
+
+
+def default_cache() -> Path:
+    """$XDG_CACHE_HOME/dcgan-toolkit/images, or ~/.cache/dcgan-toolkit/images."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification: to be ignored
+        base = Path(os.path.expanduser("~/.cache"))  # noqa: PTH111  Path.home() raises where there is none
+    return base / "dcgan-toolkit" / "images"
+
+
+# What there is
+
+
+def _walk(root: Path) -> Iterator[tuple[str, _Source]]:
+    """Relative name and source of each file; a folder is read once, however many links lead to it."""
+    seen = {_identity(folder) for folder in root.resolve().parents}  # a link up there would read everything
+    folders, links = [root], list[Path]()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop()
+        try:
+            if _identity(folder) in seen:
+                continue
+            seen.add(_identity(folder))
+            with os.scandir(folder) as items:
+                found = sorted(items, key=lambda item: item.name)
+        except OSError as error:
+            if folder == root:
+                raise
+            yield f"{folder.relative_to(root).as_posix()}/", functools.partial(_refuse, reason_of(error))
+            continue
+        for item in found:
+            if item.name.startswith(".") or item.name == "__MACOSX":
+                continue
+            path, is_folder = folder / item.name, False
+            with contextlib.suppress(OSError):  # links in a circle: the error comes when it is read
+                is_folder = item.is_dir()
+            if is_folder:
+                (links if item.is_symlink() else folders).append(path)
+            else:
+                yield path.relative_to(root).as_posix(), path
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[int], bytes]]]:
+    """Name and source of each file of an archive; of two of the same name the later counts. None goes to the disk."""
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")  # of archives made by old programs for Windows
+        path = PurePosixPath(name)
+        hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
+        if info.is_dir() or hidden or not path.parts:
+            continue
+        if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
+            yield name, functools.partial(_refuse, "a name that leads out of the archive")
+        elif info.flag_bits & 1:
+            yield name, functools.partial(_refuse, "encrypted")
+        elif info.file_size > _RATIO * (info.compress_size + 10_000):
+            yield name, functools.partial(_refuse, f"packed to less than 1/{_RATIO}, as archives that fill memory are")
+        else:
+            yield str(path), functools.partial(_read_member, archive, info)
+
+
+def _is_picture(name: str, source: _Source) -> bool:
+    if (_refused(source) and name.endswith("/")) or PurePosixPath(name).suffix.lower() in _SUFFIXES:
+        return True
+    start = _read(source, 16)
+    return isinstance(start, bytes) and _MAGIC.match(start) is not None
+
+
+def _classes(place: str, names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Label of each name, and the classes; neither where there are no folders."""
+    folders = {name: name.split("/")[:-1] for name in names}
+    first, last = (pick(folders.values(), default=[]) for pick in (min, max))  # what these share all share
+    outer = sum(itertools.takewhile(bool, map(str.__eq__, first, last)))
+    tops = {name: parts[outer] for name, parts in folders.items() if len(parts) > outer}
+    classes = tuple(sorted(set(tops.values())))
+    if not tops:
+        return {}, ()
+    if len(tops) < len(names):
+        loose = sorted(names - tops.keys())
+        raise DatasetError(
+            f"{place} holds loose images ({len(loose):,}, such as {shown(loose[0])}) beside folders of images "
+            f"({_few([shown(name) for name in classes], 3)}); move the loose ones into a folder, or all into one"
+        )
+    name = ""
+    try:
+        for name in classes:
+            Interface(num_classes=1, class_names=(name,))
+        Interface(num_classes=len(classes))
+    except SpecError as error:
+        raise DatasetError(f"{place}: the folder {shown(name)} can't be a class: {error}; rename it") from None
+    label = {name: number for number, name in enumerate(classes)}
+    return {name: label[top] for name, top in tops.items()}, classes
+
+
+# Bytes of files
+
+
+def _read(source: _Source, limit: int) -> bytes | str:
+    """At most so many bytes, or why there are none."""
+    try:
+        return _read_file(source, limit) if isinstance(source, Path) else source(limit)
+    except Exception as error:  # of a foreign function, of zipfile; one file must not end the others
+        return reason_of(error)
+
+
+def _read_file(path: Path, limit: int) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  opening a device may do something
+        raise RefusedError("not a regular file")
+    # What became a pipe in between must not hang.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  a descriptor
+        return file.read(min(limit, os.fstat(descriptor).st_size))  # read(limit) would take that much memory first
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
+    with archive.open(info) as file:  # ends at the declared size, and compares the CRC there
+        return file.read(limit)
+
+
+def _refuse(reason: str, limit: int) -> bytes:  # noqa: ARG001  a source
+    raise RefusedError(reason)
+
+
+def _refused(source: object) -> bool:
+    return isinstance(source, functools.partial) and source.func is _refuse
+
+
+def _contents(entries: Sequence[Entry], digest: hashlib._Hash) -> Iterator[bytes | str]:
+    """Bytes of each file, or why it can't be read; the digest takes all in."""
+    for entry in entries:
+        content = _read(entry.source, MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            content = f"larger than {MOST_BYTES >> 20} MiB"
+        data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
+        digest.update(b"%s%d:" % (type(content).__name__.encode(), len(data)))
+        digest.update(data)
+        yield content
+
+
+# Many files
+
+
+def _start_worker(lock: contextlib.AbstractContextManager[object]) -> None:
+    picture.one_at_a_time = lock
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+
+
+def _rows(contents: Iterable[bytes | str], options: Options, workers: int) -> Generator[Pixels | str, None, None]:
+    """Decode in order, in processes: two decode 1.3 times as many JPEGs of 256x256 as one, two threads fewer than one.
+
+    This process reads and hashes, workers decode: all they need is bytes, which any source can give.
+    """
+    if workers < 2:
+        yield from (pixels_of(content, options) for content in contents)
+        return
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(multiprocessing.Lock(),))
+    waiting: deque[tuple[Future[list[Pixels | str]], int]] = deque()
+    held = 0
+    try:
+        for chunk in _chunks(contents):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Python 3.12: of a fork beside threads; a worker touches no lock
+                waiting.append((pool.submit(_decode_chunk, chunk, options), sum(map(len, chunk))))
+            held += waiting[-1][1]
+            while len(waiting) > 3 * workers or held > _IN_FLIGHT:
+                future, size = waiting.popleft()
+                held -= size
+                yield from future.result()
+        while waiting:
+            yield from waiting.popleft()[0].result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _chunks(contents: Iterable[bytes | str]) -> Iterator[list[bytes | str]]:
+    chunk: list[bytes | str] = []
+    for content in contents:
+        chunk.append(content)
+        if len(chunk) == _CHUNK[0] or sum(map(len, chunk)) > _CHUNK[1]:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _decode_chunk(chunk: list[bytes | str], options: Options) -> list[Pixels | str]:
+    return [pixels_of(content, options) for content in chunk]
+
+
+def _decoded(
+    name: str,
+    entries: Sequence[Entry],
+    listing: str,
+    folder: Path,
+    options: Options,
+    progress: Progress,
+    workers: int | None,
+) -> tuple[Pixels, dict[int, str], Path | None]:
+    """Images, why which rows have none, and the file they are in; that file is there when it is whole."""
+    if workers is None:
+        workers = 1 if len(entries) < _WORTH_WORKERS else _cores()
+    colour = options.channels != "grey"
+    shape = (len(entries), options.size, options.size, *([3] if colour else []))
+    reasons: dict[int, str] = {}
+    digest = hashlib.sha256()
+    grey = options.channels == "auto"  # until a colour is seen
+    with _room(folder, 2 * int(np.prod(shape, dtype=object))) as room, contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(_new_file(room, "images.npy"))
+            file.write(_header(shape))  # the number of images is written at the end
+            rows = stack.enter_context(contextlib.closing(_rows(_contents(entries, digest), options, workers)))
+            for number, row in enumerate(_told(rows, "decoding images", len(entries), progress)):
+                if isinstance(row, str):
+                    reasons[number] = row
+                    continue
+                grey = grey and _is_grey(row)
+                file.write(row.tobytes())
+            count = len(entries) - len(reasons)
+            _judge(name, entries, reasons)
+            if grey:
+                file = _luma(file, stack.enter_context(_new_file(room, "grey.npy")), (count, *shape[1:]))
+            file.write(json.dumps({"skipped": reasons}).encode())
+            file.seek(0)
+            file.write(_header((count, *shape[1:3]) if grey else (count, *shape[1:])))
+            if isinstance(file, io.BytesIO):
+                file.seek(0)
+                return np.load(file), reasons, None
+            file.close()
+            final = written = Path(file.name)
+            flush(written)
+            if written.parent.parent == folder:
+                final = folder / f"{listing}-{digest.hexdigest()[:32]}.npy"
+                written.replace(final)
+        except BrokenPipeError:  # of progress
+            raise
+        except OSError as error:
+            raise DatasetError(
+                f"can't keep the decoded images of {name} in {shown(room or folder)}: {first_line(error).lower()}; "
+                "free space there, or name another folder in XDG_CACHE_HOME"
+            ) from error
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                f"a process that decodes images of {name} died, perhaps for want of memory; use one worker"
+            ) from error
+        stored = _stored(final, len(entries), options)
+        if stored is None:
+            raise DatasetError(f"{shown(final)} was written, and is damaged when read back; check the disk")
+        return stored[0], stored[1], final if final.parent == folder else None
+
+
+def _judge(name: str, entries: Sequence[Entry], reasons: dict[int, str]) -> None:
+    skipped = sorted((entries[number].name, reason) for number, reason in reasons.items())
+    if len(skipped) * 10 > len(entries):
+        raise DatasetError(
+            f"{name}: {len(skipped):,} of {len(entries):,} images can't be read, expected at most a tenth: "
+            f"{_reasons(skipped)}; replace or remove them"
+        )
+    if len(entries) - len(skipped) < FEWEST:
+        raise DatasetError(
+            f"{name} holds {len(entries) - len(skipped)} images that can be read, expected at least {FEWEST}; add some"
+        )
+
+
+def _told(items: Iterable[_T], task: str, total: int, progress: Progress) -> Iterator[_T]:
+    """The same items, while progress is told of them."""
+    last = -1.0
+    for done, item in enumerate(items):
+        if time.monotonic() - last > 0.1:  # a display needs no more
+            last = time.monotonic()
+            progress(task, done, total)
+        yield item
+    progress(task, total, total)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# The cache: an ordinary .npy file, with what was skipped as JSON behind the pixels
+
+
+@contextlib.contextmanager
+def _room(folder: Path, needed: int) -> Iterator[Path | None]:
+    """A temporary folder: in the cache, or where temporary files go; None where neither has room: then in memory."""
+    with contextlib.ExitStack() as stack:
+        room, places = None, [folder]
+        with contextlib.suppress(OSError):
+            places.append(Path(tempfile.gettempdir()))
+        for place in places:
+            with contextlib.suppress(OSError):
+                place.mkdir(parents=True, exist_ok=True)
+                if room is None and shutil.disk_usage(place).free > needed:
+                    made = tempfile.TemporaryDirectory(TEMPORARY, ".", place, ignore_cleanup_errors=True)
+                    room = Path(stack.enter_context(made))
+        yield room
+
+
+def _new_file(room: Path | None, name: str) -> IO[bytes]:
+    return io.BytesIO() if room is None else (room / name).open("w+b")
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """As long for fewer images: numpy leaves room for the first number."""
+    header = io.BytesIO()
+    entries = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, entries)
+    return header.getvalue()
+
+
+def _is_grey(row: Pixels) -> bool:
+    red, green, blue = (row[..., channel].astype(np.int16) for channel in range(3))
+    return bool(max(abs(red - green).max(), abs(green - blue).max(), abs(blue - red).max()) <= _GREY)
+
+
+def _luma(colour: IO[bytes], grey: IO[bytes], shape: tuple[int, ...]) -> IO[bytes]:
+    """Write the pictures again in one channel: ITU-R 601, in Pillow's integers."""
+    grey.write(_header(shape[:-1]))
+    colour.seek(len(_header(shape)))
+    for _ in range(shape[0]):
+        row = np.frombuffer(colour.read(int(np.prod(shape[1:]))), np.uint8).reshape(shape[1:])
+        grey.write(np.asarray(Image.fromarray(row).convert("L")).tobytes())
+    return grey
+
+
+def _stored(path: Path, entries: int, options: Options) -> tuple[Pixels, dict[int, str], Path] | None:
+    """What is in the cache; None if it is not there or damaged."""
+    try:
+        # Copy-on-write: torch takes it without a warning, and the file stays as it is.
+        images: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="c")
+        with path.open("rb") as file:
+            file.seek(images.offset + images.nbytes)
+            reasons = {int(row): str(reason) for row, reason in json.load(file)["skipped"].items()}
+        grey = (entries - len(reasons), options.size, options.size)
+        if images.dtype != np.uint8 or images.shape not in (grey, (*grey, 3)):
+            return None
+    except Exception:  # whatever a damaged header and damaged JSON bring
+        return None
+    return images if images.nbytes > _IN_MEMORY else np.array(images), reasons, path
+
+
+# Words
+
+
+def _few(items: Sequence[str], number: int) -> str:
+    return ", ".join(items[:number]) + (f" and {len(items) - number:,} more" if len(items) > number else "")
+
+
+def _reasons(skipped: Sequence[tuple[str, str]]) -> str:
+    return _few([f"{shown(name)[:100]} ({reason})" for name, reason in skipped], _NAMED)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
