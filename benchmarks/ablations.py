@@ -22,13 +22,14 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dcgan.activity import measure_activity
 from dcgan.data import load_dataset, split_validation
-from dcgan.evaluation import FID_COUNT, Reference, judge_digits
+from dcgan.discriminators import DISCRIMINATORS, ProjectedDiscriminator, SpectralDiscriminator
+from dcgan.evaluation import FID_COUNT, Reference, judge_images
 from dcgan.metrics.checkerboard import checkerboard_energy
 from dcgan.metrics.evaluator import Evaluator, Judged
-from dcgan.networks import DISCRIMINATORS, Generator, ProjectedDiscriminator, SpectralDiscriminator
+from dcgan.networks import Generator
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.run import in_batches
-from dcgan.sources import Digits, generator_run
+from dcgan.sources import Images, generator_run
 from dcgan.trainer import Trainer, resolve_precision
 from dcgan_infer.contract.layers import Activation, BatchNorm, ConvTranspose
 from dcgan_infer.contract.spec import GeneratorSpec
@@ -37,7 +38,8 @@ from dcgan_infer.contract.spec import GeneratorSpec
 class WideDiscriminator(ProjectedDiscriminator):
     """`ProjectedDiscriminator` on a classifier twice as wide."""
 
-    channels = 64
+    def features_width(self, ndf: int) -> int:
+        return ndf
 
 
 class PoolingDiscriminator(SpectralDiscriminator):
@@ -57,7 +59,7 @@ class PlainDiscriminator(SpectralDiscriminator):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        for layer in (self.conv1, self.conv2, self.conv3, self.fc):
+        for layer in (*map(self.get_submodule, self.hidden), self.fc):
             nn.utils.parametrize.remove_parametrizations(layer, "weight")
 
 
@@ -71,9 +73,9 @@ class BatchNormDiscriminator(PlainDiscriminator):
         self.bn2, self.bn3 = nn.BatchNorm2d(128), nn.BatchNorm2d(128)
 
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:  # noqa: ARG002
-        x = self.dropout(self.activation(self.conv1(x)))
-        x = self.bn2(self.dropout(self.activation(self.conv2(x))))
-        x = self.bn3(self.dropout(self.activation(self.conv3(x))))
+        norms = (nn.Identity(), self.bn2, self.bn3)
+        for name, norm in zip(self.hidden, norms, strict=True):
+            x = norm(self.dropout(self.activation(self.get_submodule(name)(x))))
         return self.fc(x.flatten(1))  # type: ignore[no-any-return]
 
 
@@ -190,8 +192,8 @@ def measured(
         trainer.step(*trainer.batch(order[index * recipe.batch_size : (index + 1) * recipe.batch_size]))
     seconds = time.perf_counter() - started
     generator = trainer.average.eval()
-    digits, labels = Digits("", generator.spec, generator_run(generator))(FID_COUNT, 0)
-    figures = judge_digits(evaluator.judge(digits), labels, held, reference.held)
+    digits, labels = Images("", generator.spec, generator_run(generator))(FID_COUNT, 0)
+    figures = judge_images(evaluator.judge(digits), labels, held, reference.held)
     z = torch.randn(1024, 100, generator=torch.Generator().manual_seed(0))
     real, real_label = trainer.batch(torch.arange(1024))
     activity = {
@@ -247,7 +249,8 @@ def main(
                 file.write(json.dumps(rows[-1]) + "\n")
             click.echo(f"{name}, seed {seed}: {row['frechet_distance']:.2f}", err=True)
     real = reference.real
-    floor = judge_digits(evaluator.judge(real.images[:FID_COUNT]), real.labels[:FID_COUNT], held, reference.held) | {
+    assert real.labels is not None
+    floor = judge_images(evaluator.judge(real.images[:FID_COUNT]), real.labels[:FID_COUNT], held, reference.held) | {
         "checkerboard": {period: checkerboard_energy(reference.held.images, period) for period in (2, 4)}
     }
     print_table(group, [row for row in rows if (row["base"], row["images"]) == (base, images)], floor)

@@ -47,8 +47,19 @@ def _hinge_g(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def _cross_entropy_d(real: Tensor, fake: Tensor) -> Tensor:
+    real, fake = real.sigmoid(), fake.sigmoid()
+    return F.binary_cross_entropy(real, torch.ones_like(real)) + F.binary_cross_entropy(fake, torch.zeros_like(fake))
+
+
+def _cross_entropy_g(fake: Tensor) -> Tensor:
+    return F.binary_cross_entropy(fake.sigmoid(), torch.ones_like(fake))
+
+
 LOSSES = {
     "least-squares": Loss(_least_squares_d, _least_squares_g),  # Mao et al. 2016, arXiv:1611.04076; the document's
     "non-saturating": Loss(_non_saturating_d, _non_saturating_g),  # Goodfellow et al. 2014, arXiv:1406.2661, section 3
+    # The same formula, computed as PyTorch's DCGAN example computes it: each log is cut off at -100.
+    "cross-entropy": Loss(_cross_entropy_d, _cross_entropy_g),
     "hinge": Loss(_hinge_d, _hinge_g),  # Lim and Ye 2017, arXiv:1705.02894
 }

@@ -5,18 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from dcgan_infer.contract.errors import DatasetError
 from dcgan_infer.contract.layers import Activation
 
-# The names that fields of a recipe take; losses.py and networks.py hold what stands behind them.
+if TYPE_CHECKING:
+    from .data import Dataset
+
+SHOWN = 300_000  # images that a run shows where its recipe leaves the epochs open
+
+# The names that fields of a recipe take; losses, networks, discriminators and augment hold what stands behind them.
 CHOICES = {
-    "labels": ("none", "latent", "asked"),
-    "loss": ("least-squares", "non-saturating", "hinge"),
+    "labels": ("auto", "none", "latent", "asked"),
+    "network": ("auto", "reference", "dcgan"),
+    "initial_weights": ("torch", "normal"),
+    "augment": ("none", "translation", "diffaugment"),
+    "loss": ("least-squares", "non-saturating", "cross-entropy", "hinge"),
     "lr_schedule": ("constant", "linear"),
-    "discriminator": ("document", "spectral", "projected"),
+    "discriminator": ("document", "dcgan", "spectral", "projected", "mixed"),
     "precision": ("auto", "fp32", "bf16"),
 }
+
+
+_UNLABELLED = ("document", "dcgan")  # discriminators that judge no labels
 
 
 @dataclass(frozen=True)
@@ -30,8 +42,9 @@ class Recipe:
         name: of the recipe the choices started from.
         labels: what the discriminator judges by. `none`: the image alone. `asked`: the label too, and the generator
             is asked for it, so it is conditional. `latent`: the label too, but the generator takes none: the largest
-            of a latent's first ten numbers says which digit its fake is judged as.
-        epochs: passes over the training images.
+            of a latent's first numbers, one for each class, says which class its fake is judged as. `auto`: `latent`
+            where the images have classes.
+        epochs: passes over the training images; 0 for as many as show `SHOWN` images.
         batch_size: images in one step, of each kind.
         loss: one of `CHOICES`.
         g_lr: Adam's learning rate for the generator.
@@ -48,6 +61,15 @@ class Recipe:
             the first steps; 0 publishes G itself.
         channels_last: keep weights and feature maps in NHWC order; faster, and last bits differ.
         precision: `fp32`, `bf16` (autocast), or `auto`: bf16 where the processor computes in it.
+        network: the generator: the reference script's, PyTorch's DCGAN example's, or `auto`: the reference script's
+            for grey images of 28x28, else the example's.
+        latent_dim: length of a latent.
+        ngf: feature maps before the generator's last layer.
+        ndf: feature maps of the discriminator's first layer.
+        initial_weights: PyTorch's defaults, or normal with a standard deviation of 0.02, as Radford et al. 2015
+            (arXiv:1511.06434, section 4) say and PyTorch's DCGAN example does.
+        augment: random changes of the images that the discriminator sees, of dcgan/augment.py.
+        drop_last: leave out an epoch's last, smaller batch.
     """
 
     name: str
@@ -68,6 +90,13 @@ class Recipe:
     ema_decay: float
     channels_last: bool
     precision: str
+    network: str = "reference"
+    latent_dim: int = 100
+    ngf: int = 64
+    ndf: int = 64
+    initial_weights: str = "torch"
+    augment: str = "none"
+    drop_last: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-able values, in the order above."""
@@ -82,9 +111,39 @@ class Recipe:
 
     def contradiction(self) -> str | None:
         """Which choices can't be had together, or None."""
-        if self.labels != "none" and self.discriminator == "document":
-            return f"the reference script's discriminator judges no labels, and labels are {self.labels!r}"
+        if self.labels in ("latent", "asked") and self.discriminator in _UNLABELLED:
+            whose = "the reference script's" if self.discriminator == "document" else "PyTorch's DCGAN example's"
+            return (
+                f"{whose} discriminator judges no labels, and labels are {self.labels!r}; "
+                "choose another --discriminator, or --labels none"
+            )
         return None
+
+    def settled(self, dataset: Dataset) -> Recipe:
+        """Settle what depends on the images.
+
+        Raises:
+            DatasetError: the recipe asks for what the images can't give.
+        """
+        labels = self.labels
+        if labels == "auto":
+            can_be_named = 0 < dataset.num_classes <= self.latent_dim
+            labels = "latent" if can_be_named and self.discriminator not in _UNLABELLED else "none"
+        if labels != "none" and not dataset.num_classes:
+            raise DatasetError(
+                f"{dataset.name} has no classes, and labels are {labels!r}; put images of a class into a "
+                "subfolder of its name, or choose --labels none"
+            )
+        if labels == "latent" and self.latent_dim < dataset.num_classes:
+            raise DatasetError(
+                f"--labels latent takes a number of the latent for each of the {dataset.num_classes} classes; give "
+                "--latent-dim that many or more"
+            )
+        network = self.network
+        if network == "auto":
+            network = "reference" if dataset.image_shape == (1, 28, 28) else "dcgan"
+        epochs = self.epochs or max(1, round(SHOWN / len(dataset)))
+        return dataclasses.replace(self, labels=labels, network=network, epochs=epochs)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Recipe:
@@ -136,6 +195,13 @@ RECIPES = {
             ema_decay=0.0,
             channels_last=False,
             precision="fp32",
+            network="reference",
+            latent_dim=100,
+            ngf=64,
+            ndf=64,
+            initial_weights="torch",
+            augment="none",
+            drop_last=True,
         ),
         # The same generator against a discriminator that sees with a classifier's eyes, sixteen times the batch,
         # eighty times the learning rate. docs/quality.md has the search that found it.
@@ -158,7 +224,71 @@ RECIPES = {
             ema_decay=0.999,
             channels_last=True,
             precision="auto",
+            network="auto",
+            latent_dim=100,
+            ngf=64,
+            ndf=64,
+            initial_weights="torch",
+            augment="none",
+            drop_last=True,
+        ),
+        # PyTorch's DCGAN example, to the letter; it makes images of 64x64.
+        Recipe(
+            name="dcgan",
+            labels="none",
+            epochs=25,
+            batch_size=128,
+            loss="cross-entropy",
+            g_lr=2e-4,
+            d_lr=2e-4,
+            beta1=0.5,
+            beta2=0.999,
+            fused_adam=False,
+            lr_schedule="constant",
+            discriminator="dcgan",
+            g_activation=Activation("relu"),
+            d_activation=Activation("leaky-relu", 0.2),
+            dropout=0.0,
+            ema_decay=0.0,
+            channels_last=False,
+            precision="fp32",
+            network="dcgan",
+            latent_dim=100,
+            ngf=64,
+            ndf=64,
+            initial_weights="normal",
+            augment="none",
+            drop_last=False,
+        ),
+        # Images of anybody's, few and without labels perhaps. docs/quality.md has the search that found it.
+        Recipe(
+            name="images",
+            labels="auto",
+            epochs=0,
+            batch_size=32,
+            loss="hinge",
+            g_lr=8e-3,
+            d_lr=8e-3,
+            beta1=0.5,
+            beta2=0.999,
+            fused_adam=True,
+            lr_schedule="linear",
+            discriminator="mixed",
+            g_activation=Activation("relu"),
+            d_activation=Activation("leaky-relu", 0.2),
+            dropout=0.0,
+            ema_decay=0.999,
+            channels_last=True,
+            precision="auto",
+            network="auto",
+            latent_dim=100,
+            ngf=32,
+            ndf=32,
+            initial_weights="torch",
+            augment="none",
+            drop_last=True,
         ),
     )
 }
-DEFAULT_RECIPE = "fast"
+DEFAULT_RECIPE = "fast"  # of grey images of 28x28
+IMAGES_RECIPE = "images"  # of all others

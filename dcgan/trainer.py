@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
+import re
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcgan_infer.contract.errors import DeviceError
-from dcgan_infer.contract.spec import reference_spec
+from dcgan_infer.contract.errors import DatasetError, DeviceError
+from dcgan_infer.contract.spec import GeneratorSpec, dcgan_spec, reference_spec
 
+from .augment import AUGMENTATIONS
 from .checkpoint import PUBLISHED
-from .data import CLASSES, Dataset
+from .data import Dataset, silent
+from .datasets import Progress
+from .discriminators import DISCRIMINATORS, ImageFeatures, ProjectedDiscriminator
 from .losses import LOSSES
-from .networks import DISCRIMINATORS, DigitFeatures, Generator, ProjectedDiscriminator
+from .networks import Generator, initialise
 from .recipes import Recipe
 
 # Of the classifier behind a projected discriminator; one pass over MNIST takes it to about 98 %.
 _FEATURES_LR = 2e-3
 _FEATURES_BATCH = 128
+_FEATURES_IMAGES = 50_000  # shown at least: fewer images are shown more than once
+_FEATURES_PASSES = 20  # ... but not more often than this
+_TURNS = 4  # by right angles: without classes, the classifier tells apart how an image was turned
+_ON_DEVICE = 4 << 30  # bytes of images that are kept on an accelerator; more stay in the computer's memory
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -34,31 +45,58 @@ class Trainer:
 
     Args:
         recipe: with a resolved precision (`fp32` or `bf16`).
-        dataset: at least one batch of images; kept on `device` as uint8.
-        device: `cpu` or `cuda`.
+        dataset: at least one batch of images; kept on `device` as uint8, if they are not too many.
+        device: to train on.
         seed: of the initial weights, latents, dropout and the order of images.
+        start: a generator to go on from; None makes a new one, of the recipe's network.
+        progress: told of the work before the first step.
+    Raises:
+        SpecError: the networks can't be had for images of this shape.
+        DatasetError: the recipe asks for what the images can't give, or `start` makes other images than these.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, device: torch.device, seed: int) -> None:
-        self.recipe = recipe
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        device: torch.device,
+        seed: int,
+        start: Generator | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.recipe = recipe = recipe.settled(dataset)
         self.device = device
         self.seed = seed
-        self.images = torch.from_numpy(dataset.images).unsqueeze(1).to(device)  # (N, 1, 28, 28)
-        self.labels = torch.from_numpy(dataset.labels).long().to(device)  # (N,)
-        # A last, smaller batch is left out: BatchNorm would see it.
-        self.steps_per_epoch = len(dataset.images) // recipe.batch_size
+        on_device = device if dataset.images.nbytes <= _ON_DEVICE else torch.device("cpu")
+        self.images = torch.from_numpy(dataset.images).to(on_device)  # (N, S, S) or (N, S, S, 3)
+        self.labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long().to(on_device)  # (N,)
+        self.num_classes = dataset.num_classes
+        shares = np.bincount(dataset.labels, minlength=self.num_classes) if dataset.labels is not None else np.ones(1)
+        with np.errstate(divide="ignore"):  # a class of no images, where those were held out: never named
+            self.log_shares = torch.from_numpy(np.log(shares / shares.sum())).float().to(device)  # (num_classes,)
+        batches = len(dataset) / recipe.batch_size
+        self.steps_per_epoch = math.floor(batches) if recipe.drop_last else math.ceil(batches)
         self.total_steps = self.steps_per_epoch * recipe.epochs  # the learning rate falls to 0 at the last
         self.steps_done = 0
         self.epoch_losses = torch.zeros(2, device=device)  # sums of D's and G's losses over this epoch's steps
 
         torch.manual_seed(seed)
-        self.spec = reference_spec(
-            activation=recipe.g_activation, num_classes=CLASSES if recipe.labels == "asked" else 0
+        if start is None:
+            self.spec = generator_spec(recipe, dataset)
+            generator = self._initialised(self.make_generator())
+        else:
+            self.spec = _respelled(start.spec, recipe, dataset)
+            generator = Generator.with_weights(self.spec, copy.deepcopy(start.state_dict())).train()
+        self.generator = self._placed(generator)
+        self._progress = progress
+        self.augment = AUGMENTATIONS[recipe.augment]
+        make = DISCRIMINATORS[recipe.discriminator]
+        judged = 0 if recipe.labels == "none" else dataset.num_classes
+        options: dict[str, Any] = (
+            {"told_apart": dataset.num_classes or _TURNS} if issubclass(make, ProjectedDiscriminator) else {}
         )
-        self.generator = self._placed(self.make_generator())
-        discriminator = DISCRIMINATORS[recipe.discriminator]
-        num_classes = 0 if recipe.labels == "none" else CLASSES
-        self.discriminator = self._placed(discriminator(recipe.d_activation, recipe.dropout, num_classes))
+        discriminator = make(dataset.image_shape, recipe.d_activation, recipe.dropout, judged, recipe.ndf, **options)
+        self.discriminator = self._placed(self._initialised(discriminator))
         self.average = copy.deepcopy(self.generator) if recipe.ema_decay else self.generator
         self.average_is_separate = self.average is not self.generator
         self.g_optimizer = self._adam(self.generator, recipe.g_lr)
@@ -77,7 +115,7 @@ class Trainer:
     def order(self, epoch: int) -> Tensor:
         """The order of the images in an epoch: int64, shape (N,), the same for the same (seed, epoch)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return torch.randperm(len(self.images), generator=generator).to(self.device)
+        return torch.randperm(len(self.images), generator=generator).to(self.images.device)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor | None]:
         """Real images and their labels.
@@ -85,17 +123,24 @@ class Trainer:
         Args:
             indices: int64, shape (B,).
         Returns:
-            float32, shape (B, 1, 28, 28), range [-1, 1]: to the bit what ToTensor and Normalize(0.5, 0.5) give; and
+            float32, shape (B, C, S, S), range [-1, 1]: to the bit what ToTensor and Normalize(0.5, 0.5) give; and
             int64, shape (B,), or None for a recipe without labels.
         """
-        real = self.images[indices].float().div_(255).sub_(0.5).div_(0.5)
-        return real, None if self.recipe.labels == "none" else self.labels[indices]
+        real = self._values(self.images[indices]).div_(255).sub_(0.5).div_(0.5)
+        if self.recipe.labels == "none" or self.labels is None:
+            return real, None
+        return real, self.labels[indices].to(self.device)
+
+    def _values(self, images: Tensor) -> Tensor:
+        """The levels of uint8 images as float32, shape (B, C, S, S), on the device."""
+        planes = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
+        return planes.to(self.device).float()
 
     def step(self, real: Tensor, label: Tensor | None = None) -> None:
         """One update of D on real images and fakes, then one of G through D on the same fakes.
 
         Args:
-            real: float32, shape (B, 1, 28, 28), range [-1, 1].
+            real: float32, shape (B, C, S, S), range [-1, 1].
             label: int64, shape (B,), of the real images, if the discriminator judges by labels.
         """
         if self.steps_done == 0 and isinstance(self.discriminator, ProjectedDiscriminator):
@@ -105,12 +150,11 @@ class Trainer:
         z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
 
         asked = label if self.recipe.labels == "asked" else None
-        # The ten numbers are alike, so every digit is named equally often; what is left of z is its handwriting.
-        fake_label = z[:, :CLASSES].argmax(1) if self.recipe.labels == "latent" else label
+        fake_label = self._named(z) if self.recipe.labels == "latent" else label
 
         with autocast:
             fake = self.generator(z, asked)
-            real_scores, fake_scores = self._scores(real, label, fake.detach(), fake_label)
+            real_scores, fake_scores = self._scores(self.augment(real), label, self.augment(fake.detach()), fake_label)
         d_loss = self.loss.discriminator(real_scores.float(), fake_scores.float())
         self.d_optimizer.zero_grad()
         d_loss.backward()  # type: ignore[no-untyped-call]
@@ -121,7 +165,7 @@ class Trainer:
         for parameter in trainable:
             parameter.requires_grad_(False)
         with autocast:
-            fake_scores = self.discriminator(fake, fake_label)
+            fake_scores = self.discriminator(self.augment(fake), fake_label)
         g_loss = self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
@@ -134,11 +178,22 @@ class Trainer:
         self.epoch_losses += torch.stack([d_loss.detach(), g_loss.detach()])  # stays on the device: no wait for it
         self.steps_done += 1
 
+    def _named(self, z: Tensor) -> Tensor:
+        """The classes that latents name: int64, shape (B,), each as often as among the images.
+
+        Gumbel's trick: of log p[i] - log(-log u[i]) with uniform u the largest is that of class i with probability
+        p[i]. A latent's first numbers, one for each class, are normal, so their distribution function makes them
+        uniform. What is left of z is how the images of a class differ.
+        """
+        gumbel = -(-torch.special.log_ndtr(z[:, : self.num_classes])).log()
+        named: Tensor = (self.log_shares + gumbel).argmax(1)
+        return named
+
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor a resumed run needs, and the generator to publish under the prefix `PUBLISHED`."""
         tensors = {"rng.cpu": torch.get_rng_state(), "epoch_losses": self.epoch_losses}
-        if self.device.type == "cuda":
-            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
+        if self.device.type != "cpu":
+            tensors[f"rng.{self.device.type}"] = _device_random(self.device).get_rng_state(*_number(self.device))
         modules = {PUBLISHED: self.average, "discriminator.": self.discriminator}
         if self.average_is_separate:
             modules["generator."] = self.generator
@@ -175,8 +230,11 @@ class Trainer:
                 state.setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
         torch.set_rng_state(tensors["rng.cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
+        if self.device.type != "cpu":
+            _device_random(self.device).set_rng_state(tensors[f"rng.{self.device.type}"], *_number(self.device))
+
+    def _initialised(self, network: _Network) -> _Network:
+        return initialise(network) if self.recipe.initial_weights == "normal" else network
 
     def _placed(self, network: _Network) -> _Network:
         """The network on the device, in the recipe's memory order."""
@@ -196,20 +254,38 @@ class Trainer:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16")
 
-    def _train_features(self, features: DigitFeatures) -> None:
-        """Train the classifier that a projected discriminator looks through, on the real images, for one pass."""
+    def _train_features(self, features: ImageFeatures) -> None:
+        """Train the classifier that a projected discriminator looks through, on the real images.
+
+        Without classes it tells apart by how many right angles an image was turned (Gidaris et al. 2018,
+        arXiv:1803.07728): whoever knows what is up knows something of what there is.
+        """
         features.train().requires_grad_(True)
         optimizer = torch.optim.Adam(features.parameters(), lr=_FEATURES_LR, fused=self.recipe.fused_adam)
-        batches = torch.randperm(len(self.images), device=self.device).split(_FEATURES_BATCH)  # type: ignore[no-untyped-call]
+        passes = min(max(1, _FEATURES_IMAGES // len(self.images)), _FEATURES_PASSES)
+        orders = [torch.randperm(len(self.images), device=self.images.device) for _ in range(passes)]
+        batches = torch.cat(orders).split(_FEATURES_BATCH)  # type: ignore[no-untyped-call]
+        side = self.spec.image_shape[1]
+        moved = round(side / 14)  # by two pixels of 28
+        # What comes in where an image is moved: the level that is most common in the top rows.
+        edge = self.images[:, 0].flatten().median().item() / 127.5 - 1.0
         for step, indices in enumerate(batches):
+            self._progress("training the classifier that D looks through", step, len(batches))
             optimizer.param_groups[0]["lr"] = _FEATURES_LR * (1.0 - step / len(batches))
-            images = self.images[indices].float().div_(127.5).sub_(1.0)
-            # Moved by up to two pixels: a pass over digits that all sit in the middle would not teach where they sit.
-            down, right = torch.randint(0, 5, (2,)).tolist()
-            images = F.pad(images, (2, 2, 2, 2), value=-1.0)[:, :, down : down + 28, right : right + 28]
+            images = self._values(self.images[indices]).div_(127.5).sub_(1.0)
+            # Moved a little: a pass over digits that all sit in the middle would not teach where they sit.
+            down, right = torch.randint(0, 2 * moved + 1, (2,)).tolist()
+            images = F.pad(images, (moved,) * 4, value=edge)[:, :, down : down + side, right : right + side]
+            if self.labels is None:
+                wanted = torch.arange(len(images), device=self.device) % _TURNS
+                images = torch.stack(
+                    [image.rot90(int(turns), (1, 2)) for image, turns in zip(images, wanted, strict=True)]
+                )
+            else:
+                wanted = self.labels[indices].to(self.device)
             with self._autocast():
                 logits = features(images)
-            loss = F.cross_entropy(logits.float(), self.labels[indices])
+            loss = F.cross_entropy(logits.float(), wanted)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -236,17 +312,67 @@ class Trainer:
             count.copy_(now)
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device of `auto`, `cpu` or `cuda`.
+def generator_spec(recipe: Recipe, dataset: Dataset) -> GeneratorSpec:
+    """The generator of a settled recipe for these images.
 
     Raises:
-        DeviceError: `cuda` was asked for and torch finds none.
+        SpecError: the network can't make images of this shape.
+    """
+    num_classes = dataset.num_classes if recipe.labels == "asked" else 0
+    common = (recipe.latent_dim, dataset.image_shape, num_classes, _spoken_names(recipe, dataset))
+    if recipe.network == "reference":
+        return reference_spec(*common, (4 * recipe.ngf, 2 * recipe.ngf, recipe.ngf), recipe.g_activation)
+    return dcgan_spec(*common, recipe.ngf, recipe.g_activation)
+
+
+def _spoken_names(recipe: Recipe, dataset: Dataset) -> tuple[str, ...]:
+    """What the classes of a generator are called; nothing, where they are called by their numbers."""
+    names = dataset.class_names if recipe.labels == "asked" else ()
+    return () if names == tuple(map(str, range(len(names)))) else names
+
+
+def _respelled(spec: GeneratorSpec, recipe: Recipe, dataset: Dataset) -> GeneratorSpec:
+    """The spec of a generator to go on from, with the names of these images' classes."""
+    names = _spoken_names(recipe, dataset)
+    wanted = (dataset.image_shape, dataset.num_classes if recipe.labels == "asked" else 0)
+    if (spec.image_shape, spec.num_classes) != wanted:
+        raise DatasetError(
+            f"the generator to start from makes images of shape {spec.image_shape} in {spec.num_classes} classes, and "
+            f"this run trains for {wanted[0]} in {wanted[1]}; give --size, --grey, --colour or --conditional to match"
+        )
+    if spec.value_range != (-1.0, 1.0):
+        raise DatasetError("the generator to start from ends in a sigmoid; training takes one that ends in tanh")
+    return dataclasses.replace(spec, class_names=names)
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu`, `cuda`, `cuda:NUMBER` or `mps`.
+
+    Raises:
+        DeviceError: torch finds no such device.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise DeviceError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:NUMBER or mps")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError("no CUDA device that torch can use was found; check nvidia-smi, or train with --device cpu")
-    return torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"there is no {name}: torch finds {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no Apple GPU that torch can use was found; train with --device cpu")
+    return device
+
+
+def _device_random(device: torch.device) -> Any:
+    """The module that holds a device's random generator."""
+    return torch.cuda if device.type == "cuda" else torch.mps
+
+
+def _number(device: torch.device) -> tuple[torch.device, ...]:
+    """What tells one device of its kind from the others: there is one mps only."""
+    return (device,) if device.type == "cuda" else ()
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

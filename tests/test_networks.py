@@ -5,10 +5,17 @@ import torch
 from document import DocumentDiscriminator, DocumentGenerator
 
 from dcgan.activity import measure_activity
+from dcgan.augment import AUGMENTATIONS
+from dcgan.discriminators import (
+    DISCRIMINATORS,
+    Discriminator,
+    MixedDiscriminator,
+    ProjectedDiscriminator,
+    SpectralDiscriminator,
+)
 from dcgan.losses import LOSSES
-from dcgan.networks import DISCRIMINATORS, Discriminator, Generator, ProjectedDiscriminator, SpectralDiscriminator
+from dcgan.networks import Generator
 from dcgan.recipes import CHOICES, RECIPES, Recipe
-from dcgan_infer.contract.errors import SpecError
 from dcgan_infer.contract.layers import Activation
 from dcgan_infer.contract.spec import reference_spec
 
@@ -36,8 +43,9 @@ def test_shapes_and_range_for_every_activation(activation: str) -> None:
     assert images.shape == (5, 1, 28, 28)
     assert images.abs().max() <= 1
     for discriminator in DISCRIMINATORS.values():
-        scores = discriminator(Activation.parse(activation))(images)
-        assert scores.shape == (5, 3 if discriminator is ProjectedDiscriminator else 1)
+        scores = discriminator(images.shape[1:], Activation.parse(activation))(images)
+        scales = 4 if discriminator is MixedDiscriminator else 3 if discriminator is ProjectedDiscriminator else 1
+        assert scores.shape == (5, scales)
 
 
 def test_a_class_is_one_hot_beside_the_latent() -> None:
@@ -56,7 +64,7 @@ def test_labels_are_for_conditional_generators_only() -> None:
         Generator()(torch.randn(2, 100), torch.tensor([1, 2]))
 
 
-@pytest.mark.parametrize("discriminator", [SpectralDiscriminator, ProjectedDiscriminator])
+@pytest.mark.parametrize("discriminator", [SpectralDiscriminator, ProjectedDiscriminator, MixedDiscriminator])
 def test_a_discriminator_judges_by_its_labels(
     discriminator: type[SpectralDiscriminator] | type[ProjectedDiscriminator],
 ) -> None:
@@ -66,14 +74,10 @@ def test_a_discriminator_judges_by_its_labels(
     assert len({float(score[0, 0].detach()) for score in scores}) == 10
 
 
-def test_only_the_document_s_discriminator_judges_no_labels() -> None:
-    with pytest.raises(SpecError, match="judges no labels"):
-        Discriminator(num_classes=10)
-
-
 def test_every_choice_of_a_recipe_exists() -> None:
     assert set(CHOICES["loss"]) == LOSSES.keys()
     assert set(CHOICES["discriminator"]) == DISCRIMINATORS.keys()
+    assert set(CHOICES["augment"]) == AUGMENTATIONS.keys()
     for recipe in RECIPES.values():
         assert Recipe.from_dict(recipe.to_dict()) == recipe
         assert all(getattr(recipe, field) in names for field, names in CHOICES.items())

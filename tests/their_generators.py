@@ -36,9 +36,9 @@ class PytorchDcgan(nn.Module):
 class PytorchDcganDiscriminator(nn.Module):
     """The other half: the same names."""
 
-    def __init__(self, ndf: int = 8) -> None:
+    def __init__(self, ndf: int = 8, nc: int = 3) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, ndf, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [nn.Conv2d(nc, ndf, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, inplace=True)]
         for width in (ndf, 2 * ndf, 4 * ndf):
             layers.append(nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False))
             layers += [nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2, inplace=True)]

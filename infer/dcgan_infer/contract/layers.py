@@ -274,6 +274,59 @@ def reference_layers(
     )
 
 
+def doublings(side: int) -> int:
+    """How often 4, 5, 6 or 7 is doubled to give a side.
+
+    Raises:
+        SpecError: it is none of them times a power of two, or less than 8.
+    """
+    times = max(side.bit_length() - 3, 0)
+    if times == 0 or side % (1 << times):
+        raise SpecError(f"{side} is not 4 to 7 times a power of two")
+    return times
+
+
+def nearest_sizes(side: int) -> str:
+    """The sides below and above one that `doublings` refuses, for messages."""
+    possible = sorted({base << times for base in range(4, 8) for times in range(1, 7)})
+    below, above = [each for each in possible if each < side], [each for each in possible if each > side]
+    return " and ".join(map(str, below[-1:] + above[:1]))
+
+
+def dcgan_layers(inputs: int, image_shape: tuple[int, int, int], ngf: int, activation: Activation) -> tuple[Layer, ...]:
+    """The generator of PyTorch's DCGAN example, with the names of its state dict.
+
+    The example makes images of 64x64. Here the first map has a side of 4 to 7, and as many layers
+    double it as it takes.
+
+    Args:
+        inputs: the latent's length, and of a conditional generator the number of classes more.
+        image_shape: (channels, side, side).
+        ngf: feature maps before the last layer; each layer before has twice as many, up to 8 times.
+        activation: of the hidden layers.
+    Raises:
+        SpecError: the images are not square, or their side is not 4 to 7 times a power of two.
+    """
+    image, height, width = image_shape
+    if height != width:
+        raise SpecError(f"this generator's images are square, not {height}x{width}")
+    times = doublings(height)
+    widths = [ngf * min(1 << left, 8) for left in reversed(range(times))]
+    kernel, stride, padding = height >> times, 1, 0
+    layers: list[Layer] = [Unflatten("unflatten", (inputs, 1, 1))]
+    for number, maps in enumerate(widths):
+        sizes = ((kernel, kernel), (stride, stride), (padding, padding))
+        layers += [
+            ConvTranspose(f"main.{3 * number}", inputs, maps, *sizes, bias=False),
+            BatchNorm(f"main.{3 * number + 1}", maps),
+            Activate(f"main.{3 * number + 2}", activation),
+        ]
+        inputs, kernel, stride, padding = maps, 4, 2, 1
+    last = 3 * len(widths)
+    layers.append(ConvTranspose(f"main.{last}", inputs, image, (4, 4), (2, 2), (1, 1), bias=False))
+    return *layers, Activate(f"main.{last + 1}", TANH)
+
+
 def to_jsonable(layer: Layer) -> dict[str, Any]:
     """A layer as JSON-able values, with its kind."""
     fields = {

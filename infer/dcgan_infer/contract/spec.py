@@ -20,6 +20,7 @@ from .layers import (
     Activate,
     Activation,
     Layer,
+    dcgan_layers,
     from_jsonable,
     multiply_adds,
     reference_layers,
@@ -208,6 +209,36 @@ def reference_spec(
     bare = Interface(latent_dim, image_shape, num_classes, class_names)
     layers = reference_layers(latent_dim + num_classes, image_shape, channels, activation)
     return GeneratorSpec(bare.latent_dim, bare.image_shape, num_classes, class_names, layers=layers)
+
+
+def dcgan_spec(
+    latent_dim: int = 100,
+    image_shape: tuple[int, int, int] = (3, 64, 64),
+    num_classes: int = 0,
+    class_names: tuple[str, ...] = (),
+    ngf: int = 64,
+    activation: Activation = RELU,
+) -> GeneratorSpec:
+    """The generator of PyTorch's DCGAN example; the defaults are its own.
+
+    With classes the one-hot class stands beside the latent, as in `reference_spec`.
+
+    Raises:
+        SpecError: a size is impossible.
+    """
+    if type(ngf) is not int or not 0 < ngf <= LARGEST:
+        raise SpecError(f"ngf is an integer from 1 to {LARGEST}, found {ngf}")
+    bare = Interface(latent_dim, image_shape, num_classes, class_names)
+    layers = dcgan_layers(latent_dim + num_classes, image_shape, ngf, activation)
+    return GeneratorSpec(bare.latent_dim, bare.image_shape, num_classes, class_names, layers=layers)
+
+
+def trained_on(recipe: str) -> str:
+    """The data set that trained a generator, as the JSON under `RECIPE_KEY` says; empty where it does not."""
+    try:
+        return str(json.loads(recipe).get("dataset", ""))
+    except (ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def _upgraded(fields: dict[str, Any]) -> GeneratorSpec:
