@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dcgan_infer import __version__, shipped
 from dcgan_infer.commands import Command, WholeNumber
+from dcgan_infer.contract.errors import EvaluationError
 from dcgan_infer.contract.spec import SEEDS
 from dcgan_infer.extras import require
 from dcgan_infer.runtime import cores
 
-from .data import EVALUATED, SPLITS
+from .data import IMAGES, SPLITS
+from .datasets import DATASETS
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation
+    from .data import Dataset
+    from .evaluation import Evaluation, RealImages
+    from .metrics.evaluator import Evaluator
+    from .sources import Images
 
 
 @click.command(
@@ -28,114 +34,228 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   dcgan-eval                                          the shipped model
-  dcgan-eval runs/000-mnist-fast/generator.safetensors --data-dir ~/mnist
+  dcgan-eval runs/000-mnist-fast                      a run, and the data set it was trained on
   dcgan-eval model.onnx --split test --seeds 3        for the record: three seeds, test images
-  dcgan-eval digits.npz --nearest-neighbour           labelled images, whoever made them
+  dcgan-eval clothes.onnx --dataset fashion-mnist     an evaluator is trained once, and kept
+  dcgan-eval model.onnx --images photos/ --two-sample images of your own, a folder per class
+  dcgan-eval images.npz --nearest-neighbour           labelled images, whoever made them
   dcgan-eval dcgan-mnist-conditional --cas --json     many minutes, for a machine to read
 
 Choose between models by --split validation; the test split is for the last word. docs/quality.md explains
 every row.""",
 )
-@click.argument("source", default=shipped.DEFAULT, metavar="[CHECKPOINT|MODEL.onnx|IMAGES.npz]")
+@click.argument("source", required=False, metavar="[RUN|CHECKPOINT|MODEL.onnx|IMAGES.npz]")
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
     default="validation",
     show_default=True,
-    help="What to hold digits against: the last 10,000 training images, or the test images.",
+    help="What to compare images with: the last 10,000 training images (of fewer than 20,000 the last half), or the "
+    "test images.",
 )
 @click.option(
     "-n",
     "--n",
     type=WholeNumber(10, 60_000),
     metavar="NUMBER",
-    help="How many.  [default: 10000, or all real ones]",
+    help="How many.  [default: 10000, or all there are]",
 )
 @click.option("--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents.  [default: 0]")
 @click.option(
     "--seeds", type=WholeNumber(1, 100), metavar="NUMBER", help="How many seeds, from --seed on; medians are shown."
 )
-@click.option("--nearest-neighbour", is_flag=True, help="Also the 1-NN error on raw pixels; needs labelled digits.")
-@click.option("--cas", is_flag=True, help="Also the classification accuracy score; needs labelled digits and torch.")
+@click.option("--two-sample", is_flag=True, help="Also how well a new network tells them from real ones; needs torch.")
+@click.option("--nearest-neighbour", is_flag=True, help="Also the 1-NN error on raw pixels; needs labelled images.")
+@click.option("--cas", is_flag=True, help="Also the classification accuracy score; needs labelled images and torch.")
 @click.option(
     "--dataset",
-    type=click.Choice(EVALUATED),
-    default="mnist",
-    show_default=True,
-    help="Real images; sample needs no files and no network, and makes coarser figures.",
+    type=click.Choice(list(DATASETS)),
+    metavar="NAME",
+    help="Real images, by the names of dcgan-train; sample, of MNIST, needs no files and no network, and makes "
+    "coarser figures.  [default: mnist, or what the run was trained on]",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
     metavar="DIR",
-    help="Folder of the four IDX files, raw or .gz; downloaded to it if missing.",
+    help="Folder of the data set's files; downloaded to it if missing.  [default: data]",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|ZIP",
+    help="Real images of your own instead, flat or in a folder per class.",
+)
+@click.option(
+    "--size",
+    type=WholeNumber(1, 1024),
+    metavar="PIXELS",
+    help="Side of real images.  [default: their own; of --images the model's]",
+)
+@click.option("--grey/--colour", default=None, help="Of real images.  [default: the same]")
+@click.option("--background", metavar="COLOUR", help="Of transparent images.  [default: white]")
+@click.option(
+    "--evaluator",
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="To judge by.  [default: the one that ships for MNIST; for others one is trained once, and kept]",
+)
+@click.option("--make-evaluator", is_flag=True, help="Only train the evaluator, anew if there is one; needs torch.")
+@click.option(
+    "--features",
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="Judge by features of your own instead, without classes; docs/quality.md says what the file takes.",
 )
 @click.option(
     "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.version_option(__version__, prog_name="dcgan-eval")
-def main(
-    source: str,
-    split: str,
-    n: int | None,
-    seed: int | None,
-    seeds: int | None,
-    nearest_neighbour: bool,
-    cas: bool,
-    dataset: str,
-    data_dir: Path,
-    threads: int | None,
-    as_json: bool,
-) -> None:
-    """Judge digits, and real ones beside them, which is the floor."""
-    from .evaluation import evaluate, load_reference
-    from .metrics.evaluator import Evaluator
-    from .sources import open_digits
+def main(source: str | None, as_json: bool, make_evaluator: bool, **options: Any) -> None:
+    """Judge images, and real ones beside them, which is the floor."""
+    from .evaluation import read_images
 
-    if cas:
-        require("torch", "train").set_num_threads(threads or cores())
-    evaluator = Evaluator(threads=threads)
-    digits = open_digits(source, threads)
-    if not digits.seeded and (seed is not None or seeds is not None):
+    _refuse_contradictions(source, make_evaluator, options)
+    if options["two_sample"] or options["cas"]:
+        require("torch", "train").set_num_threads(options["threads"] or cores())
+    if make_evaluator:
+        train, _ = read_images(_choice(options, None), "validation", _tell, _progress)
+        made = _evaluator(train, options, make=True)
+        stated = {"evaluator": str(made.path), "sha256": made.sha256, **dataclasses.asdict(made.statement)}
+        click.echo(json.dumps(stated, indent=2) if as_json else f"{made.path}\nsha256 {made.sha256}")
+        return
+    source = source or shipped.DEFAULT
+    _take_from_run(source, options)
+    evaluation, name = _evaluate(source, options)
+    if as_json:
+        click.echo(json.dumps({"source": source, "dataset": name, **evaluation.as_dict()}, indent=2))
+    else:
+        click.echo(_table(source, name, evaluation))
+
+
+def _refuse_contradictions(source: str | None, make_evaluator: bool, options: dict[str, Any]) -> None:
+    if make_evaluator and source:
+        raise click.UsageError("--make-evaluator judges nothing; leave the model out.")
+    if make_evaluator and options["evaluator"] is None and options["images"] is None:
+        name = options["dataset"] or "mnist"
+        if name in ("mnist", "sample"):
+            raise click.UsageError(f"{name} has an evaluator that ships; to make another, add --evaluator FILE.onnx.")
+    if options["features"] and (options["evaluator"] or make_evaluator):
+        raise click.UsageError("--features takes the place of an evaluator; leave one of them out.")
+    if options["images"] and (options["dataset"] or options["data_dir"]):
+        raise click.UsageError("--images takes the place of --dataset and --data-dir; leave one of them out.")
+
+
+def _take_from_run(source: str, options: dict[str, Any]) -> None:
+    """What a run was trained on, where nothing else is asked for."""
+    path = Path(source)
+    file = (path if path.is_dir() else path.parent) / "options.json"
+    if options["dataset"] or options["images"] or path.suffix not in ("", ".safetensors") or not file.is_file():
+        return
+    try:
+        started = json.loads(file.read_text())["options"]
+        name, folder = str(started["dataset"]), Path(started["data_dir"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # another program's
+    if name == IMAGES and options["data_dir"] is None:
+        options["images"] = folder
+    elif name in DATASETS:
+        options |= {"dataset": name, "data_dir": options["data_dir"] or folder}
+    else:
+        raise EvaluationError(f"{source} was trained on {name}; name its images with --images FOLDER, or a --dataset")
+    # Those of a run that was made before there was a choice are the data set's own.
+    kept = {"size": started.get("size"), "background": started.get("background")}
+    kept["grey"] = {"grey": True, "colour": False}.get(str(started.get("channels")))
+    options |= {key: value for key, value in kept.items() if options[key] is None}
+    images = str(folder) if name == IMAGES else name
+    _tell(f"{source} was trained on {images}, so it is compared with {images}")
+
+
+def _choice(options: dict[str, Any], images: Images | None) -> RealImages:
+    """Which real images; a folder's are read in the shape of those to be judged."""
+    from .evaluation import RealImages
+
+    size, grey, folder = options["size"], options["grey"], options["images"]
+    if images is not None and folder is not None:
+        channels, height, width = images.image_shape
+        size = size or (height if height == width else None)
+        grey = channels == 1 if grey is None else grey
+    return RealImages(
+        IMAGES if folder is not None else options["dataset"] or "mnist",
+        folder if folder is not None else options["data_dir"] or Path("data"),
+        size,
+        "auto" if grey is None else "grey" if grey else "colour",
+        options["background"] or "white",
+    )
+
+
+def _evaluator(train: Dataset, options: dict[str, Any], make: bool = False) -> Evaluator:
+    from .metrics.evaluator import evaluator_for
+
+    return evaluator_for(
+        train, options["evaluator"], make=make, threads=options["threads"], say=_tell, progress=_progress
+    )
+
+
+def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
+    from .evaluation import evaluate, read_images, reference_of, refuse_others
+    from .metrics.evaluator import Judge
+    from .metrics.feature_model import FeatureModel
+    from .sources import open_images
+
+    images = open_images(source, options["threads"])
+    if not images.seeded and (options["seed"] is not None or options["seeds"] is not None):
         raise click.UsageError(f"{source} holds images that are made already; leave --seed and --seeds out.")
-    if (nearest_neighbour or cas) and not digits.labelled:
-        option = "--nearest-neighbour" if nearest_neighbour else "--cas"
-        raise click.UsageError(f"{option} needs labelled digits, and {source} has none; take a conditional model.")
-    first = seed or 0
+    if (options["nearest_neighbour"] or options["cas"]) and not images.labelled:
+        option = "--nearest-neighbour" if options["nearest_neighbour"] else "--cas"
+        raise click.UsageError(f"{option} needs labelled images, and {source} has none; take a conditional model.")
+    train, test = read_images(_choice(options, images), options["split"], _tell, _progress)
+    refuse_others(images, train)
+    reference = reference_of(train, test, options["split"])
+    judge: Judge | None = None
+    if options["features"]:
+        judge = FeatureModel(options["features"], threads=options["threads"])
+        _tell(f"{options['features']} is fed with {judge.layout}")
+    elif train.labels is not None or options["evaluator"]:
+        judge = _evaluator(train, options)
+    elif not options["two_sample"]:
+        _tell(
+            f"{train.name} has no labels to train an evaluator with, so there is the two-sample test alone; the "
+            "Frechet distance and the others need features: --features FILE.onnx"
+        )
+        require("torch", "train").set_num_threads(options["threads"] or cores())
+    first = options["seed"] or 0
     evaluation = evaluate(
-        digits,
-        load_reference(dataset, data_dir, split),
-        evaluator,
-        count=n,
-        seeds=range(first, first + (seeds or 1)),
-        nearest_neighbour=nearest_neighbour,
-        cas=cas,
+        images,
+        reference,
+        judge,
+        count=options["n"],
+        most=images.count,
+        seeds=range(first, first + (options["seeds"] or 1)),
+        nearest_neighbour=options["nearest_neighbour"],
+        cas=options["cas"],
+        two_sample=options["two_sample"] or judge is None,
         say=_status,
     )
-    if as_json:
-        click.echo(json.dumps({"source": source, "dataset": dataset, **evaluation.as_dict()}, indent=2))
-    else:
-        click.echo(_table(source, evaluation))
+    return evaluation, train.name
 
 
-def _table(source: str, evaluation: Evaluation) -> str:
+def _table(source: str, name: str, evaluation: Evaluation) -> str:
     """One row a metric; with several seeds medians, and the range they are from."""
     from .evaluation import METRICS
 
     many = len(evaluation.seeds) > 1
     head = ["", "model", *(["of seeds, from .. to"] if many else []), "real", "better", "images"]
     rows = []
-    for name, metric in METRICS.items():
-        if name not in evaluation.figures:
+    for key, metric in METRICS.items():
+        if key not in evaluation.figures:
             continue
-        values = evaluation.figures[name]
-        row = [metric.label, format(evaluation.median(name), metric.form)]
+        values = evaluation.figures[key]
+        row = [metric.label, format(evaluation.median(key), metric.form)]
         if many:
             row.append(f"{min(values):{metric.form}} .. {max(values):{metric.form}}")
-        row += [format(evaluation.floor[name], metric.form), metric.better, f"{evaluation.counts[name]:,}"]
+        row += [format(evaluation.floor[key], metric.form), metric.better, f"{evaluation.counts[key]:,}"]
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = [
@@ -145,27 +265,39 @@ def _table(source: str, evaluation: Evaluation) -> str:
         ).rstrip()
         for row in (head, *rows)
     ]
-    ratio = evaluation.median("frechet_distance") / evaluation.floor["frechet_distance"]
-    seeds = ", ".join(map(str, evaluation.seeds))
+    reference = f"{evaluation.counts['reference']:,} {evaluation.split} images of {name}"
+    warning = [f"warning: {evaluation.warning}"] if evaluation.warning else []
     return "\n".join(
-        [
-            f"{source} and real training images against {evaluation.counts['reference']:,} {evaluation.split} images",
-            "",
-            *lines,
-            "",
-            f"Frechet distance: {ratio:.2f} times the floor of real images (seed {seeds}){_few(evaluation)}",
-        ]
+        [f"{source} and real training images against {reference}", "", *lines, "", *warning, _verdict(evaluation)]
     )
 
 
-def _few(evaluation: Evaluation) -> str:
-    """A warning: with few images the distance is mostly their number's own."""
+def _verdict(evaluation: Evaluation) -> str:
+    """The figure that sums it up, beside the floor."""
     from .evaluation import FID_COUNT
 
+    seeds = f"(seed {', '.join(map(str, evaluation.seeds))})"
+    if "frechet_distance" not in evaluation.figures:
+        model, real = evaluation.median("two_sample_accuracy"), evaluation.floor["two_sample_accuracy"]
+        return f"told from real images in {model:.1%} of the cases, real ones in {real:.1%}, 50 % is chance {seeds}"
+    floor = evaluation.floor["frechet_distance"]
+    ratio = evaluation.median("frechet_distance") / floor if floor else float("inf")
     count = evaluation.counts["frechet_distance"]
-    return "" if count >= FID_COUNT else f"; of {count:,} images it says little, {FID_COUNT:,} are usual"
+    # With few images the distance is mostly their number's own.
+    few = "" if count >= FID_COUNT else f"; of {count:,} images it says little, {FID_COUNT:,} are usual"
+    doubt = "; it may mean nothing, as the warning says" if evaluation.warning else ""
+    return f"Frechet distance: {ratio:.2f} times the floor of real images {seeds}{doubt or few}"
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _status(text: str) -> None:
     if sys.stderr.isatty():
         click.echo(f"{text} ...", err=True)
+
+
+def _progress(what: str, done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\r{what}: {done:,} of {of:,}", nl=done >= of, err=True)

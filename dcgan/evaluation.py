@@ -1,4 +1,4 @@
-"""How good digits are: every metric, for a model's digits and for real ones, side by side.
+"""How good images are: every metric, for a model's images and for real ones, side by side.
 
 The real ones are the floor: what a perfect copy of the training images would score against the same reference. No
 figure means anything without it.
@@ -16,19 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_infer.contract.errors import EvaluationError
+from dcgan_infer.extras import require
 
-from .data import CLASSES, EVALUATED, SAMPLE, SPLITS, Dataset, load_dataset, split_validation
+from .data import IMAGES, SPLITS, Channels, Dataset, load_dataset, silent, split_validation
+from .datasets import DATASETS, SAMPLE, Progress
+from .metrics import foreign
 from .metrics.density_coverage import density_coverage
-from .metrics.evaluator import Evaluator, Judged
+from .metrics.evaluator import Judge, Judged, describe, listed
 from .metrics.frechet import frechet_distance
 from .metrics.kernel import kernel_distance
 from .metrics.labels import class_imbalance, clear_share, label_agreement
 from .metrics.nearest_neighbour import nearest_neighbour_error
 from .metrics.precision_recall import precision_recall
+from .sources import Images
 
 FID_COUNT = 10_000
 NEIGHBOURS = 50_000  # images for the 1-NN error, as in the DCGAN paper
 CAS_IMAGES = 60_000  # images for the classification accuracy score: as many as MNIST has
+LEAST = 10  # images of any set
 
 
 class Metric(NamedTuple):
@@ -52,27 +57,74 @@ METRICS = {
     "recall": Metric("recall", "higher", ".3f"),
     "density": Metric("density", "higher", ".3f"),
     "coverage": Metric("coverage", "higher", ".3f"),
-    "clear_share": Metric("clearly one digit", "higher", ".2%"),
+    "clear_share": Metric("clearly one class", "higher", ".2%"),
     "class_imbalance": Metric("class imbalance", "lower", ".2%"),
     "label_agreement": Metric("label agreement", "higher", ".2%"),
+    "two_sample_accuracy": Metric("two-sample test", "lower", ".2%"),
     "nearest_neighbour_error": Metric("1-NN error", "lower", ".2%"),
     "classification_accuracy_score": Metric("classification accuracy score", "higher", ".2%"),
 }
 
-Images = npt.NDArray[np.uint8]
+Pictures = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer]
-# (count, seed) -> uint8 images (count, 28, 28), and their labels, int64 (count,), or None.
-Source = Callable[[int, int], tuple[Images, "Labels | None"]]
+# (count, seed) -> uint8 images (count, H, W) or (count, H, W, 3), and their labels, integers (count,), or None.
+Source = Callable[[int, int], tuple[Pictures, "Labels | None"]]
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Which real images to compare with; each as `load_dataset` takes it."""
+
+    dataset: str = "mnist"
+    data_dir: Path = Path("data")
+    size: int | None = None
+    channels: Channels = "auto"
+    background: str = "white"
+
+    def load(self, split: str, progress: Progress = silent) -> Dataset:
+        """The images of a split, `train` or `test`."""
+        return load_dataset(
+            self.dataset,
+            self.data_dir,
+            split,
+            size=self.size,
+            channels=self.channels,
+            background=self.background,
+            progress=progress,
+        )
+
+
+def read_images(
+    choice: RealImages,
+    split: str,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
+) -> tuple[Dataset, Dataset | None]:
+    """Read training images, and test images if they are asked for and there are any.
+
+    Args:
+        choice: which.
+        split: `validation`, or `test`.
+        say: told what was read, a line at a time.
+        progress: as `load_dataset` takes it.
+    Raises:
+        DatasetError: as `load_dataset`.
+    """
+    train = choice.load("train", progress)
+    for line in train.notes:
+        say(line)
+    tested = split == "test" and choice.dataset != IMAGES and "test" in DATASETS[choice.dataset].arguments
+    return train, choice.load("test", progress) if tested else None
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What digits are held against.
+    """What images are compared with.
 
     Attributes:
         split: `validation` or `test`.
         real: training images, for the floor.
-        held: images that the floor's are held against, and the model's.
+        held: images that the floor's are compared with, and the model's.
     """
 
     split: str
@@ -80,26 +132,58 @@ class Reference:
     held: Dataset
 
 
-def load_reference(name: str, data_dir: Path, split: str) -> Reference:
-    """Training images, and those to hold digits against.
+def reference_of(train: Dataset, test: Dataset | None, split: str) -> Reference:
+    """Training images, and those to compare images with.
 
     Args:
-        name: `mnist` or `sample`; the evaluator knows no others.
-        data_dir: as `load_dataset` takes it.
-        split: `validation`, the last 10,000 training images (of the sample the last half); or `test`.
+        train: all training images.
+        test: the test images, or None.
+        split: `validation`, which `split_validation` takes from the training images; or `test`.
     Raises:
-        DatasetError: as `load_dataset`.
-        EvaluationError: the split is unknown, or the sample, which has no test images, is to be tested.
+        EvaluationError: the split is unknown, or there are no test images.
     """
     if split not in SPLITS:
         raise EvaluationError(f"unknown split {split!r}; choose from {', '.join(SPLITS)}")
-    if name not in EVALUATED:
-        raise EvaluationError(f"the evaluator reads MNIST's digits only, not {name}; leave --dataset out")
-    if split == "test":
-        if name == SAMPLE:
-            raise EvaluationError("the sample has no test images; take --split validation, or --dataset mnist")
-        return Reference(split, load_dataset(name, data_dir), load_dataset(name, data_dir, "test"))
-    return Reference(split, *split_validation(load_dataset(name, data_dir)))
+    if split == "validation":
+        return Reference(split, *split_validation(train))
+    if test is None:
+        raise EvaluationError(
+            f"{train.name} has no test images; take --split validation, which holds some training images out"
+        )
+    return Reference(split, train, test)
+
+
+def refuse_others(source: Images, dataset: Dataset) -> None:
+    """Refuse images that can't be compared with those of a data set.
+
+    Raises:
+        EvaluationError: they are of another shape, of other classes, or made by a generator of another data set.
+    """
+    if source.image_shape != dataset.image_shape:
+        raise EvaluationError(
+            f"{source.name} makes images of shape {source.image_shape}, and those of {dataset.name} are of "
+            f"{dataset.image_shape} (channels, height, width); name the data set it was made for with --dataset or "
+            "--images"
+        )
+    made_for = "mnist" if source.trained_on == SAMPLE else source.trained_on
+    if made_for in DATASETS and made_for != ("mnist" if dataset.name == SAMPLE else dataset.name):
+        raise EvaluationError(
+            f"{source.name} was trained on {made_for}, and can't be compared with {dataset.name}; give --dataset "
+            f"{made_for}"
+        )
+    if not source.labelled or dataset.labels is None:
+        return
+    if source.num_classes not in (None, dataset.num_classes) or source.class_names not in ((), dataset.class_names):
+        made = listed(source.class_names) or f"{source.num_classes} classes"
+        raise EvaluationError(
+            f"{source.name} makes images of {made}, and {dataset.name} has {listed(dataset.class_names)}; name the "
+            "data set it was made for with --dataset or --images"
+        )
+    if source.labels is not None and not 0 <= source.labels.min() <= source.labels.max() < dataset.num_classes:
+        raise EvaluationError(
+            f"{source.name}: labels must be 0 to {dataset.num_classes - 1}, as the classes of {dataset.name} are, "
+            f"found {source.labels.min()} to {source.labels.max()}"
+        )
 
 
 @dataclass(frozen=True)
@@ -107,12 +191,14 @@ class Evaluation:
     """Figures of a model and of real images.
 
     Attributes:
-        split: that both were held against.
+        split: that both were compared with.
         counts: number of images behind each figure; by name of the metric, and `reference`.
         seeds: of the model's latents.
         figures: for each metric a figure for each seed.
         floor: for each metric the figure of real training images.
-        evaluator_sha256: of the frozen classifier.
+        evaluator_sha256: of the file that features come from; None without features.
+        evaluator: what that file states about itself, see `metrics.evaluator.Statement`.
+        warning: why the figures may mean nothing; empty if there is no sign of it.
     """
 
     split: str
@@ -120,7 +206,9 @@ class Evaluation:
     seeds: tuple[int, ...]
     figures: dict[str, list[float]]
     floor: dict[str, float]
-    evaluator_sha256: str
+    evaluator_sha256: str | None
+    evaluator: dict[str, Any]
+    warning: str = ""
 
     def median(self, metric: str) -> float:
         """Of the seeds."""
@@ -132,7 +220,9 @@ class Evaluation:
             "split": self.split,
             "seeds": list(self.seeds),
             "evaluator_sha256": self.evaluator_sha256,
+            "evaluator": self.evaluator,
             "reference_images": self.counts["reference"],
+            "warning": self.warning,
             "metrics": {
                 name: {
                     "images": self.counts[name],
@@ -148,78 +238,97 @@ class Evaluation:
 def evaluate(
     source: Source,
     reference: Reference,
-    evaluator: Evaluator,
+    judge: Judge | None,
     *,
     count: int | None = None,
+    most: int | None = None,
     seeds: Sequence[int] = (0,),
     nearest_neighbour: bool = False,
     cas: bool = False,
+    two_sample: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
-    """Judge a model's digits, and real ones.
+    """Judge a model's images, and real ones.
 
     Args:
-        source: makes digits.
-        reference: what to hold them against.
-        evaluator: reads them.
-        count: digits for the metrics on features, and as many real ones for the floor; None takes 10,000, or as many
-            as there are real ones.
-        seeds: of the digits; each gives a figure of its own.
-        nearest_neighbour: also measure the 1-NN error, for which digits need labels; half a minute a seed.
-        cas: also measure the classification accuracy score, for which digits need labels; many minutes a seed.
+        source: makes images.
+        reference: what to compare them with.
+        judge: finds features, and of an `Evaluator` classes too; None leaves out all metrics that need them.
+        count: images for the metrics on features and for the two-sample test, and as many real ones for the floor;
+            None takes 10,000, or as many as there are.
+        most: number of images that the source has; None if it makes any number.
+        seeds: of the images; each gives a figure of its own.
+        nearest_neighbour: also measure the 1-NN error, for which images need labels; half a minute a seed.
+        cas: also measure the classification accuracy score, for which images need labels; many minutes a seed.
+        two_sample: also the two-sample test, which needs torch; about a minute a seed.
         say: told what is being done, in a few words.
     Raises:
         EvaluationError: too few images, or labels are needed and there are none.
+        RuntimeMissingError: torch is needed, and not installed.
     """
-    count = min(FID_COUNT, len(reference.real.images)) if count is None else count
-    if not 10 <= count <= len(reference.real.images):
-        raise EvaluationError(f"the number of digits must be 10 to {len(reference.real.images)}, found {count}")
-    if len(reference.held.images) < 10:
-        raise EvaluationError(f"{len(reference.held.images)} images are too few to hold digits against")
-    say("reading the reference")
-    held = evaluator.judge(reference.held.images)
-    real = reference.real
-    say("judging real images")
-    judged_real = evaluator.judge(real.images[:count])
-    floor = judge_digits(judged_real, real.labels[:count], held, reference.held)
-    counts = dict.fromkeys(METRICS, count) | {"reference": len(reference.held.images)}
-    counts["nearest_neighbour_error"] = min(NEIGHBOURS, len(real.images))
-    counts["classification_accuracy_score"] = min(CAS_IMAGES, len(real.images))
-    figures: dict[str, list[float]] = {}
-    asked = [
-        name
-        for name, wanted in (("nearest_neighbour_error", nearest_neighbour), ("classification_accuracy_score", cas))
-        if wanted
-    ]
+    real, held = reference.real, reference.held
+    there = len(real) if most is None else min(len(real), most)
+    if count is None:
+        count = min(FID_COUNT, there)
+    if not LEAST <= count <= len(real):
+        raise EvaluationError(f"the number of images must be {LEAST} to {len(real)}, found {count}")
+    if len(held) < LEAST:
+        raise EvaluationError(f"{len(held)} images are too few to compare images with")
+    counts = dict.fromkeys(METRICS, count) | {"reference": len(held)}
+    counts["two_sample_accuracy"] = min(count, len(held))
+    counts["nearest_neighbour_error"] = min(NEIGHBOURS, there)
+    counts["classification_accuracy_score"] = min(CAS_IMAGES, there)
+    flags = (two_sample, nearest_neighbour, cas)
+    names = ("two_sample_accuracy", "nearest_neighbour_error", "classification_accuracy_score")
+    asked = [name for name, wanted in zip(names, flags, strict=True) if wanted]
+    if (nearest_neighbour or cas) and real.labels is None:
+        raise EvaluationError(
+            f"1-NN error and classification accuracy score need labels, and {real.name} has none; leave them out"
+        )
+    floor: dict[str, float] = {}
+    judged_held = None
+    if judge is not None:
+        say("reading the reference")
+        judged_held = judge.judge(held.images)
+        say("judging real images")
+        labels = None if real.labels is None else real.labels[:count]
+        floor = judge_images(judge.judge(real.images[:count]), labels, judged_held, held)
     for name in asked:
         say(f"{METRICS[name].label} of real images")
-        floor[name] = _train_on(name, real.images[: counts[name]], real.labels[: counts[name]], reference.held, 0, say)
+        part = real[: counts[name]]
+        floor[name] = _train_on(name, part.images, part.labels, held, 0, say)
+    figures: dict[str, list[float]] = {}
+    warnings = []
     for seed in seeds:
-        say(f"making digits of seed {seed}")
+        say(f"making images of seed {seed}")
         images, labels = source(max([count, *(counts[name] for name in asked)]), seed)
-        if asked and labels is None:
+        if (nearest_neighbour or cas) and labels is None:
             raise EvaluationError(
-                "1-NN error and classification accuracy score need labelled digits, and this model makes none; "
+                "1-NN error and classification accuracy score need labelled images, and this model makes none; "
                 "take a conditional model, or leave the option out"
             )
-        say(f"judging digits of seed {seed}")
-        row = judge_digits(
-            evaluator.judge(images[:count]), None if labels is None else labels[:count], held, reference.held
-        )
+        row = {}
+        if judge is not None and judged_held is not None:
+            say(f"judging images of seed {seed}")
+            wanted = None if labels is None or real.labels is None else labels[:count]
+            row = judge_images(judge.judge(images[:count]), wanted, judged_held, held)
+        warnings.append(_warning(images, reference, row, floor))
         for name in asked:
-            assert labels is not None
             say(f"{METRICS[name].label} of seed {seed}")
-            row[name] = _train_on(name, images[: counts[name]], labels[: counts[name]], reference.held, seed, say)
+            some = None if labels is None else labels[: counts[name]]
+            row[name] = _train_on(name, images[: counts[name]], some, held, seed, say)
         for name, value in row.items():
             figures.setdefault(name, []).append(value)
-    return Evaluation(reference.split, counts, tuple(seeds), figures, floor, evaluator.sha256)
+    sha256, stated = (None, {}) if judge is None else (judge.sha256, describe(judge))
+    warning = next(filter(None, warnings), "")
+    return Evaluation(reference.split, counts, tuple(seeds), figures, floor, sha256, stated, warning)
 
 
-def judge_digits(judged: Judged, labels: Labels | None, held: Judged, reference: Dataset) -> dict[str, float]:
-    """Every metric on features and read labels.
+def judge_images(judged: Judged, labels: Labels | None, held: Judged, reference: Dataset) -> dict[str, float]:
+    """Every metric on features and, where they are read, on classes.
 
     Args:
-        judged: of the digits.
+        judged: of the images.
         labels: that they were asked to have, integers, shape (N,); None for an unconditional model.
         held: of the reference images.
         reference: those images.
@@ -233,20 +342,56 @@ def judge_digits(judged: Judged, labels: Labels | None, held: Judged, reference:
         "recall": recall,
         "density": density,
         "coverage": coverage,
-        "clear_share": clear_share(judged.probabilities),
-        "class_imbalance": class_imbalance(judged.labels, reference.labels, CLASSES),
     }
+    if judged.probabilities is None or reference.labels is None:
+        return figures
+    figures["clear_share"] = clear_share(judged.probabilities)
+    figures["class_imbalance"] = class_imbalance(judged.labels, reference.labels, judged.probabilities.shape[1])
     if labels is not None:
         figures["label_agreement"] = label_agreement(judged.probabilities, labels)
     return figures
 
 
-def _train_on(name: str, images: Images, labels: Labels, held: Dataset, seed: int, say: Callable[[str], None]) -> float:
+def _warning(images: Pictures, reference: Reference, figures: dict[str, float], floor: dict[str, float]) -> str:
+    """Why these images may be of another kind than the real ones, whatever the figures say."""
+    real, held = reference.real.images, reference.held.images
+    if min(len(images), len(real), len(held)) < foreign.LEAST:
+        return ""
+    far = foreign.far_share(images, real, held)
+    if far > foreign.MOST:
+        sign = (
+            f"{far:.0%} are farther, in pixels, from every real image than {foreign.USUAL:.0%} of the "
+            f"{reference.split} images are (real ones: {1 - foreign.USUAL:.0%})"
+        )
+    elif "density" in figures and figures["density"] < foreign.LEAST_DENSITY * floor["density"]:
+        sign = (
+            f"their density among real images' features is {figures['density']:.2f}, that of real ones "
+            f"{floor['density']:.2f}"
+        )
+    else:
+        return ""
+    return (
+        f"these images do not look like {reference.real.name}: {sign}; they are of another kind, and the figures say "
+        "nothing, or their generator is hardly trained"
+    )
+
+
+def _train_on(
+    name: str, images: Pictures, labels: Labels | None, held: Dataset, seed: int, say: Callable[[str], None]
+) -> float:
+    if name == "two_sample_accuracy":
+        test = require(f"{__package__}.metrics.two_sample", "train").two_sample_accuracy
+        accuracy: float = test(images, held.images[: len(images)], seed=seed)
+        return accuracy
+    assert labels is not None
+    assert held.labels is not None
     if name == "nearest_neighbour_error":
         return nearest_neighbour_error(images, labels, held.images, held.labels)
-    from .metrics.classification import EPOCHS, classification_accuracy_score  # the one that needs torch
 
     def on_epoch(epoch: int) -> None:
-        say(f"  epoch {epoch} of {EPOCHS}")
+        say(f"  epoch {epoch} of {classification.EPOCHS}")
 
-    return classification_accuracy_score(images, labels, held.images, held.labels, seed=seed, on_epoch=on_epoch)
+    classification = require(f"{__package__}.metrics.classification", "train")
+    score = classification.classification_accuracy_score
+    result: float = score(images, labels, held.images, held.labels, seed=seed, on_epoch=on_epoch)
+    return result

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dcgan.checkpoint import load_generator, save_generator
 from dcgan.networks import Generator
-from dcgan.sources import open_digits
+from dcgan.sources import open_images
 from dcgan_export import exact, formats, onnx_file, parity
 from dcgan_export.formats import Variant
 from dcgan_infer import ImageGenerator
@@ -88,7 +88,7 @@ def test_labels_are_drawn_by_the_seed(files: Path, model: ImageGenerator) -> Non
     whole = model.generate(200, seed=5)
     assert np.array_equal(whole, model.generate_from(latents(5, 0, 200, 100), drawn))
     assert np.array_equal(whole[150:], model.generate(50, seed=5, start=150))
-    assert np.array_equal(whole[:40], open_digits(str(files / "digits.onnx"), 1)(40, 5)[0])
+    assert np.array_equal(whole[:40], open_images(str(files / "digits.onnx"), 1)(40, 5)[0])
 
 
 def test_digits_are_made_in_turn(model: ImageGenerator) -> None:

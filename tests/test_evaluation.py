@@ -6,17 +6,19 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
 
-from dcgan.data import load_dataset
-from dcgan.eval_cli import main
-from dcgan.evaluation import METRICS, Reference, evaluate, judge_digits, load_reference
-from dcgan.metrics.evaluator import PATH, Evaluator
-from dcgan.sources import Digits, _ModelDigits, open_digits
+from dcgan.data import Dataset, load_dataset
+from dcgan.datasets import DATASETS
+from dcgan.eval_cli import _table, _take_from_run, main
+from dcgan.evaluation import METRICS, Evaluation, Reference, evaluate, judge_images, reference_of, refuse_others
+from dcgan.metrics.evaluator import PATH, Evaluator, Statement, evaluator_for
+from dcgan.sources import Images, _ModelImages, open_images
 from dcgan_infer import ImageGenerator, shipped
 from dcgan_infer.contract.errors import EvaluationError, LatentError
 from dcgan_infer.contract.spec import Interface
@@ -31,7 +33,12 @@ def evaluator() -> Evaluator:
 
 @pytest.fixture(scope="module")
 def reference() -> Reference:
-    return load_reference("sample", NOWHERE, "validation")
+    return reference_of(load_dataset("sample", NOWHERE), None, "validation")
+
+
+def labels_of(dataset: Dataset) -> np.ndarray:
+    assert dataset.labels is not None
+    return dataset.labels
 
 
 def run(*arguments: str) -> Result:
@@ -40,10 +47,12 @@ def run(*arguments: str) -> Result:
 
 def test_the_evaluator_reads_real_digits(evaluator: Evaluator, reference: Reference) -> None:
     held = reference.held
+    assert held.labels is not None
     judged = evaluator.judge(held.images[:1000])
     assert (judged.labels == held.labels[:1000]).mean() > 0.994
     assert judged.features.shape == (1000, 128)
     assert judged.features.min() >= 0.0
+    assert judged.probabilities is not None
     assert np.allclose(judged.probabilities.sum(1), 1.0)
     again = evaluator.judge(held.images[500:600])  # in a batch of another size and company
     assert np.allclose(again.features, judged.features[500:600], atol=1e-4)
@@ -52,6 +61,7 @@ def test_the_evaluator_reads_real_digits(evaluator: Evaluator, reference: Refere
 @pytest.mark.skipif("MNIST_DIR" not in os.environ, reason="needs all of MNIST in MNIST_DIR")
 def test_the_evaluator_reads_the_test_images(evaluator: Evaluator) -> None:
     test = load_dataset("mnist", Path(os.environ["MNIST_DIR"]), "test")
+    assert test.labels is not None
     assert (evaluator.judge(test.images).labels == test.labels).mean() > 0.994
 
 
@@ -59,7 +69,7 @@ def test_the_evaluator_reads_the_test_images(evaluator: Evaluator) -> None:
     "images", [np.zeros((2, 28, 28)), np.zeros((2, 1, 28, 28), np.uint8), np.zeros((0, 28, 28), np.uint8)]
 )
 def test_the_evaluator_refuses_other_images(evaluator: Evaluator, images: np.ndarray) -> None:
-    with pytest.raises(EvaluationError, match="uint8 images of shape"):
+    with pytest.raises(EvaluationError, match=r"uint8 images of shape \(N, 28, 28\)"):
         evaluator.judge(images)
 
 
@@ -73,13 +83,12 @@ def test_a_damaged_evaluator_is_one_error(tmp_path: Path) -> None:
 
 def test_what_is_wrong_with_digits_shows_in_the_figures(evaluator: Evaluator, reference: Reference) -> None:
     """Real digits, blurred, from few classes, copied, mislabelled: each defect moves the metric that is for it."""
-    held = reference.held.images[:1000], reference.held.labels[:1000]
-    part = type(reference.held)(*held)
+    part = reference.held[:1000]
     judged_held = evaluator.judge(part.images)
-    images, labels = reference.real.images[:1000], reference.real.labels[:1000]
+    images, labels = reference.real.images[:1000], labels_of(reference.real)[:1000]
 
     def figures(changed: np.ndarray, of: np.ndarray = labels) -> dict[str, float]:
-        return judge_digits(evaluator.judge(changed), of, judged_held, part)
+        return judge_images(evaluator.judge(changed), of, judged_held, part)
 
     right = figures(images)
     assert set(right) < set(METRICS)
@@ -108,7 +117,7 @@ def test_what_is_wrong_with_digits_shows_in_the_figures(evaluator: Evaluator, re
 
 def test_digits_are_those_of_dcgan_infer() -> None:
     for name in shipped.names(".onnx"):
-        ours, labels = open_digits(name, 1)(40, 7)
+        ours, labels = open_images(name, 1)(40, 7)
         generator = ImageGenerator(name, threads=1)
         assert np.abs(ours.astype(int) - generator.generate(40, seed=7)).max() <= 1
         if labels is not None:
@@ -118,7 +127,7 @@ def test_digits_are_those_of_dcgan_infer() -> None:
 def test_a_model_that_takes_a_seed_is_judged_too() -> None:
     """The models of these fixtures make images of another size than the evaluator's, so it is looked at from within."""
     ours, peer = (
-        _ModelDigits(form, ImageGenerator(OLD / f"conditional-{form}.onnx", provider="cpu", threads=1))
+        _ModelImages(form, ImageGenerator(OLD / f"conditional-{form}.onnx", provider="cpu", threads=1))
         for form in ("seed", "uint8")
     )
     (images, labels), (others, drawn) = ours(300, 7), peer(300, 7)
@@ -132,21 +141,164 @@ def test_a_model_that_takes_a_seed_is_judged_too() -> None:
 
 @pytest.mark.parametrize("path", [MODELS / "colour.onnx", OLD / "conditional-seed.onnx"])
 def test_models_of_other_images_are_refused(path: Path) -> None:
-    with pytest.raises(EvaluationError, match=r"the evaluator reads \(1, 28, 28\)"):
-        open_digits(str(path), 1)
+    result = run(str(path), "-n", "20")
+    assert result.exit_code == 1
+    assert "those of sample are of (1, 28, 28)" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+CLOTHES = DATASETS["fashion-mnist"].class_names or ()
+
+
+@pytest.mark.parametrize(
+    ("interface", "refused"),
+    [
+        (Interface(num_classes=10, class_names=CLOTHES), "makes images of t-shirt, trouser, pullover, dress, ... 10"),
+        (Interface(num_classes=10, class_names=tuple("1234567890")), "makes images of 1, 2, 3, 4, ... 10"),
+        (Interface(num_classes=4), "makes images of 4 classes, and sample has 0, 1, 2, 3, ... 10"),
+        (Interface(image_shape=(3, 28, 28)), r"shape \(3, 28, 28\)"),
+        (Interface(num_classes=10, class_names=tuple("0123456789")), ""),
+        (Interface(num_classes=10), ""),
+        (Interface(), ""),
+    ],
+)
+def test_generators_of_other_classes_are_refused(interface: Interface, refused: str, reference: Reference) -> None:
+    source = Images("theirs", interface, lambda z, labels: z)
+    if not refused:
+        refuse_others(source, reference.real)
+        return
+    with pytest.raises(EvaluationError, match=refused):
+        refuse_others(source, reference.real)
+    unlabelled = Dataset(reference.real.images, None, (), "photos")
+    if interface.image_shape == (1, 28, 28):
+        refuse_others(source, unlabelled)  # whose classes nobody knows
+
+
+@pytest.mark.parametrize(
+    ("dataset", "refused"), [("fashion-mnist", True), ("mnist", False), ("icons", False), ("", False)]
+)
+def test_a_generator_says_what_it_was_trained_on(dataset: str, refused: bool, reference: Reference) -> None:
+    """An unconditional one of clothes has the shape of digits, and no classes to tell it by."""
+    recipe = json.dumps({"name": "fast", "dataset": dataset} if dataset else {"name": "fast"})
+    source = Images("theirs", Interface(), lambda z, labels: z, recipe)
+    if refused:
+        with pytest.raises(EvaluationError, match=r"was trained on fashion-mnist, .*; give --dataset fashion-mnist"):
+            refuse_others(source, reference.real)
+    else:
+        refuse_others(source, reference.real)
+
+
+def test_colour_images_of_a_file(tmp_path: Path) -> None:
+    """In every order and range that is told apart, the same pictures."""
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 12, 16, 3)).astype(np.uint8)
+    floats = pictures / np.float32(127.5) - 1
+    planes = (0, 3, 1, 2)
+    for array in (pictures, floats, pictures.transpose(planes), floats.transpose(planes)):
+        np.save(tmp_path / "a.npy", array)
+        source = open_images(str(tmp_path / "a.npy"), 1)
+        assert source.image_shape == (3, 12, 16)
+        assert np.array_equal(source(5, 0)[0], pictures)
+        assert not source.labelled
+    np.save(tmp_path / "grey.npy", pictures[..., :1])
+    assert open_images(str(tmp_path / "grey.npy"), 1).image_shape == (1, 12, 16)
+    np.save(tmp_path / "four.npy", np.concatenate([pictures, pictures[..., :1]], 3))
+    with pytest.raises(EvaluationError, match=r"in colour; found uint8 of shape \(5, 12, 16, 4\)"):
+        open_images(str(tmp_path / "four.npy"), 1)
+
+
+def test_images_of_another_kind_are_told_by_their_pixels(evaluator: Evaluator, reference: Reference) -> None:
+    """What the evaluator reads without a word: inverted digits, noise; but not digits that are merely bad."""
+    small = Reference("validation", reference.real[:800], reference.held[:200])
+    random = np.random.default_rng(0)
+    real = reference.real.images[:200]
+    blurred = np.mean([np.roll(real, (y, x), (1, 2)) for y in (-1, 0, 1) for x in (-1, 0, 1)], 0).astype(np.uint8)
+    halves = np.concatenate([real[:, :14], real[random.permutation(200), 14:]], 1)
+    dark_noise = np.clip(random.normal(40, 40, real.shape), 0, 255).astype(np.uint8)
+
+    def judged(images: np.ndarray) -> Evaluation:
+        return evaluate(lambda count, _: (images[:count], None), small, evaluator, most=len(images))
+
+    assert "farther, in pixels" in judged(random.integers(0, 256, real.shape).astype(np.uint8)).warning
+    assert "their density among real images' features is 0.00" in judged(dark_noise).warning
+    for images in (reference.real.images[400:600], blurred, halves):
+        assert judged(images).warning == ""
+    inverted = judged(255 - real)
+    assert inverted.counts["precision"] == 200  # all there are
+    assert inverted.as_dict()["warning"] == inverted.warning
+    *_, warning, verdict = _table("images.npy", "sample", inverted).splitlines()
+    assert warning.startswith("warning: these images do not look like sample: ")
+    assert verdict.endswith("times the floor of real images (seed 0); it may mean nothing, as the warning says")
+
+
+def test_a_run_is_compared_with_what_it_was_trained_on(tmp_path: Path) -> None:
+    names = ("dataset", "images", "data_dir", "size", "grey", "background")
+
+    def options(**given: object) -> dict[str, Any]:
+        return dict.fromkeys(names) | given
+
+    def taken(source: Path, **given: object) -> dict[str, Any]:
+        found = options(**given)
+        _take_from_run(str(source), found)
+        return found
+
+    def write(**fields: object) -> None:
+        (tmp_path / "options.json").write_text(
+            json.dumps({"options": {"dataset": "kmnist", "data_dir": "there"} | fields})
+        )
+
+    write()
+    expected = options(dataset="kmnist", data_dir=Path("there"))
+    assert taken(tmp_path) == taken(tmp_path / "generator.safetensors") == expected
+    assert taken(tmp_path, data_dir=Path("here")) == expected | {"data_dir": Path("here")}
+    for given in ({"dataset": "mnist"}, {"images": Path("photos")}):
+        assert taken(tmp_path, **given) == options(**given)
+    assert taken(tmp_path / "model.onnx") == options()  # which need not be of that run
+    shape: dict[str, object] = {"size": 64, "channels": "grey", "background": "black"}
+    write(dataset="images", **shape)
+    shown: dict[str, object] = {"size": 64, "grey": True, "background": "black"}
+    assert taken(tmp_path) == options(images=Path("there"), **shown)
+    assert taken(tmp_path, grey=False) == options(images=Path("there"), **(shown | {"grey": False}))
+    write(channels="auto")
+    assert taken(tmp_path) == expected
+    write(dataset="photos")
+    with pytest.raises(EvaluationError, match="trained on photos; name its images with --images"):
+        taken(tmp_path)
+    (tmp_path / "options.json").write_text("[]")
+    assert taken(tmp_path) == options()
+
+
+def test_statements_are_read_or_refused() -> None:
+    statement = Statement((3, 32, 32), ("a", "b"), "pets", 0.9, "00")
+    assert Statement.from_json(statement.to_json()) == statement
+    fields = json.loads(statement.to_json())
+    for change in ({"schema": 2}, {"more": 1}, {"image_shape": [32, 32]}, {"class_names": ["a", "a"]}):
+        with pytest.raises(ValueError, match=r"."):
+            Statement.from_json(json.dumps(fields | change))
+    for text in ("", "[]", "{}"):
+        with pytest.raises(ValueError, match=r"."):
+            Statement.from_json(text)
+
+
+def test_an_evaluator_of_other_classes_is_refused(reference: Reference) -> None:
+    clothes = Dataset(reference.real.images, reference.real.labels, CLOTHES, "clothes")
+    with pytest.raises(EvaluationError, match=r"knows mnist \(1x28x28; 0, 1, .*and these are clothes \(1x28x28; t-shi"):
+        evaluator_for(clothes, PATH)
+    with pytest.raises(EvaluationError, match="no labels to train an evaluator with"):
+        evaluator_for(Dataset(reference.real.images, name="photos"))
+    assert evaluator_for(reference.real, threads=1).path == PATH
 
 
 def test_a_checkpoint_and_its_model_get_the_same_figures() -> None:
     pytest.importorskip("torch")
-    checkpoint, _ = open_digits(str(shipped.path_of("dcgan-mnist", ".safetensors")), 1)(40, 3)
-    model, _ = open_digits("dcgan-mnist", 1)(40, 3)
+    checkpoint, _ = open_images(str(shipped.path_of("dcgan-mnist", ".safetensors")), 1)(40, 3)
+    model, _ = open_images("dcgan-mnist", 1)(40, 3)
     assert np.abs(checkpoint.astype(int) - model).max() <= 1
 
 
 def test_the_table_shows_model_floor_and_counts() -> None:
     result = run("-n", "300")
     assert result.exit_code == 0, result.output
-    assert "against 5,000 validation images" in result.output
+    assert "against 5,000 validation images of sample" in result.output
     for metric in ("frechet_distance", "precision", "coverage", "class_imbalance"):
         assert METRICS[metric].label in result.output
     assert "times the floor of real images (seed 0); of 300 images it says little" in result.output
@@ -166,7 +318,7 @@ def test_json_has_every_seed() -> None:
 
 
 def test_images_of_a_file_are_judged(tmp_path: Path, reference: Reference) -> None:
-    images, labels = reference.real.images, reference.real.labels
+    images, labels = reference.real.images, labels_of(reference.real)
     np.savez(tmp_path / "real.npz", images=images, labels=labels)
     np.save(tmp_path / "real.npy", (images / np.float32(127.5) - 1)[:, None])  # with a channel, as models make them
     result = run(str(tmp_path / "real.npz"), "-n", "400", "--nearest-neighbour", "--json")
@@ -179,7 +331,7 @@ def test_images_of_a_file_are_judged(tmp_path: Path, reference: Reference) -> No
 
 def test_nearest_neighbours_of_real_images(evaluator: Evaluator, reference: Reference) -> None:
     def again(count: int, _seed: int) -> tuple[np.ndarray, np.ndarray]:
-        return reference.real.images[:count], reference.real.labels[:count]
+        return reference.real.images[:count], labels_of(reference.real)[:count]
 
     row = evaluate(again, reference, evaluator, count=500, nearest_neighbour=True)
     assert row.figures["nearest_neighbour_error"] == [row.floor["nearest_neighbour_error"]]
@@ -190,8 +342,8 @@ def test_cas_learns_from_the_images_it_is_given(reference: Reference) -> None:
     pytest.importorskip("torch")
     from dcgan.metrics.classification import classification_accuracy_score
 
-    images, labels = reference.real.images[:600], reference.real.labels[:600]
-    tests = reference.held.images[:500], reference.held.labels[:500]
+    images, labels = reference.real.images[:600], labels_of(reference.real)[:600]
+    tests = reference.held.images[:500], labels_of(reference.held)[:500]
 
     def score(of: np.ndarray) -> float:
         return classification_accuracy_score(images, of, *tests, epochs=2, held_out=100)
@@ -206,7 +358,7 @@ def test_cas_of_too_few_images_is_an_error(reference: Reference) -> None:
     pytest.importorskip("torch")
     from dcgan.metrics.classification import classification_accuracy_score
 
-    images, labels = reference.real.images[:100], reference.real.labels[:100]
+    images, labels = reference.real.images[:100], labels_of(reference.real)[:100]
     for held_out in (51, 100, 200):
         with pytest.raises(EvaluationError, match="labelled images or more, found 100"):
             classification_accuracy_score(images, labels, images, labels, held_out=held_out)
@@ -217,7 +369,7 @@ def test_a_model_of_nothing_finite_is_not_judged() -> None:
         return np.full((len(z), 1, 28, 28), np.nan, np.float32)
 
     with pytest.raises(EvaluationError, match="not finite"):
-        Digits("broken", Interface(), broken)(20, 0)
+        Images("broken", Interface(), broken)(20, 0)
 
 
 def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,13 +392,20 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
         (["-n", "6000"], 1, "10 to 5000"),
         (["bright.npy"], 1, "float images go from -1"),
         (["nan.npy", "-n", "200"], 1, "float images go from -1"),
-        (["many.npz", "-n", "200"], 1, "labels must be 0 to 9, found 0 to 12"),
-        (["dcgan-mnist", "--nearest-neighbour"], 2, "needs labelled digits"),
+        (["many.npz", "-n", "200"], 1, "labels must be 0 to 9, as the classes of sample are, found 0 to 12"),
+        (["dcgan-mnist", "--nearest-neighbour"], 2, "needs labelled images"),
         (["-n", "5"], 2, "5 is not from 10"),
+        (["--make-evaluator"], 2, "sample has an evaluator that ships"),
+        (["--make-evaluator", "dcgan-mnist"], 2, "leave the model out"),
+        (["--features", "a.onnx", "--evaluator", "b.onnx"], 2, "takes the place of an evaluator"),
+        (["--features", "missing.onnx"], 1, "can't read the features missing.onnx"),
+        (["--evaluator", "missing.onnx"], 1, "can't read the evaluator missing.onnx"),
+        (["--images", "folder"], 2, "takes the place of --dataset"),
+        (["--size", "32"], 1, "those of sample are of (1, 32, 32)"),
         (["images.npy", "--seed", "1"], 2, "made already"),
         (["floats.npy"], 1, "uint8 or float"),
         (["unit.npy"], 1, "have to be scaled to -1 to 1"),
-        (["images.npy", "-n", "300"], 1, "holds 200 digits, and 300 are needed"),
+        (["images.npy", "-n", "300"], 1, "holds 200 images, and 300 are needed"),
         (["text.npy"], 1, "no .npy or .npz file"),
         (["other.npz"], 1, "holds no array called images"),
         (["labels.npz"], 1, "labels must be integers"),

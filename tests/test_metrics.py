@@ -121,6 +121,18 @@ def test_nearest_neighbour_error_is_scikit_learns(sample_images: npt.NDArray[np.
     assert nearest_neighbour_error(images, labels[:40], images, labels[:40] + 1) == 1.0
 
 
+def test_nearest_neighbours_in_parts_and_in_colour(
+    sample_images: npt.NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.arange(64) % 4
+    images, tests = sample_images[:40], sample_images[40:]
+    grey = nearest_neighbour_error(images, labels[:40], tests, labels[40:])
+    colour = [np.repeat(part[..., None], 3, axis=3) for part in (images, tests)]
+    assert nearest_neighbour_error(colour[0], labels[:40], colour[1], labels[40:]) == grey
+    monkeypatch.setattr("dcgan.metrics.nearest_neighbour._VALUES", 7 * 784)
+    assert nearest_neighbour_error(images, labels[:40], tests, labels[40:]) == grey
+
+
 def test_labels() -> None:
     probabilities = np.array([[0.95, 0.05], [0.6, 0.4], [0.0, 1.0], [0.2, 0.8]])
     assert label_agreement(probabilities, np.array([0, 1, 1, 1])) == 0.75

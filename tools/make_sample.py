@@ -17,6 +17,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "dcgan" / "sample"
 def main(data_dir: Path) -> None:
     """Take the sample from the whole of MNIST in DATA_DIR."""
     dataset = load_dataset("mnist", data_dir)
+    assert dataset.labels is not None
     for name, array in (("train-images-idx3-ubyte", dataset.images), ("train-labels-idx1-ubyte", dataset.labels)):
         head = array[:COUNT]
         content = bytes((0, 0, 8, head.ndim)) + struct.pack(f">{head.ndim}I", *head.shape) + head.tobytes()

@@ -1,4 +1,4 @@
-"""What the evaluator reads: the digit that was asked for, clearly one digit, and all digits equally often.
+"""What the evaluator reads: the class that was asked for, clearly one class, and all classes as often as they are.
 
 Label agreement is the accuracy of an independent classifier on a conditional generator's samples, as in Shmelkov,
 Schmid and Alahari, "How good is my GAN?", arXiv:1807.09499 (there GAN-test).
@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-CLEAR = 0.9  # a digit that the evaluator reads with less than this probability is called unclear
+CLEAR = 0.9  # an image that the evaluator reads with less than this probability is called unclear
 
 
 def label_agreement(probabilities: npt.NDArray[np.float64], wanted: npt.NDArray[np.integer]) -> float:
-    """Share of images that are read as the digit they were asked to be.
+    """Share of images that are read as the class they were asked to be.
 
     Args:
         probabilities: float64, shape (N, classes).
@@ -23,7 +23,7 @@ def label_agreement(probabilities: npt.NDArray[np.float64], wanted: npt.NDArray[
 
 
 def clear_share(probabilities: npt.NDArray[np.float64]) -> float:
-    """Share of images, shape (N, classes), that are read as some digit with a probability of `CLEAR` or more."""
+    """Share of images, shape (N, classes), that are read as some class with a probability of `CLEAR` or more."""
     return float((probabilities.max(1) >= CLEAR).mean())
 
 

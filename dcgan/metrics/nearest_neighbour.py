@@ -1,4 +1,4 @@
-"""1-nearest-neighbour error: generated digits as a training set for the simplest of classifiers, on raw pixels.
+"""1-nearest-neighbour error: generated images as a training set for the simplest of classifiers, on raw pixels.
 
 Radford, Metz and Chintala, "Unsupervised representation learning with deep convolutional generative adversarial
 networks", arXiv:1511.06434, section 8.1: fit on labelled samples, test on the real test set. Their figures with 50,000
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from .neighbours import squared_distances
 
+_VALUES = 40_000_000  # pixels of either kind at a time, 320 MB in float64: all of MNIST's, 3,000 of 64x64 in colour
+
 
 def nearest_neighbour_error(
     images: npt.NDArray[np.uint8],
@@ -22,16 +24,29 @@ def nearest_neighbour_error(
     """Share of test images whose nearest neighbour has another label.
 
     Args:
-        images: uint8, shape (N, H, W), to look for neighbours among.
+        images: uint8, shape (N, H, W) or (N, H, W, 3), to look for neighbours among.
         labels: integers, shape (N,).
-        test_images: uint8, shape (M, H, W).
+        test_images: uint8, of the same shape but for their number.
         test_labels: integers, shape (M,).
     Returns:
         From 0 to 1; lower is better.
     """
+    best = np.full(len(test_images), np.inf)
+    found = np.empty(len(test_images), labels.dtype)
+    step = max(1, _VALUES // images[0].size)
+    for first in range(0, len(images), step):
+        points = _points(images[first : first + step])
+        for start in range(0, len(test_images), step):
+            for rows, block in squared_distances(_points(test_images[start : start + step]), points):
+                places = np.arange(start + rows.start, start + rows.stop)
+                nearest = block.argmin(1)
+                distances = block[np.arange(len(block)), nearest]
+                nearer = distances < best[places]
+                best[places[nearer]] = distances[nearer]
+                found[places[nearer]] = labels[first + nearest[nearer]]
+    return float((found != test_labels).mean())
+
+
+def _points(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     # Pixels are integers, and float64 holds their squared distances exactly.
-    points = images.reshape(len(images), -1).astype(np.float64)
-    wrong = 0
-    for rows, block in squared_distances(test_images.reshape(len(test_images), -1).astype(np.float64), points):
-        wrong += int((labels[block.argmin(1)] != test_labels[rows]).sum())
-    return wrong / len(test_images)
+    return images.reshape(len(images), -1).astype(np.float64)

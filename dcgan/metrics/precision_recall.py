@@ -1,4 +1,4 @@
-"""Improved precision and recall: whether the digits are possible ones, and whether all possible ones are there.
+"""Improved precision and recall: whether the images are possible ones, and whether all possible ones are there.
 
 Kynkaanniemi, Karras, Laine, Lehtinen and Aila, "Improved precision and recall metric for assessing generative
 models", arXiv:1904.06991, section 2. A set's support is the union of the balls around its points that reach their k-th

@@ -72,11 +72,11 @@ def _refuse_doubled(site_packages: Path) -> None:
         )
 
 
-def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Opened:
+def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -> Opened:
     """Open a model.
 
     Args:
-        model: an ONNX file's bytes.
+        model: an ONNX file's bytes, or its path, beside which its weights may lie.
         provider: `cpu`; `cuda`; or `auto`, which is CUDA where it works and the CPU otherwise.
         threads: of the CPU provider.
     Raises:
@@ -114,7 +114,7 @@ def open_session(model: bytes, provider: str = "auto", threads: int = 1) -> Open
         raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
 
 
-def _session(ort: Any, model: bytes, providers: list[str], threads: int) -> Any:
+def _session(ort: Any, model: bytes | str, providers: list[str], threads: int) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
