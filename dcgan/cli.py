@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import signal
 from pathlib import Path
@@ -13,12 +14,14 @@ import click
 
 from dcgan_infer import __version__
 from dcgan_infer.commands import Command, FiniteFloat, parse_activation
-from dcgan_infer.contract.layers import ACTIVATIONS
+from dcgan_infer.contract.errors import SpecError
+from dcgan_infer.contract.layers import ACTIVATIONS, doublings, nearest_sizes
 from dcgan_infer.extras import require
 
 from .console import Console
-from .data import DATASETS, EVALUATED
-from .recipes import CHOICES, DEFAULT_RECIPE, RECIPES, Recipe
+from .data import IMAGES
+from .datasets import DATASETS
+from .recipes import CHOICES, DEFAULT_RECIPE, IMAGES_RECIPE, RECIPES, SHOWN, Recipe
 
 if TYPE_CHECKING:
     from .run import RunOptions
@@ -29,7 +32,7 @@ _INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 def _recipes_help() -> str:
-    """Both recipes side by side, a field a line; the columns are as wide as their longest entry."""
+    """The recipes side by side, a field a line; the columns are as wide as their longest entry."""
     fields = [recipe.to_dict() for recipe in RECIPES.values()]
     table = [("", *RECIPES), *((name, *(str(each[name]) for each in fields)) for name in fields[0] if name != "name")]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -56,23 +59,47 @@ def _recipes_help() -> str:
     help="Go on with a run, to the same bits as if it had not stopped.",
 )
 @click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    metavar="CHECKPOINT",
+    help="Start from this generator, a run's or anybody's: fine-tuning, at the recipe's full learning rate.",
+)
+@click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|ZIP",
+    help="Train on your own images; subfolders are classes.",
+)
+@click.option(
     "--dataset",
-    type=click.Choice(DATASETS),
-    help="Training images; sample needs no files and no network.  [default: mnist]",
+    type=click.Choice(list(DATASETS)),
+    metavar="NAME",
+    help=f"Training images by name: {', '.join(DATASETS)}.  [default: mnist]",
 )
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder of the four IDX files, raw or .gz; downloaded to it if missing.  [default: data]",
+    help="Folder of the data set's files; downloaded to it if missing.  [default: data]",
+)
+@click.option(
+    "--size",
+    type=click.IntRange(8, 256),
+    metavar="PIXELS",
+    help="Side of the images: 4 to 7 times a power of two.  [default: 64 of your own, else the data set's]",
+)
+@click.option("--grey", "channels", flag_value="grey", default=None, help="Make the images grey.")
+@click.option("--colour", "channels", flag_value="colour", help="Make them colour.  [default: as they are]")
+@click.option(
+    "--background", metavar="COLOUR", help="What shows through where images are transparent.  [default: white]"
 )
 @click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
-    help=f"Where the choices below start from.  [default: {DEFAULT_RECIPE}]",
+    help=f"Where the choices below start from.  [default: {DEFAULT_RECIPE} for grey 28x28, else {IMAGES_RECIPE}]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of weights, latents, dropout and order.  [default: 0]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="[default: auto]")
+@click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:NUMBER or mps.  [default: auto]")
 @click.option(
     "--threads", type=click.IntRange(1, 256), help="CPU threads; another number gives other bits.  [default: all cores]"
 )
@@ -83,14 +110,28 @@ def _recipes_help() -> str:
     help="Measure the Frechet distance every N epochs, and keep the best generator in RUN/best.safetensors.",
 )
 @click.option("--holdout/--no-holdout", default=None, help="Keep the last 10,000 images out of training, to choose by.")
-@click.option("--conditional", is_flag=True, help="A generator that can be asked for a digit: --labels asked.")
+@click.option("--tensorboard/--no-tensorboard", default=None, help="Write losses and samples for TensorBoard too.")
+@click.option("--conditional", is_flag=True, help="A generator that can be asked for a class: --labels asked.")
 @click.option(
     "--labels",
     type=click.Choice(CHOICES["labels"]),
-    help="What D judges by beside the image: nothing; the digit that a latent's largest number of ten names; "
-    "the digit that G is asked for.",
+    help="What D judges by beside the image: nothing; the class that a latent's largest number names; "
+    "the class that G is asked for. auto: latent, where there are classes.",
 )
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the images.")
+@click.option(
+    "--network",
+    type=click.Choice(CHOICES["network"]),
+    help="The generator: the reference script's, or PyTorch's DCGAN example's; auto: by the images' shape.",
+)
+@click.option("--latent-dim", type=click.IntRange(1, 4096), help="Length of a latent.")
+@click.option("--ngf", type=click.IntRange(1, 1024), help="Feature maps before G's last layer.")
+@click.option("--ndf", type=click.IntRange(1, 1024), help="Feature maps of D's first layer.")
+@click.option(
+    "--initial-weights", type=click.Choice(CHOICES["initial_weights"]), help="torch's defaults, or normal, 0.02."
+)
+@click.option("--augment", type=click.Choice(CHOICES["augment"]), help="Random changes of what D sees, for few images.")
+@click.option("--epochs", type=click.IntRange(0), help=f"Passes over the images; 0: as many as show {SHOWN:,} images.")
+@click.option("--drop-last/--keep-last", default=None, help="Leave out an epoch's last, smaller batch, or use it.")
 @click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
 @click.option("--lr", type=FiniteFloat(0, min_open=True), help="Adam's learning rate for both networks.")
 @click.option("--g-lr", type=FiniteFloat(0, min_open=True), help="... for the generator.")
@@ -103,7 +144,8 @@ def _recipes_help() -> str:
 @click.option(
     "--discriminator",
     type=click.Choice(CHOICES["discriminator"]),
-    help="The reference script's; deeper, with spectral norm; or heads on a classifier's features.",
+    help="The reference script's; the DCGAN example's; with spectral norm; heads on a classifier's features; "
+    "or on features and pixels.",
 )
 @click.option(
     "--g-activation",
@@ -126,12 +168,16 @@ def _recipes_help() -> str:
 @click.option(
     "--channels-last/--channels-first", default=None, help="Memory order of weights and maps: NHWC is faster here."
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print the share of active and dead units, layer by layer.")
 @click.option("--dry-run", is_flag=True, help="Print the resolved options as JSON and stop.")
 @click.version_option(__version__, package_name="dcgan-toolkit")
 def main(
     out: Path | None,
     resume: Path | None,
+    images: Path | None,
+    init: Path | None,
     dry_run: bool,
+    verbose: bool,
     conditional: bool,
     recipe: str | None,
     lr: float | None,
@@ -142,60 +188,85 @@ def main(
     \b
     Examples:
       dcgan-train                                   download MNIST into data/ and train
+      dcgan-train --images ~/icons                  on your own images, in colour or grey
+      dcgan-train --images ~/icons --conditional    a generator that can be asked for a class
       dcgan-train --data-dir ~/mnist                on IDX files that are there already
       dcgan-train --dataset sample --epochs 5       10,000 images, no files, no network
       dcgan-train --recipe baseline                 the reference script's recipe, to the letter
-      dcgan-train --conditional                     a generator that can be asked for a digit
       dcgan-train --eval-every 5 --holdout          Frechet distance to images that it never saw
       dcgan-train --resume runs/000-mnist-fast      after Ctrl-C, a crash or a power cut
 
     Each of the recipe's choices has an option of its own.
     """
+    if given["device"] == "mps":
+        os.environ.setdefault(
+            "PYTORCH_ENABLE_MPS_FALLBACK", "1"
+        )  # read when torch is imported; it says what falls back
     run = require("dcgan.run", "train")
     given = {name: value for name, value in given.items() if value is not None}
+    if images is not None:
+        if given.keys() & {"dataset", "data_dir"}:
+            raise click.UsageError("--images names the images already; leave out --dataset and --data-dir")
+        given |= {"dataset": IMAGES, "data_dir": images}
+    if "size" in given:
+        try:
+            doublings(given["size"])
+        except SpecError as error:
+            raise click.BadParameter(
+                f"{error}; the nearest are {nearest_sizes(given['size'])}", param_hint="'--size'"
+            ) from error
     if conditional and given.setdefault("labels", "asked") != "asked":
         raise click.UsageError(f"--conditional contradicts --labels {given['labels']}; leave one of them out")
     if lr is not None:
         given = {"g_lr": lr, "d_lr": lr} | given
     if resume is not None:
-        if out is not None:
-            raise click.UsageError("--resume goes on in the run's own folder; leave out --out")
+        if out is not None or init is not None:
+            raise click.UsageError("--resume continues the run in its own folder; leave out --out and --init")
         stored: RunOptions = run.read_options(resume)
+        epochs = given.pop("epochs", 0) or stored.recipe.epochs
         wanted = _merge(stored, given)
         _refuse_contradictions(stored, wanted, recipe, given)
-        options = dataclasses.replace(stored, data_dir=wanted.data_dir)
+        options = run.longer(dataclasses.replace(stored, data_dir=wanted.data_dir), epochs)
     else:
-        defaults = run.RunOptions(
-            RECIPES[recipe or DEFAULT_RECIPE], "mnist", str(Path("data").absolute()), 0, "auto", 0
-        )
+        if init is not None:
+            given["init"] = str(init.absolute())
+        dataset = given.get("dataset", "mnist")
+        side = given.get("size") or (DATASETS[dataset].size if dataset in DATASETS else 0)
+        is_like_mnist = side == 28 and dataset != IMAGES and given.get("channels") != "colour"
+        name = recipe or (DEFAULT_RECIPE if is_like_mnist else IMAGES_RECIPE)
+        defaults = run.RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
         options = _merge(defaults, given).resolved()
     contradiction = options.recipe.contradiction()
     if contradiction:
-        raise click.UsageError(f"{contradiction}; choose another --discriminator, or --labels none")
-    if options.eval_every and options.dataset not in EVALUATED:
-        raise click.UsageError(f"--eval-every reads MNIST's digits only, not {options.dataset}; leave it out")
+        raise click.UsageError(contradiction)
     if dry_run:
         click.echo(json.dumps(options.to_dict(), indent=2))
         return
-    folder = resume or out or run.new_run_folder(Path("runs"), f"{options.dataset}-{options.recipe.name}")
-    with Console(options) as console, _Interrupts() as interrupts:
+    folder = resume or out or run.new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
+    with Console(folder, verbose) as console, _Interrupts() as interrupts:
 
         def after_step(trainer: Trainer) -> None:
             interrupts.collect()
             console.step(trainer)
 
-        rows = run.train(
-            folder,
-            options,
-            resume=resume is not None,
-            on_step=after_step,
-            on_epoch=console.epoch,
-            interrupted=lambda: interrupts.received,
-        )
+        try:
+            rows = run.train(
+                folder,
+                options,
+                resume=resume is not None,
+                progress=console.progress,
+                on_start=console.start,
+                on_step=after_step,
+                on_epoch=console.epoch,
+                interrupted=lambda: interrupts.received,
+            )
+        except KeyboardInterrupt:  # while images were read, or a classifier trained; or the second one
+            click.echo("\nstopped; what was not saved yet is lost", err=True)
+            click.get_current_context().exit(_INTERRUPTED)
     if rows is None:
-        click.echo(f"stopped and saved; go on with: dcgan-train --resume {shlex.quote(str(folder))}", err=True)
+        click.echo(f"stopped and saved; resume with: dcgan-train --resume {shlex.quote(str(folder))}", err=True)
         click.get_current_context().exit(_INTERRUPTED)
-    console.summary(folder / run.GENERATOR, rows)
+    console.summary(rows)
 
 
 def _merge(options: RunOptions, given: dict[str, Any]) -> RunOptions:
@@ -243,6 +314,7 @@ class _Interrupts:
     def _note(self, _number: int, _frame: object) -> None:
         self.received = True
         self.__exit__()
+        click.echo("\nstopping after this step, and saving; Ctrl-C again quits without", err=True)
 
     def __exit__(self, *_error: object) -> None:
         for each, handler in self._before.items():

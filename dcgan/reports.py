@@ -7,37 +7,73 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dcgan_infer.contract.files import replacing
-from dcgan_infer.contract.pixels import tile, to_uint8
+from dcgan_infer.contract.pixels import tile, to_pictures
 
 from .networks import Generator
 
-_SCALE = 4  # screen pixels a pixel: 28 pixels are a postage stamp on today's screens
+_SIDE = 112  # screen pixels of an image, at least: 28 are a postage stamp on today's screens
 
 
 @torch.no_grad()
-def write_sample_grid(path: Path, generator: Generator, z: Tensor, label: Tensor | None = None) -> None:
-    """Write a square grid of grey images.
+def write_sample_grid(path: Path, generator: Generator, columns: int, z: Tensor, label: Tensor | None = None) -> None:
+    """Write a grid of images.
 
     Args:
         path: a .png to write.
         generator: run in eval mode; its mode is put back.
-        z: float32, shape (side * side, latent_dim).
-        label: int64, shape (side * side,), for a conditional generator.
+        columns: of the grid.
+        z: float32, shape (rows * columns, latent_dim).
+        label: int64, shape (rows * columns,), for a conditional generator.
     """
     training = generator.training
     generator.eval()
-    images = to_uint8(generator(z, label).float().cpu().numpy())[:, 0]  # (side * side, 28, 28)
+    images = to_pictures(generator(z, label).float().cpu().numpy(), generator.spec.value_range)
     generator.train(training)
-    side = round(len(images) ** 0.5)
-    sheet = tile(images, side, side)
-    size = (sheet.shape[1] * _SCALE, sheet.shape[0] * _SCALE)
+    sheet = Image.fromarray(tile(images, len(images) // columns, columns))
+    scale = max(1, _SIDE // images.shape[1])
     with replacing(path) as temporary:
-        Image.fromarray(sheet).resize(size, Image.Resampling.NEAREST).save(temporary)
+        sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.NEAREST).save(temporary)
+
+
+class TensorBoard:
+    """Events for TensorBoard: losses, figures and samples of each epoch; a context.
+
+    Args:
+        folder: to write to.
+        epochs_done: by the run before; what an interrupted process wrote after them is hidden.
+    """
+
+    def __init__(self, folder: Path, epochs_done: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # seconds, and an extra
+
+        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+    def __enter__(self) -> TensorBoard:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._writer.close()
+
+    def write(self, row: dict[str, Any], samples: Path) -> None:
+        """Add an epoch.
+
+        Args:
+            row: of `metrics.jsonl`.
+            samples: picture of the sample grid.
+        """
+        for name in ("g_loss", "d_loss", "images_per_second", "frechet_distance"):
+            if name in row:
+                self._writer.add_scalar(name, row[name], row["epoch"])
+        with Image.open(samples) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        self._writer.add_image("samples", pixels, row["epoch"], dataformats="HWC")
+        self._writer.flush()
 
 
 def write_metrics(path: Path, rows: Sequence[dict[str, Any]]) -> None:

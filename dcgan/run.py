@@ -3,9 +3,11 @@
 RUN/options.json             what the run was started with
 RUN/checkpoint.safetensors   everything to go on from, after each epoch and on interruption
 RUN/metrics.jsonl            one JSON object an epoch
-RUN/samples/epoch-001.png    the same latents after each epoch: 16, or with labels ten of each digit
+RUN/samples/epoch-001.png    the same latents after each epoch; of a conditional generator a column for each class
 RUN/losses.png               mean loss of G and D over the epochs
 RUN/best.safetensors         with `eval_every`: the generator with the least Frechet distance so far
+RUN/init.safetensors         with `init`: the generator that the run started from
+RUN/tensorboard/             with `tensorboard`: losses, the Frechet distance and samples
 RUN/generator.safetensors    the result, written when the last epoch is done
 """
 
@@ -24,6 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,17 +40,19 @@ from dcgan_infer.contract.errors import (
     first_line,
 )
 from dcgan_infer.contract.files import TEMPORARY, make_folder, replacing
+from dcgan_infer.extras import require
 
 from .activity import measure_activity
-from .checkpoint import load_training_state, save_generator, save_training_state
-from .data import CLASSES, EVALUATED, Dataset, load_dataset, split_validation
+from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
+from .data import IMAGES, Channels, Dataset, load_dataset, silent, split_validation
+from .datasets import Progress
 from .evaluation import FID_COUNT
-from .metrics.evaluator import Evaluator
+from .metrics.evaluator import evaluator_for
 from .metrics.frechet import frechet_distance
 from .networks import Generator
 from .recipes import Recipe
-from .reports import plot_losses, write_metrics, write_sample_grid
-from .sources import Digits, generator_run
+from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
+from .sources import Images, generator_run
 from .trainer import Trainer, resolve_device, resolve_precision
 
 OPTIONS = "options.json"
@@ -58,7 +63,11 @@ LOSSES = "losses.png"
 BEST = "best.safetensors"
 SAMPLES = "samples"
 
-_SAMPLE_COUNT = 16  # the reference script's 4x4 grid
+INIT = "init.safetensors"
+TENSORBOARD = "tensorboard"
+
+_SAMPLE_SIDE = 8  # of the grid without classes: fewer images say little about variety
+_SAMPLE_ROWS, _SAMPLE_COLUMNS = 10, 16  # images of a class, and classes at most
 _ACTIVITY_COUNT = 1024  # inputs on which active and dead units are counted
 _FINITE_CHECK_EVERY = 100  # steps; each check waits for the device
 
@@ -69,13 +78,18 @@ class RunOptions:
 
     Attributes:
         recipe: how to train.
-        dataset: a key of `data.DATASETS`.
-        data_dir: where its files are.
+        dataset: a key of `data.DATASETS`, or `data.IMAGES`.
+        data_dir: where its files are; the folder or archive of `data.IMAGES`.
         seed: of everything random.
-        device: `auto`, `cpu` or `cuda`.
+        device: as `trainer.resolve_device` takes it.
         threads: of torch on the CPU; 0 leaves torch's own choice. Another number gives other bits.
         eval_every: epochs between two measurements of the Frechet distance; 0 for none.
         holdout: whether the last 10,000 images (of a smaller set the last half) are kept out of training.
+        size: side of the images, in pixels; None is the data set's own.
+        channels: `grey`, `colour`, or `auto`: as the images are.
+        background: colour that transparent images are laid on.
+        init: path of a generator to start from; empty for a new one.
+        tensorboard: whether to write events for TensorBoard.
     """
 
     recipe: Recipe
@@ -86,20 +100,35 @@ class RunOptions:
     threads: int
     eval_every: int = 0
     holdout: bool = False
+    size: int | None = None
+    channels: Channels = "auto"
+    background: str = "white"
+    init: str = ""
+    tensorboard: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-able values."""
         return {**asdict(self), "recipe": self.recipe.to_dict()}
 
+    @property
+    def title(self) -> str:
+        """What the images are called: the data set, or the name of the folder or archive."""
+        return Path(self.data_dir).stem if self.dataset == IMAGES else self.dataset
+
+    @property
+    def provenance(self) -> str:
+        """What checkpoints say of their training, and artifacts after them: JSON of the recipe and the data set."""
+        return json.dumps({"dataset": self.title, **self.recipe.to_dict()})
+
     def resolved(self) -> RunOptions:
-        """Settle every `auto`, on this machine.
+        """Settle every `auto` that depends on this machine; `Recipe.settled` does those that depend on the images.
 
         Raises:
-            DeviceError: `cuda` was asked for and there is none.
+            DeviceError: a device was asked for that is not there.
         """
         device = resolve_device(self.device)
         recipe = replace(self.recipe, precision=resolve_precision(self.recipe.precision, device))
-        return replace(self, recipe=recipe, device=device.type, threads=self.threads or torch.get_num_threads())
+        return replace(self, recipe=recipe, device=str(device), threads=self.threads or torch.get_num_threads())
 
 
 def new_run_folder(parent: Path, label: str) -> Path:
@@ -130,6 +159,8 @@ def train(
     options: RunOptions,
     *,
     resume: bool = False,
+    progress: Progress = silent,
+    on_start: Callable[[RunOptions, Dataset], None] = lambda *_: None,
     on_step: Callable[[Trainer], None] = lambda _: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -138,8 +169,10 @@ def train(
 
     Args:
         run: the run folder; must not exist yet, or be empty, unless `resume`.
-        options: resolved; with `resume`, those of the run.
+        options: resolved; with `resume`, those of the run, perhaps with more epochs (see `longer`).
         resume: go on from the run's checkpoint, from the start if the run was killed before its first.
+        progress: told of what is done beside the steps: decoding images, training a classifier, measuring.
+        on_start: called once the images are there, with what was settled by them.
         on_step: called after every step.
         on_epoch: called with the row for `metrics.jsonl` after every epoch.
         interrupted: asked after every step; once it says true, the run is saved and left.
@@ -147,33 +180,76 @@ def train(
         The rows of `metrics.jsonl` if the run is finished, None if it was interrupted.
     Raises:
         RunError: the folder is taken, in use, or was started with other images.
-        DatasetError, DeviceError, CheckpointError, DivergedError, OutputError: as their names say.
+        DatasetError, DeviceError, SpecError, CheckpointError, DivergedError, OutputError: as their names say.
     """
     if not resume:
         _refuse_taken(run)
     device = resolve_device(options.device)
     torch.set_num_threads(options.threads)
-    dataset = load_dataset(options.dataset, Path(options.data_dir))
+    dataset = load_dataset(
+        options.dataset,
+        Path(options.data_dir),
+        size=options.size,
+        channels=options.channels,
+        background=options.background,
+        progress=progress,
+    )
+    options = replace(options, recipe=options.recipe.settled(dataset))
     seen, held = split_validation(dataset)
     if not options.holdout:
         seen = dataset
-    if len(seen.images) < options.recipe.batch_size or options.recipe.batch_size < 2:
-        raise DatasetError(
-            f"a batch takes 2 to {len(seen.images)} images of this data set, not {options.recipe.batch_size}"
-        )
-    images_sha256 = hashlib.sha256(dataset.images.tobytes()).hexdigest()
-    trainer = Trainer(options.recipe, seen, device, options.seed)
-    judge = _Judge(options, held) if options.eval_every else None
+    if len(seen) < options.recipe.batch_size or options.recipe.batch_size < 2:
+        raise DatasetError(f"a batch takes 2 to {len(seen)} images of this data set, not {options.recipe.batch_size}")
+    images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
+    on_start(options, dataset)
+    start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
+    trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
+    judge = _Judge(dataset, held, options.threads, progress=progress) if options.eval_every else None
+    if options.tensorboard:
+        require("torch.utils.tensorboard", "tensorboard")  # before there is a run folder
     if not resume:
         make_folder(run, parents=True)
     with _locked(run):
         if resume:
-            progress = _restore(run, trainer, images_sha256)
+            state = _restore(run, trainer, images_sha256)
         else:
             _refuse_taken(run)  # again: another run may have come first while the images were read
-            progress = _Progress(images_sha256)
-            _start(run, options, images_sha256, len(dataset.images))
-        return _train_epochs(run, options, trainer, judge, progress, on_step, on_epoch, interrupted)
+            state = _Progress(images_sha256)
+        _write_options(run, options, images_sha256, len(dataset))
+        if start is not None and not resume:
+            save_generator(run / INIT, start.state_dict(), start.spec, "")
+        with contextlib.ExitStack() as stack:
+            events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
+            return _train_epochs(run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted)
+
+
+def load_start(path: Path) -> Generator:
+    """The generator of a checkpoint, to go on training from.
+
+    Raises:
+        CheckpointError: the file holds none whose layers are known.
+    """
+    checkpoint = load_generator(path)
+    if checkpoint.chain is None:
+        raise CheckpointError(f"{path} is a module whose layers are not known; --init takes a chain of known layers")
+    return checkpoint.chain
+
+
+def longer(options: RunOptions, epochs: int) -> RunOptions:
+    """A run's options with more epochs.
+
+    With a constant learning rate a run that goes on is the run that had been started with so many epochs, to the bit.
+
+    Raises:
+        RunError: the learning rate falls to 0 at the run's last epoch, so there is no going on from it.
+    """
+    recipe = options.recipe
+    if epochs != recipe.epochs and recipe.lr_schedule != "constant":
+        raise RunError(
+            f"the learning rate of this run falls to 0 at epoch {recipe.epochs}, its last; to train its generator "
+            "further, start a new run with --init RUN --epochs NUMBER"
+        )
+    return replace(options, recipe=replace(recipe, epochs=epochs))
 
 
 @dataclass
@@ -196,25 +272,32 @@ def _train_epochs(
     options: RunOptions,
     trainer: Trainer,
     judge: _Judge | None,
-    progress: _Progress,
+    state: _Progress,
+    events: TensorBoard | None,
+    progress: Progress,
     on_step: Callable[[Trainer], None],
     on_epoch: Callable[[dict[str, Any]], None],
     interrupted: Callable[[], bool],
 ) -> list[dict[str, Any]] | None:
     fixed = torch.Generator().manual_seed(options.seed)
     z = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
-    real, real_label = trainer.batch(torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.device))
-    label = torch.arange(_ACTIVITY_COUNT, device=trainer.device) % CLASSES if trainer.spec.num_classes else None
-    samples = _SAMPLE_COUNT if label is None else CLASSES * CLASSES  # a column a class
+    real, real_label = trainer.batch(
+        torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.images.device)
+    )
+    rows, columns = _SAMPLE_SIDE, _SAMPLE_SIDE
+    if trainer.spec.num_classes:  # a column for each class, as far as they fit
+        rows, columns = _SAMPLE_ROWS, min(trainer.spec.num_classes, _SAMPLE_COLUMNS)
+    label = torch.arange(_ACTIVITY_COUNT, device=trainer.device) % columns if trainer.spec.num_classes else None
+    samples = rows * columns
 
     def save() -> None:
-        state = {"steps_done": trainer.steps_done, **asdict(progress)}
-        save_training_state(run / CHECKPOINT, trainer.tensors(), state, trainer.spec, options.recipe.to_json())
+        facts = {"steps_done": trainer.steps_done, **asdict(state)}
+        save_training_state(run / CHECKPOINT, trainer.tensors(), facts, trainer.spec, options.provenance)
 
     batch_size = options.recipe.batch_size
     while trainer.epoch < options.recipe.epochs:
         order = trainer.order(trainer.epoch)
-        started = time.perf_counter() - progress.epoch_seconds
+        started = time.perf_counter() - state.epoch_seconds
         for index in range(trainer.steps_done % trainer.steps_per_epoch, trainer.steps_per_epoch):
             trainer.step(*trainer.batch(order[index * batch_size : (index + 1) * batch_size]))
             last = index + 1 == trainer.steps_per_epoch
@@ -223,7 +306,7 @@ def _train_epochs(
                 _check_finite(trainer, run)
             on_step(trainer)
             if stop:
-                progress.epoch_seconds = time.perf_counter() - started
+                state.epoch_seconds = time.perf_counter() - started
                 save()
                 return None
         seconds = time.perf_counter() - started
@@ -244,17 +327,20 @@ def _train_epochs(
             },
         }
         if judge is not None and (trainer.epoch % options.eval_every == 0 or trainer.epoch == options.recipe.epochs):
+            progress("measuring", 0, 1)
             row["frechet_distance"] = judge.frechet_distance(trainer.average)
             if row["frechet_distance"] < min(
-                (before["frechet_distance"] for before in progress.rows if "frechet_distance" in before),
+                (before["frechet_distance"] for before in state.rows if "frechet_distance" in before),
                 default=math.inf,
             ):
-                save_generator(run / BEST, trainer.average.state_dict(), trainer.spec, options.recipe.to_json())
-        progress.rows.append(row)
-        progress.epoch_seconds = 0.0
+                save_generator(run / BEST, trainer.average.state_dict(), trainer.spec, options.provenance)
+        state.rows.append(row)
+        state.epoch_seconds = 0.0
         picture = run / SAMPLES / f"epoch-{trainer.epoch:03d}.png"
-        write_sample_grid(picture, trainer.average, z[:samples], None if label is None else label[:samples])
-        write_metrics(run / METRICS, progress.rows)
+        write_sample_grid(picture, trainer.average, columns, z[:samples], None if label is None else label[:samples])
+        if events is not None:
+            events.write(row, picture)
+        write_metrics(run / METRICS, state.rows)
         # The checkpoint comes last: a run killed before it repeats the epoch and writes the same files again.
         trainer.epoch_losses.zero_()
         save()
@@ -262,10 +348,10 @@ def _train_epochs(
         if interrupted() and trainer.epoch < options.recipe.epochs:
             return None
 
-    write_metrics(run / METRICS, progress.rows)
-    plot_losses(run / LOSSES, progress.rows, f"{options.recipe.name} on {options.dataset}")
-    save_generator(run / GENERATOR, trainer.average.state_dict(), trainer.spec, options.recipe.to_json())
-    return progress.rows
+    write_metrics(run / METRICS, state.rows)
+    plot_losses(run / LOSSES, state.rows, f"{options.recipe.name} on {options.title}")
+    save_generator(run / GENERATOR, trainer.average.state_dict(), trainer.spec, options.provenance)
+    return state.rows
 
 
 def in_batches(*inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
@@ -274,23 +360,41 @@ def in_batches(*inputs: Tensor | None) -> list[tuple[Tensor, ...]]:
 
 
 class _Judge:
-    """Measures how far a generator's digits are from real ones."""
+    """Measures how far a generator's images are from real ones.
 
-    def __init__(self, options: RunOptions, held: Dataset) -> None:
-        if options.dataset not in EVALUATED:
+    Args:
+        dataset: all training images, with labels: their evaluator is found, or made.
+        held: images to compare with.
+        threads: of the CPU.
+        say: told what takes long.
+        progress: of the training of an evaluator.
+    Raises:
+        EvaluationError: there are no labels, or too few images.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        held: Dataset,
+        threads: int,
+        say: Callable[[str], None] = lambda _: None,
+        progress: Progress = silent,
+    ) -> None:
+        if dataset.labels is None:
             raise EvaluationError(
-                f"--eval-every reads MNIST's digits only, not {options.dataset}; leave it out for this data set"
+                f"--eval-every judges by an evaluator, which learns from labels, and {dataset.name} has none; leave "
+                "it out, and compare checkpoints with dcgan-eval --features or --two-sample"
             )
         if len(held.images) < 2:
             raise EvaluationError("--eval-every needs more images than these; leave it out for this data set")
-        self._evaluator = Evaluator(threads=options.threads)
+        self._evaluator = evaluator_for(dataset, threads=threads, say=say, progress=progress)
         self._held = self._evaluator.judge(held.images).features
 
     def frechet_distance(self, generator: Generator) -> float:
-        """Of `FID_COUNT` digits, in eval mode, to the held images; the generator's mode is put back."""
+        """Of `FID_COUNT` images, in eval mode, to the held ones; the generator's mode is put back."""
         training = generator.training
-        digits = Digits("", generator.spec, generator_run(generator.eval()))
-        images, _ = digits(FID_COUNT, 0)
+        source = Images("the generator", generator.spec, generator_run(generator.eval()))
+        images, _ = source(FID_COUNT, 0)
         generator.train(training)
         return round(frechet_distance(self._evaluator.judge(images).features, self._held), 4)
 
@@ -319,14 +423,14 @@ def _locked(run: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _start(run: Path, options: RunOptions, images_sha256: str, count: int) -> None:
+def _write_options(run: Path, options: RunOptions, images_sha256: str, count: int) -> None:
     content = {
         "options": options.to_dict(),
         "images": count,
         "images_sha256": images_sha256,
         "versions": {"dcgan-toolkit": __version__, "torch": torch.__version__},
     }
-    (run / SAMPLES).mkdir()
+    (run / SAMPLES).mkdir(exist_ok=True)
     with replacing(run / OPTIONS) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -335,7 +439,6 @@ def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:
     """Put the trainer where the run's checkpoint left it."""
     for left in run.rglob(f".*{TEMPORARY}"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
-    (run / SAMPLES).mkdir(exist_ok=True)
     try:
         if json.loads((run / OPTIONS).read_text())["images_sha256"] != images_sha256:
             raise RunError(f"{run} was trained on other images than these; give the --data-dir it was started with")

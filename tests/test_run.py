@@ -2,21 +2,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
 from dcgan.checkpoint import load_generator
+from dcgan.data import Dataset, load_dataset
 from dcgan.metrics.frechet import frechet_distance
-from dcgan.recipes import RECIPES, Recipe
-from dcgan.run import RunOptions, new_run_folder, read_options, train
+from dcgan.recipes import RECIPES, SHOWN, Recipe
+from dcgan.run import RunOptions, _Judge, longer, new_run_folder, read_options, train
 from dcgan.trainer import Trainer
 from dcgan_infer.contract.errors import DatasetError, DivergedError, EvaluationError, RunError
 
@@ -46,7 +50,8 @@ def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
         "options.json", "checkpoint.safetensors", "metrics.jsonl", "samples", "losses.png", "generator.safetensors",
     }  # fmt: skip
-    assert read_options(run) == options
+    settled = dataclasses.replace(TINY_FAST, network="reference")  # auto, for these images
+    assert read_options(run) == dataclasses.replace(options, recipe=settled)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert all(row["images_per_second"] > 0 and row["d_loss"] > 0 and row["g_loss"] > 0 for row in rows)
@@ -56,7 +61,7 @@ def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:
     assert all(0.05 < share < 0.95 for share in judged.values())
     assert len(list((run / "samples").iterdir())) == 3
     with Image.open(run / "samples" / "epoch-001.png") as grid:
-        assert (grid.mode, grid.size) == ("L", (448, 448))
+        assert (grid.mode, grid.size) == ("L", (896, 896))
     final, last = (load_generator(run / name) for name in ("generator.safetensors", "checkpoint.safetensors"))
     assert final.weights_sha256 == last.weights_sha256
     assert json.loads(final.recipe)["name"] == "fast"
@@ -137,11 +142,32 @@ def test_eval_every_measures_and_keeps_the_best(
     ).read_bytes()
 
 
-def test_eval_every_is_for_mnist(tmp_path: Path, data_dir: Path) -> None:
-    options = dataclasses.replace(options_for(data_dir, TINY_FAST), dataset="kmnist", eval_every=1)
-    with pytest.raises(EvaluationError, match="leave it out"):
-        train(tmp_path / "run", options)
-    assert not (tmp_path / "run").exists()
+def test_eval_every_makes_an_evaluator_of_other_images(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a data set that none ships for; and that changes no bit of the training."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("dcgan.run.FID_COUNT", 50)
+    monkeypatch.setattr("dcgan.metrics.make_evaluator.LEAST_STEPS", 5)
+    options = dataclasses.replace(
+        options_for(data_dir, dataclasses.replace(TINY_FAST, epochs=1)), dataset="kmnist", eval_every=1
+    )
+    rows = train(tmp_path / "run", options)
+    assert rows
+    assert rows[0]["frechet_distance"] > 0
+    assert len(list((tmp_path / "dcgan-toolkit" / "evaluators").glob("kmnist-*.onnx"))) == 1
+    assert train(tmp_path / "unmeasured", dataclasses.replace(options, eval_every=0))
+    measured, unmeasured = (load_generator(tmp_path / name) for name in ("run", "unmeasured"))
+    assert measured.weights_sha256 == unmeasured.weights_sha256
+
+
+def test_eval_every_needs_labels(data_dir: Path) -> None:
+    images = load_dataset("mnist", data_dir).images
+    with pytest.raises(EvaluationError, match="learns from labels, and photos has none; leave it out"):
+        _Judge(Dataset(images, name="photos"), Dataset(images, name="photos"), 1)
+    labelled = load_dataset("mnist", data_dir)
+    with pytest.raises(EvaluationError, match="more images than these"):
+        _Judge(labelled, labelled[:1], 1)
 
 
 def test_that_comparison_sees_a_lost_random_state(
@@ -188,8 +214,22 @@ def test_ctrl_c_saves_and_says_how_to_go_on(data_dir: Path, tmp_path: Path) -> N
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == f"stopped and saved; go on with: dcgan-train --resume {run}"
+    acknowledged, _, end = errors.strip().partition("\n")
+    assert acknowledged.startswith("stopping after this step")
+    assert end == f"stopped and saved; resume with: dcgan-train --resume {run}"
     assert (run / "checkpoint.safetensors").exists()
+
+
+def test_ctrl_c_before_the_first_step_is_one_line(data_dir: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(data_dir, run, "-o", str(run), "--dataset", "sample", "--threads", "1")
+    assert process.stdout is not None
+    while "run  " not in process.stdout.readline():  # the header's last line: a classifier is trained now
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "stopped; what was not saved yet is lost"
 
 
 def test_a_taken_folder_is_left_alone(data_dir: Path, tmp_path: Path) -> None:
@@ -267,6 +307,113 @@ def test_threads_are_what_the_options_say(data_dir: Path, tmp_path: Path) -> Non
     train(tmp_path / "run", options, on_step=lambda _: seen.append(torch.get_num_threads()), interrupted=StopAfter(1))
     torch.set_num_threads(1)
     assert seen == [2]
+
+
+def colours(count: int, classes: int = 0) -> Dataset:
+    random = np.random.default_rng(0)
+    labels = np.arange(count) % classes if classes else None
+    names = tuple(f"kind {label}" for label in range(classes))
+    return Dataset(random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), labels, names, "mine")
+
+
+TINY_IMAGES = dataclasses.replace(RECIPES["images"], epochs=2, batch_size=8, ngf=4, ndf=4, precision="fp32")
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Callable[[Dataset], RunOptions]:
+    """Options of a run on images that are at hand, so that no files are needed."""
+
+    def put(dataset: Dataset) -> RunOptions:
+        monkeypatch.setattr("dcgan.run.load_dataset", lambda *_, **__: dataset)
+        return RunOptions(TINY_IMAGES, "images", "/somewhere/mine.zip", 0, "cpu", 1)
+
+    return put
+
+
+def test_colour_images_train_and_resume_to_the_same_bits(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:
+    options = own(colours(32))
+    assert train(tmp_path / "whole", options)
+    assert not train(tmp_path / "parts", options, interrupted=StopAfter(5))
+    assert train(tmp_path / "parts", read_options(tmp_path / "parts"), resume=True)
+    whole, parts = ((tmp_path / name / "generator.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    spec = load_generator(tmp_path / "whole").spec
+    assert (spec.image_shape, spec.num_classes) == ((3, 16, 16), 0)
+    with Image.open(tmp_path / "whole" / "samples" / "epoch-001.png") as grid:
+        assert (grid.mode, grid.size) == ("RGB", (8 * 112, 8 * 112))
+
+
+def test_classes_have_their_names_and_a_column_each(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:
+    options = own(colours(30, 3))
+    recipe = dataclasses.replace(TINY_IMAGES, labels="asked", epochs=1)
+    assert train(tmp_path / "run", dataclasses.replace(options, recipe=recipe))
+    assert load_generator(tmp_path / "run").spec.class_names == ("kind 0", "kind 1", "kind 2")
+    with Image.open(tmp_path / "run" / "samples" / "epoch-001.png") as grid:
+        assert grid.size == (3 * 112, 10 * 112)
+
+
+@pytest.mark.parametrize("labels", ["asked", "latent"])
+def test_images_without_classes_are_told_what_they_lack(
+    own: Callable[[Dataset], RunOptions], tmp_path: Path, labels: str
+) -> None:
+    options = dataclasses.replace(own(colours(32)), recipe=dataclasses.replace(TINY_IMAGES, labels=labels))
+    with pytest.raises(DatasetError, match="mine has no classes"):
+        train(tmp_path / "run", options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_epochs_left_open_are_settled_by_the_number_of_images(
+    own: Callable[[Dataset], RunOptions], tmp_path: Path
+) -> None:
+    options = own(colours(32))
+    options = dataclasses.replace(options, recipe=dataclasses.replace(TINY_IMAGES, epochs=0))
+    seen: list[RunOptions] = []
+    train(tmp_path / "run", options, on_start=lambda settled, _: seen.append(settled), interrupted=StopAfter(1))
+    assert seen[0].recipe.epochs == SHOWN // 32 == read_options(tmp_path / "run").recipe.epochs
+    assert seen[0].recipe.network == "dcgan"
+
+
+def test_more_epochs_at_a_constant_rate_are_the_longer_run(
+    own: Callable[[Dataset], RunOptions], tmp_path: Path
+) -> None:
+    constant = dataclasses.replace(TINY_IMAGES, lr_schedule="constant")
+    options = dataclasses.replace(own(colours(32)), recipe=constant)
+    assert train(tmp_path / "parts", options)
+    assert train(tmp_path / "parts", longer(read_options(tmp_path / "parts"), 3), resume=True)
+    assert train(tmp_path / "whole", longer(options, 3))
+    whole, parts = ((tmp_path / name / "generator.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+    assert read_options(tmp_path / "parts").recipe.epochs == 3
+    with pytest.raises(RunError, match="falls to 0"):
+        longer(dataclasses.replace(options, recipe=TINY_IMAGES), 3)
+
+
+def test_a_run_starts_from_a_generator(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:
+    options = own(colours(32))
+    assert train(tmp_path / "first", options)
+    tuned = dataclasses.replace(options, init=str(tmp_path / "first"))
+    seen: list[Trainer] = []
+    assert not train(tmp_path / "second", tuned, on_step=seen.append, interrupted=StopAfter(3))
+    before = load_generator(tmp_path / "first").module.state_dict()["main.0.weight"]
+    now = seen[0].generator.state_dict()["main.0.weight"]
+    assert 0 < (now - before).abs().max() < 3.5 * TINY_IMAGES.g_lr  # three steps of Adam away, not another draw
+    shutil.rmtree(tmp_path / "first")  # the run has its own copy
+    assert train(tmp_path / "second", read_options(tmp_path / "second"), resume=True)
+
+    other = dataclasses.replace(tuned, init=str(tmp_path / "second"))
+    own(dataclasses.replace(colours(32), images=np.zeros((32, 32, 32, 3), np.uint8)))
+    with pytest.raises(DatasetError, match=r"makes images of shape \(3, 16, 16\).*give --size"):
+        train(tmp_path / "third", other)
+
+
+def test_tensorboard_gets_losses_and_samples(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = dataclasses.replace(own(colours(32)), tensorboard=True)
+    rows = train(tmp_path / "run", options)
+    assert rows
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("g_loss")] == pytest.approx([row["g_loss"] for row in rows])
+    assert [event.step for event in events.Images("samples")] == [1, 2]
 
 
 def test_new_run_folders_count_up(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import dcgan_export.site
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
 from dcgan_export.cli import main
-from dcgan_export.site import PAGE, VERSION
+from dcgan_export.site import PAGE, VERSION, _makes_digits
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.files import sha256_of
@@ -93,6 +93,14 @@ def test_the_site_holds_what_it_should_and_nothing_else(shipped_site: tuple[Path
     assert "Copyright (c) Microsoft Corporation" in (site / "runtime" / "LICENSE.txt").read_text(encoding="utf-8")
     # A static host runs as another user.
     assert all(path.stat().st_mode & 0o004 for path in site.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "expected"),
+    [("", True), ('{"name":"fast"}', True), ('{"dataset":"sample"}', True), ('{"dataset":"fashion-mnist"}', False)],
+)
+def test_only_digits_are_called_digits(recipe: str, expected: bool) -> None:
+    assert _makes_digits({"dcgan.spec": reference_spec().to_json(), "dcgan.recipe": recipe}) is expected
 
 
 @pytest.mark.parametrize("entry", ["ort.wasm.min.mjs", "ort.webgpu.min.mjs"])

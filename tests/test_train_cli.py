@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from dcgan.checkpoint import load_generator
 from dcgan.cli import main
@@ -18,8 +20,9 @@ TINY = ["--batch-size", "16", "--epochs", "1", "--threads", "1", "--precision", 
 def test_every_activation_trains_in_both_networks(data_dir: Path, tmp_path: Path, activation: str) -> None:
     out = tmp_path / "run"
     arguments = ["--data-dir", str(data_dir), "-o", str(out), *TINY, "--g-activation", activation]
-    result = CliRunner().invoke(main, [*arguments, "--d-activation", activation])
+    result = CliRunner().invoke(main, [*arguments, "--d-activation", activation, "-v"])
     assert result.exit_code == 0, result.output
+    assert "images   mnist: 64 of 28x28, grey" in result.stdout
     assert "epoch 1/1" in result.stdout
     assert "generator.linear1" in result.stdout
     assert result.stderr == ""  # no progress bar where stderr is no terminal
@@ -51,10 +54,72 @@ def test_help_shows_both_recipes_and_an_example() -> None:
         assert text in " ".join(result.stdout.split())
 
 
+@pytest.fixture
+def icons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of 24 colour pictures in two classes."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    random = np.random.default_rng(0)
+    for index in range(24):
+        folder = tmp_path / "icons" / ("round things" if index % 3 else "arrows")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{index}.png")
+    return tmp_path / "icons"
+
+
+OWN = ["--size", "16", "--ngf", "4", "--ndf", "4", "--batch-size", "8", "--epochs", "1", "--threads", "1"]
+
+
+def test_a_folder_of_images_becomes_a_generator_with_class_names(icons: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (icons / "arrows" / "notes.txt").write_text("no image")
+    result = CliRunner().invoke(main, ["--images", str(icons), "--conditional", "-o", str(out), *OWN])
+    assert result.exit_code == 0, result.output
+    assert "images   icons: 24 of 16x16, colour" in result.stdout
+    assert "classes  2: arrows 8, round things 16" in result.stdout
+    assert "ignored 1 file of other kinds" in result.stdout
+    assert f"look at it:     {out / 'samples' / 'epoch-001.png'}" in result.stdout
+    checkpoint = load_generator(out)
+    assert checkpoint.spec.class_names == ("arrows", "round things")
+    assert checkpoint.spec.image_shape == (3, 16, 16)
+    assert json.loads(checkpoint.recipe)["dataset"] == "icons"
+
+    icons.rename(tmp_path / "moved")
+    again = ["--resume", str(out), "--images", str(tmp_path / "moved")]
+    result = CliRunner().invoke(main, again)
+    assert result.exit_code == 0, result.output
+    (tmp_path / "moved" / "arrows" / "0.png").unlink()
+    result = CliRunner().invoke(main, again)
+    assert result.exit_code == 1
+    assert "was trained on other images than these" in result.stderr
+
+
+def test_images_can_be_made_grey_and_need_no_classes(icons: Path, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in icons.rglob("*.png"):
+        path.rename(flat / path.name)
+    out = tmp_path / "run"
+    result = CliRunner().invoke(main, ["--images", str(flat), "--grey", "-o", str(out), *OWN])
+    assert result.exit_code == 0, result.output
+    assert "images   flat: 24 of 16x16, grey" in result.stdout
+    assert "classes  none" in result.stdout
+    assert load_generator(out).spec.image_shape == (1, 16, 16)
+    result = CliRunner().invoke(main, ["--images", str(flat), "--conditional", "-o", str(tmp_path / "other"), *OWN])
+    assert result.exit_code == 1
+    assert "has no classes" in result.stderr
+    assert "subfolder of its name" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--epochs", "0"], "'--epochs'"),
+        (["--epochs", "-1"], "'--epochs'"),
+        (["--size", "100"], "100 is not 4 to 7 times a power of two; the nearest are 96 and 112"),
+        (["--images", "icons", "--dataset", "mnist"], "leave out --dataset and --data-dir"),
+        (["--recipe", "dcgan", "--conditional"], "PyTorch's DCGAN example's discriminator judges no labels"),
+        (["--resume", "runs/x", "--init", "g.safetensors"], "leave out --out and --init"),
         (["--batch-size", "1"], "'--batch-size'"),
         (["--lr", "-1"], "'--lr'"),
         (["--lr", "nan"], "nan is not a finite number"),
@@ -105,7 +170,6 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
     run = tmp_path / "run"
     assert CliRunner().invoke(main, ["--data-dir", str(data_dir), "-o", str(run), *TINY]).exit_code == 0
     for arguments, says in (
-        (["--epochs", "9"], "started with --epochs 1, not 9"),
         (["--recipe", "baseline"], "started with recipe fast"),
         (["--g-activation", "elu"], "started with --g-activation relu, not elu:1"),
         (["--seed", "5"], "started with --seed 0, not 5"),
@@ -114,12 +178,17 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
         result = CliRunner().invoke(main, ["--resume", str(run), *arguments])
         assert result.exit_code == 2, result.output
         assert says in result.stderr
+    result = CliRunner().invoke(main, ["--resume", str(run), "--epochs", "9"])
+    assert result.exit_code == 1
+    assert (
+        "falls to 0 at epoch 1, its last; to train its generator further, start a new run with --init" in result.stderr
+    )
     before = (run / "generator.safetensors").read_bytes()
     agreeing = ["--resume", str(run), "--recipe", "fast", "--epochs", "1", "--data-dir", str(data_dir)]
     agreeing += ["--device", "auto", "--precision", "auto"]
     result = CliRunner().invoke(main, agreeing)
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("the run was finished already")
+    assert "the run was finished already" in result.stdout
     assert (run / "generator.safetensors").read_bytes() == before
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import dcgan_infer
 from dcgan_infer.contract.errors import ExportError, ParityError, first_line
 from dcgan_infer.contract.files import new_folder
-from dcgan_infer.contract.spec import SOURCE_KEY, SPEC_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
+from dcgan_infer.contract.spec import RECIPE_KEY, SOURCE_KEY, SPEC_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec, trained_on
 
 from .formats import Variant
 
@@ -176,10 +176,14 @@ def _about(name: str, models: dict[str, Artifact]) -> dict[str, Any]:
 
 
 def _makes_digits(metadata: Mapping[str, str]) -> bool:
-    """Whether a generator is as dcgan-train makes them of MNIST: 28x28 in grey, no classes or ten without names."""
+    """Whether a generator is as dcgan-train makes them of MNIST: 28x28 in grey, no classes or ten without names.
+
+    Version 0.1 did not say which data set it was; then it is taken for MNIST.
+    """
     spec = GeneratorSpec.from_json(metadata[SPEC_KEY])
     is_ours = SOURCE_KEY not in metadata
-    return is_ours and spec.image_shape == (1, 28, 28) and spec.num_classes in (0, 10) and not spec.class_names
+    is_like_mnist = spec.image_shape == (1, 28, 28) and spec.num_classes in (0, 10) and not spec.class_names
+    return is_ours and is_like_mnist and trained_on(metadata.get(RECIPE_KEY, "")) in ("", "mnist", "sample")
 
 
 def _vendor(archive: Path | None, folder: Path) -> None:
