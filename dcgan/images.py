@@ -203,7 +203,7 @@ def decode(  # noqa: D417  several in a line
     listed = sorted(entries, key=lambda entry: entry.name)
     listed = [listed[row] for row in np.random.default_rng(0).permutation(len(listed))]
     if len(listed) < FEWEST:
-        raise DatasetError(f"{name} holds {len(listed)} images, expected at least {FEWEST}; add some")
+        raise DatasetError(f"{name} holds {_images(len(listed))}, expected at least {FEWEST}; add some")
     folder = Path(os.path.abspath(default_cache() if cache is None else cache))  # noqa: PTH100  as tempfile names it
     names = hashlib.sha256(repr((_VERSION, options)).encode())
     for entry in listed:
@@ -483,10 +483,8 @@ def _judge(name: str, entries: Sequence[Entry], reasons: dict[int, str]) -> None
             f"{name}: {len(skipped):,} of {len(entries):,} images can't be read, expected at most a tenth: "
             f"{_reasons(skipped)}; replace or remove them"
         )
-    if len(entries) - len(skipped) < FEWEST:
-        raise DatasetError(
-            f"{name} holds {len(entries) - len(skipped)} images that can be read, expected at least {FEWEST}; add some"
-        )
+    if (whole := len(entries) - len(skipped)) < FEWEST:
+        raise DatasetError(f"{name} holds {_images(whole)} that can be read, expected at least {FEWEST}; add some")
 
 
 def _told(items: Iterable[_T], task: str, total: int, progress: Progress) -> Iterator[_T]:
@@ -579,3 +577,7 @@ def _reasons(skipped: Sequence[tuple[str, str]]) -> str:
 
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"

@@ -186,6 +186,8 @@ def train(
         _refuse_taken(run)
     device = resolve_device(options.device)
     torch.set_num_threads(options.threads)
+    # Before the images, which may take minutes.
+    start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
     dataset = load_dataset(
         options.dataset,
         Path(options.data_dir),
@@ -202,7 +204,6 @@ def train(
         raise DatasetError(f"a batch takes 2 to {len(seen)} images of this data set, not {options.recipe.batch_size}")
     images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
     on_start(options, dataset)
-    start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
     trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
     judge = _Judge(dataset, held, options.threads, progress=progress) if options.eval_every else None
     if options.tensorboard:
@@ -215,9 +216,9 @@ def train(
         else:
             _refuse_taken(run)  # again: another run may have come first while the images were read
             state = _Progress(images_sha256)
-        _write_options(run, options, images_sha256, len(dataset))
         if start is not None and not resume:
             save_generator(run / INIT, start.state_dict(), start.spec, "")
+        _write_options(run, options, images_sha256, len(dataset))  # from here on it is a run, which can be resumed
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
             return _train_epochs(run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted)

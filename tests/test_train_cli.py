@@ -156,6 +156,7 @@ def test_work_that_fails_exits_1_with_one_line(data_dir: Path, tmp_path: Path) -
         (["--data-dir", str(data_dir), "-o", str(tmp_path / ("x" * 300)), *TINY], "file name too long"),
         (["--data-dir", "x" * 300, *out], "file name too long"),
         (["--data-dir", str(data_dir), *out, "--batch-size", "100"], "2 to 64 images"),
+        (["--data-dir", "nowhere", *out, "--init", "nowhere.pth"], "no checkpoint at"),  # before images are looked for
         (["--resume", str(tmp_path / "nowhere")], "is no run folder"),
         (["--resume", str(tmp_path / "taken")], "is no run folder"),
     ):
