@@ -14,17 +14,13 @@ Rules, also in docs/images.md:
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
-import itertools
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import signal
-import stat
 import tempfile
 import time
 import warnings
@@ -34,31 +30,24 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from dcgan_infer.contract.errors import DatasetError, SpecError, first_line
+from dcgan_infer.contract.errors import DatasetError, first_line
 from dcgan_infer.contract.files import TEMPORARY, flush
-from dcgan_infer.contract.spec import Interface
 
 from . import picture
 from .data import Dataset, silent
 from .datasets import Progress
-from .picture import Channels, Options, Pixels, RefusedError, options_of, pixels_of, reason_of, shown
+from .listing import MOST_BYTES, classes_of, few, is_picture, is_refused, members, read, walk
+from .picture import Channels, Options, Pixels, options_of, pixels_of, reason_of, shown
 
-_Source = Path | Callable[[int], bytes]
 _T = TypeVar("_T")
 
-_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff".split())
-_MAGIC = re.compile(
-    rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|RIFF....WEBP|GIF8[79]a|BM....\0\0\0\0|II[*+]\0|MM\0[*+]", re.DOTALL
-)
 FEWEST = 16  # images that can be trained on
-MOST_BYTES = 1 << 28  # of a file, unpacked
-_RATIO = 100  # packed size of an archive's member times this: pictures don't compress so far, bombs do
 _CHUNK = 32, 1 << 23  # pictures, and bytes, that a worker gets at once
 _IN_FLIGHT = 1 << 29  # bytes of files that wait for workers
 _WORTH_WORKERS = 256  # pictures; fewer are decoded before the processes have started
@@ -143,9 +132,9 @@ def load_images(
     with contextlib.ExitStack() as stack:
         try:
             if path.is_dir():
-                files = dict(_walk(path))
+                files = dict(walk(path))
             elif path.is_file() and zipfile.is_zipfile(path):
-                files = dict(_members(stack.enter_context(zipfile.ZipFile(path))))
+                files = dict(members(stack.enter_context(zipfile.ZipFile(path))))
             else:
                 found = "is neither a folder nor a whole ZIP archive" if path.exists() else "does not exist"
                 raise DatasetError(f"{place} {found}; give a folder of images, or a .zip of one")
@@ -155,7 +144,7 @@ def load_images(
             raise DatasetError(
                 f"{place} can't be read ({reason_of(error)}); check that it is whole, and yours to read"
             ) from error
-        pictures = {name: source for name, source in files.items() if _is_picture(name, source)}
+        pictures = {name: source for name, source in files.items() if is_picture(name, source)}
         ignored = len(files) - len(pictures)
         if not pictures:
             others = f"{_files(ignored)}, such as {shown(min(files))}, and" if ignored else "no files, so"
@@ -163,7 +152,7 @@ def load_images(
                 f"{place} holds {others} no image; expected PNG, JPEG, WebP, GIF, BMP or TIFF files, "
                 "flat or in a folder for each class"
             )
-        labels, class_names = _classes(place, [name for name, source in pictures.items() if not _refused(source)])
+        labels, class_names = classes_of(place, [name for name, source in pictures.items() if not is_refused(source)])
         entries = [Entry(name, source, labels.get(name)) for name, source in pictures.items()]
         loaded = decode(
             entries, class_names, place,
@@ -232,131 +221,13 @@ def default_cache() -> Path:
     return base / "dcgan-toolkit" / "images"
 
 
-# What there is
-
-
-def _walk(root: Path) -> Iterator[tuple[str, _Source]]:
-    """Relative name and source of each file; a folder is read once, however many links lead to it."""
-    seen = {_identity(folder) for folder in root.resolve().parents}  # a link up there would read everything
-    folders, links = [root], list[Path]()
-    while folders or links:
-        folder = folders.pop() if folders else links.pop()
-        try:
-            if _identity(folder) in seen:
-                continue
-            seen.add(_identity(folder))
-            with os.scandir(folder) as items:
-                found = sorted(items, key=lambda item: item.name)
-        except OSError as error:
-            if folder == root:
-                raise
-            yield f"{folder.relative_to(root).as_posix()}/", functools.partial(_refuse, reason_of(error))
-            continue
-        for item in found:
-            if item.name.startswith(".") or item.name == "__MACOSX":
-                continue
-            path, is_folder = folder / item.name, False
-            with contextlib.suppress(OSError):  # links in a circle: the error comes when it is read
-                is_folder = item.is_dir()
-            if is_folder:
-                (links if item.is_symlink() else folders).append(path)
-            else:
-                yield path.relative_to(root).as_posix(), path
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _members(archive: zipfile.ZipFile) -> Iterator[tuple[str, Callable[[int], bytes]]]:
-    """Name and source of each file of an archive; of two of the same name the later counts. None goes to the disk."""
-    for info in archive.infolist():
-        name = info.filename.replace("\\", "/")  # of archives made by old programs for Windows
-        path = PurePosixPath(name)
-        hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in path.parts)
-        if info.is_dir() or hidden or not path.parts:
-            continue
-        if path.is_absolute() or ".." in path.parts or PureWindowsPath(name).drive:
-            yield name, functools.partial(_refuse, "a name that leads out of the archive")
-        elif info.flag_bits & 1:
-            yield name, functools.partial(_refuse, "encrypted")
-        elif info.file_size > _RATIO * (info.compress_size + 10_000):
-            yield name, functools.partial(_refuse, f"packed to less than 1/{_RATIO}, as archives that fill memory are")
-        else:
-            yield str(path), functools.partial(_read_member, archive, info)
-
-
-def _is_picture(name: str, source: _Source) -> bool:
-    if (_refused(source) and name.endswith("/")) or PurePosixPath(name).suffix.lower() in _SUFFIXES:
-        return True
-    start = _read(source, 16)
-    return isinstance(start, bytes) and _MAGIC.match(start) is not None
-
-
-def _classes(place: str, names: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Label of each name, and the classes; neither where there are no folders."""
-    folders = {name: name.split("/")[:-1] for name in names}
-    first, last = (pick(folders.values(), default=[]) for pick in (min, max))  # what these share all share
-    outer = sum(itertools.takewhile(bool, map(str.__eq__, first, last)))
-    tops = {name: parts[outer] for name, parts in folders.items() if len(parts) > outer}
-    classes = tuple(sorted(set(tops.values())))
-    if not tops:
-        return {}, ()
-    if len(tops) < len(names):
-        loose = sorted(names - tops.keys())
-        raise DatasetError(
-            f"{place} holds loose images ({len(loose):,}, such as {shown(loose[0])}) beside folders of images "
-            f"({_few([shown(name) for name in classes], 3)}); move the loose ones into a folder, or all into one"
-        )
-    name = ""
-    try:
-        for name in classes:
-            Interface(num_classes=1, class_names=(name,))
-        Interface(num_classes=len(classes))
-    except SpecError as error:
-        raise DatasetError(f"{place}: the folder {shown(name)} can't be a class: {error}; rename it") from None
-    label = {name: number for number, name in enumerate(classes)}
-    return {name: label[top] for name, top in tops.items()}, classes
-
-
 # Bytes of files
-
-
-def _read(source: _Source, limit: int) -> bytes | str:
-    """At most so many bytes, or why there are none."""
-    try:
-        return _read_file(source, limit) if isinstance(source, Path) else source(limit)
-    except Exception as error:  # of a foreign function, of zipfile; one file must not end the others
-        return reason_of(error)
-
-
-def _read_file(path: Path, limit: int) -> bytes:
-    if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116  opening a device may do something
-        raise RefusedError("not a regular file")
-    # What became a pipe in between must not hang.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123  a descriptor
-        return file.read(min(limit, os.fstat(descriptor).st_size))  # read(limit) would take that much memory first
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, limit: int) -> bytes:
-    with archive.open(info) as file:  # ends at the declared size, and compares the CRC there
-        return file.read(limit)
-
-
-def _refuse(reason: str, limit: int) -> bytes:  # noqa: ARG001  a source
-    raise RefusedError(reason)
-
-
-def _refused(source: object) -> bool:
-    return isinstance(source, functools.partial) and source.func is _refuse
 
 
 def _contents(entries: Sequence[Entry], digest: hashlib._Hash) -> Iterator[bytes | str]:
     """Bytes of each file, or why it can't be read; the digest takes all in."""
     for entry in entries:
-        content = _read(entry.source, MOST_BYTES + 1)
+        content = read(entry.source, MOST_BYTES + 1)
         if len(content) > MOST_BYTES:
             content = f"larger than {MOST_BYTES >> 20} MiB"
         data = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
@@ -567,12 +438,8 @@ def _stored(path: Path, entries: int, options: Options) -> tuple[Pixels, dict[in
 # Words
 
 
-def _few(items: Sequence[str], number: int) -> str:
-    return ", ".join(items[:number]) + (f" and {len(items) - number:,} more" if len(items) > number else "")
-
-
 def _reasons(skipped: Sequence[tuple[str, str]]) -> str:
-    return _few([f"{shown(name)[:100]} ({reason})" for name, reason in skipped], _NAMED)
+    return few([f"{shown(name)[:100]} ({reason})" for name, reason in skipped], _NAMED)
 
 
 def _files(count: int) -> str:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from dcgan import images, picture
+from dcgan import images, listing, picture
 from dcgan.images import FEWEST, Entry, Loaded, decode, load_images
 from dcgan_infer.contract.errors import DatasetError
 
@@ -773,7 +773,7 @@ def test_a_file_that_becomes_a_pipe_while_it_is_opened(tmp_path: Path, monkeypat
     before = signal.signal(signal.SIGALRM, ring)
     signal.alarm(5)
     try:
-        assert images._read(tmp_path / "pipe.png", 10) == b""
+        assert listing.read(tmp_path / "pipe.png", 10) == b""
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
