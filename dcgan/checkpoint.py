@@ -6,34 +6,25 @@ is read with `weights_only=True`. Code of the user runs only if they name it (`H
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import dataclasses
 import hashlib
 import json
-import pickle
-import re
-import struct
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import CheckpointError, SpecError, first_line
-from dcgan_infer.contract.files import replacing
 from dcgan_infer.contract.layers import OUTPUTS, Activate, Activation, BatchNorm, shapes_of
 from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, GeneratorSpec
 
 from . import modules, user_code
 from .networks import Generator, with_counters
 from .recognise import AmbiguousError, Recognised, recognise, unknown
+from .tensor_files import SAVE, read_pt, read_safetensors, write_safetensors
 from .unwrap import StateDict, T, search, state_dicts
 
 _KIND_KEY = "dcgan.kind"
@@ -42,7 +33,6 @@ _STATE_KEY = "dcgan.state"
 PUBLISHED = "published."
 # What a folder is looked through for, the best first.
 _IN_FOLDERS = ("generator.safetensors", "best.safetensors", "checkpoint.safetensors")
-_SAVE = 'save its weights alone: torch.save(model.state_dict(), "generator.pth")'
 
 
 @dataclass(frozen=True)
@@ -132,7 +122,7 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
         RECIPE_KEY: recipe,
         VERSIONS_KEY: f"torch {torch.__version__}",
     }
-    _write(path, tensors, metadata)
+    write_safetensors(path, tensors, metadata)
 
 
 def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
@@ -159,9 +149,9 @@ def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
     metadata: dict[str, str] = {}
     # A safetensors file begins with the length of its JSON header, which may look like anything, then the header.
     if magic[8:] != b"{" and magic[:1] in (b"P", b"\x80"):
-        content = _read_pt(file)
+        content = read_pt(file)
     else:
-        content, metadata = _read_safetensors(file)
+        content, metadata = read_safetensors(file)
         if metadata.get(_KIND_KEY) == "training":
             content = {name.removeprefix(PUBLISHED): t for name, t in content.items() if name.startswith(PUBLISHED)}
     try:
@@ -345,7 +335,7 @@ def _chosen(
     """
     wholes = state_dicts(content)
     if not wholes:
-        raise CheckpointError(f"{path} holds no state dict of tensors; {_SAVE}")
+        raise CheckpointError(f"{path} holds no state dict of tensors; {SAVE}")
     found = [each for whole in wholes for each in search(whole, match)]
     names = ", ".join(state.name or "the file itself" for state, _ in found)
     if key is not None:
@@ -436,7 +426,7 @@ def save_training_state(
 ) -> None:
     """Write everything a run needs to go on: named tensors, and a JSON-able `state`; whole or not at all."""
     metadata = {_KIND_KEY: "training", SPEC_KEY: spec.to_json(), RECIPE_KEY: recipe, _STATE_KEY: json.dumps(state)}
-    _write(path, tensors, metadata)
+    write_safetensors(path, tensors, metadata)
 
 
 def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -445,96 +435,10 @@ def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or a bare generator.
     """
-    tensors, metadata = _read_safetensors(path)
+    tensors, metadata = read_safetensors(path)
     try:
         if metadata.get(_KIND_KEY) == "training":
             return tensors, json.loads(metadata[_STATE_KEY])
     except (KeyError, ValueError):
         pass
     raise CheckpointError(f"{path} is no training state, so it can't be resumed")
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata
-    )
-    # safetensors writes the entries of its JSON header in an order that changes from process to process. In sorted
-    # order, the same tensors and metadata give the same bytes. The header is padded, so that the tensors stay aligned.
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    with replacing(path) as temporary:
-        temporary.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names: list[str] = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        with path.open("rb") as stream:
-            begins = stream.read(9)
-        if begins[:1] == b"\x08":  # protobuf's field 1, ir_version: the first that every exporter writes
-            raise _is_artifact(path, "an ONNX file") from error
-        if not begins:
-            raise CheckpointError(f"{path} is empty; copy it again, or give another checkpoint") from error
-        if begins[8:] != b"{" and path.suffix != ".safetensors":
-            raise CheckpointError(
-                f"{path} is no checkpoint: neither what torch.save writes nor safetensors; give another file"
-            ) from error
-        raise CheckpointError(
-            f"{path} is no safetensors file, or a truncated one ({error}); give another checkpoint"
-        ) from error
-
-
-def _read_pt(path: Path) -> Any:
-    """What `torch.save` wrote: tensors, numbers, text, and dicts and lists of them."""
-    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
-    if any("/code/" in name for name in members):
-        raise _is_artifact(path, "a TorchScript file")
-    if any(name.endswith("/archive_format") for name in members):
-        raise _is_artifact(path, "a pt2 file")
-    try:
-        # Beside what torch allows: argparse's options and NumPy's numbers. Many files hold them; they run nothing.
-        scalar: Any = np.float64(0).__reduce__()[0]  # its module has another name in NumPy 1 and 2
-        numpy_types: list[Any] = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
-        scalars: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-        with torch.serialization.safe_globals([argparse.Namespace, *scalars, *numpy_types]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
-        raise CheckpointError(_why_unreadable(path, bool(members), error)) from error
-
-
-def _why_unreadable(path: Path, is_zip: bool, error: Exception) -> str:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        begins = file.read(2)
-        if begins == b"PK" and not is_zip:
-            return f"{path} is truncated or damaged, so it is no state dict that can be read; copy it again"
-    found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    if found is None:
-        reason = first_line(error, limit=120)
-        if "Weights only load failed" in reason:
-            reason = "not what torch.save writes, truncated, or damaged"
-        return f"{path} is no state dict that can be read ({reason}); {_SAVE}"
-    if _holds_module(path):
-        return f"{path} holds a whole pickled module, which is code; where its class is at hand, {_SAVE}"
-    return f"{path} is no state dict alone: it holds a {found[1]}, and reading that could run code; {_SAVE}"
-
-
-def _holds_module(path: Path) -> bool:
-    """Whether a pickle has the fields of an `nn.Module`."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = b"".join(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
-        else:
-            with path.open("rb") as file:
-                content = file.read(1 << 24)  # pickles come first, then the tensors' values
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return b"_parameters" in content and b"_modules" in content
-
-
-def _is_artifact(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} is {what}, which is an artifact; give the checkpoint it was made from")
