@@ -20,11 +20,12 @@ from dcgan_infer.extras import require
 
 from .console import Console
 from .data import IMAGES
+from .data_options import data_options, with_own_images
 from .datasets import DATASETS
 from .recipes import CHOICES, DEFAULT_RECIPE, IMAGES_RECIPE, RECIPES, SHOWN, Recipe
+from .run_options import RunOptions, longer, new_run_folder, read_options
 
 if TYPE_CHECKING:
-    from .run import RunOptions
     from .trainer import Trainer
 
 _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as in leaky-relu:0.2"
@@ -64,34 +65,11 @@ def _recipes_help() -> str:
     metavar="CHECKPOINT",
     help="Start from this generator, a run's or anybody's: fine-tuning, at the recipe's full learning rate.",
 )
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER|ZIP",
-    help="Train on your own images; subfolders are classes.",
-)
-@click.option(
-    "--dataset",
-    type=click.Choice(list(DATASETS)),
-    metavar="NAME",
-    help=f"Training images by name: {', '.join(DATASETS)}.  [default: mnist]",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the data set's files; downloaded to it if missing.  [default: data]",
-)
-@click.option(
-    "--size",
-    type=click.IntRange(8, 256),
-    metavar="PIXELS",
-    help="Side of the images: 4 to 7 times a power of two.  [default: 64 of your own, else the data set's]",
-)
-@click.option("--grey", "channels", flag_value="grey", default=None, help="Make the images grey.")
-@click.option("--colour", "channels", flag_value="colour", help="Make them colour.  [default: as they are]")
-@click.option(
-    "--background", metavar="COLOUR", help="What shows through where images are transparent.  [default: white]"
+@data_options(
+    images="Train on your own images; subfolders are classes.",
+    dataset=f"Training images by name: {', '.join(DATASETS)}.  [default: mnist]",
+    sizes=click.IntRange(8, 256),
+    size="Side of the images: 4 to 7 times a power of two.  [default: 64 of your own, else the data set's]",
 )
 @click.option(
     "--recipe",
@@ -203,11 +181,7 @@ def main(
             "PYTORCH_ENABLE_MPS_FALLBACK", "1"
         )  # read when torch is imported; it says what falls back
     run = require("dcgan.run", "train")
-    given = {name: value for name, value in given.items() if value is not None}
-    if images is not None:
-        if given.keys() & {"dataset", "data_dir"}:
-            raise click.UsageError("--images names the images already; leave out --dataset and --data-dir")
-        given |= {"dataset": IMAGES, "data_dir": images}
+    given = with_own_images(images, {name: value for name, value in given.items() if value is not None})
     if "size" in given:
         try:
             doublings(given["size"])
@@ -222,11 +196,11 @@ def main(
     if resume is not None:
         if out is not None or init is not None:
             raise click.UsageError("--resume continues the run in its own folder; leave out --out and --init")
-        stored: RunOptions = run.read_options(resume)
+        stored = read_options(resume)
         epochs = given.pop("epochs", 0) or stored.recipe.epochs
         wanted = _merge(stored, given)
         _refuse_contradictions(stored, wanted, recipe, given)
-        options = run.longer(dataclasses.replace(stored, data_dir=wanted.data_dir), epochs)
+        options = longer(dataclasses.replace(stored, data_dir=wanted.data_dir), epochs)
     else:
         if init is not None:
             given["init"] = str(init.absolute())
@@ -234,15 +208,15 @@ def main(
         side = given.get("size") or (DATASETS[dataset].size if dataset in DATASETS else 0)
         is_like_mnist = side == 28 and dataset != IMAGES and given.get("channels") != "colour"
         name = recipe or (DEFAULT_RECIPE if is_like_mnist else IMAGES_RECIPE)
-        defaults = run.RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
-        options = _merge(defaults, given).resolved()
+        defaults = RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
+        options = run.resolved(_merge(defaults, given))
     contradiction = options.recipe.contradiction()
     if contradiction:
         raise click.UsageError(contradiction)
     if dry_run:
         click.echo(json.dumps(options.to_dict(), indent=2))
         return
-    folder = resume or out or run.new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
+    folder = resume or out or new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
     with Console(folder, verbose) as console, _Interrupts() as interrupts:
 
         def after_step(trainer: Trainer) -> None:

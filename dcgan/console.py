@@ -15,7 +15,7 @@ from .recipes import Recipe
 
 if TYPE_CHECKING:
     from .data import Dataset
-    from .run import RunOptions
+    from .run_options import RunOptions
     from .trainer import Trainer
 
 _CLASSES_NAMED = 12

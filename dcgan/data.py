@@ -140,6 +140,38 @@ def load_dataset(
     return Dataset(images, labels, class_names, name)
 
 
+@dataclass(frozen=True)
+class RealImages:
+    """Which images, and in which shape; each field as `load_dataset` takes it."""
+
+    dataset: str = "mnist"
+    data_dir: Path = Path("data")
+    size: int | None = None
+    channels: Channels = "auto"
+    background: str = "white"
+
+    @property
+    def title(self) -> str:
+        """What the images are called: the data set, or the name of the folder or archive."""
+        return self.data_dir.stem if self.dataset == IMAGES else self.dataset
+
+    def load(self, split: str, progress: Progress = silent) -> Dataset:
+        """The images of a split, `train` or `test`.
+
+        Raises:
+            DatasetError: as `load_dataset`.
+        """
+        return load_dataset(
+            self.dataset,
+            self.data_dir,
+            split,
+            size=self.size,
+            channels=self.channels,
+            background=self.background,
+            progress=progress,
+        )
+
+
 def split_validation(train: Dataset) -> tuple[Dataset, Dataset]:
     """Training images apart from the last 10,000, or the last half of fewer than 20,000, and those."""
     cut = len(train) - min(VALIDATION, len(train) // 2)

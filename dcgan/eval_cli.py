@@ -12,17 +12,19 @@ import click
 
 from dcgan_infer import __version__, shipped
 from dcgan_infer.commands import Command, WholeNumber
-from dcgan_infer.contract.errors import EvaluationError
+from dcgan_infer.contract.errors import EvaluationError, RunError
 from dcgan_infer.contract.spec import SEEDS
 from dcgan_infer.extras import require
 from dcgan_infer.runtime import cores
 
-from .data import IMAGES, SPLITS
+from .data import IMAGES, SPLITS, Channels, RealImages
+from .data_options import data_options, with_own_images
 from .datasets import DATASETS
+from .run_options import read_options
 
 if TYPE_CHECKING:
     from .data import Dataset
-    from .evaluation import Evaluation, RealImages
+    from .evaluation import Evaluation
     from .metrics.evaluator import Evaluator
     from .sources import Images
 
@@ -67,33 +69,13 @@ every row.""",
 @click.option("--two-sample", is_flag=True, help="Also how well a new network tells them from real ones; needs torch.")
 @click.option("--nearest-neighbour", is_flag=True, help="Also the 1-NN error on raw pixels; needs labelled images.")
 @click.option("--cas", is_flag=True, help="Also the classification accuracy score; needs labelled images and torch.")
-@click.option(
-    "--dataset",
-    type=click.Choice(list(DATASETS)),
-    metavar="NAME",
-    help="Real images, by the names of dcgan-train; sample, of MNIST, needs no files and no network, and makes "
+@data_options(
+    images="Real images of your own instead, flat or in a folder per class.",
+    dataset="Real images, by the names of dcgan-train; sample, of MNIST, needs no files and no network, and makes "
     "coarser figures.  [default: mnist, or what the run was trained on]",
+    sizes=WholeNumber(1, 1024),
+    size="Side of real images.  [default: their own; of --images the model's]",
 )
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the data set's files; downloaded to it if missing.  [default: data]",
-)
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    metavar="FOLDER|ZIP",
-    help="Real images of your own instead, flat or in a folder per class.",
-)
-@click.option(
-    "--size",
-    type=WholeNumber(1, 1024),
-    metavar="PIXELS",
-    help="Side of real images.  [default: their own; of --images the model's]",
-)
-@click.option("--grey/--colour", default=None, help="Of real images.  [default: the same]")
-@click.option("--background", metavar="COLOUR", help="Of transparent images.  [default: white]")
 @click.option(
     "--evaluator",
     type=click.Path(path_type=Path),
@@ -112,10 +94,11 @@ every row.""",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @click.version_option(__version__, prog_name="dcgan-eval")
-def main(source: str | None, as_json: bool, make_evaluator: bool, **options: Any) -> None:
+def main(source: str | None, images: Path | None, as_json: bool, make_evaluator: bool, **given: Any) -> None:
     """Judge images, and real ones beside them, which is the floor."""
     from .evaluation import read_images
 
+    options = with_own_images(images, given)
     _refuse_contradictions(source, make_evaluator, options)
     if options["two_sample"] or options["cas"]:
         require("torch", "train").set_num_threads(options["threads"] or cores())
@@ -137,56 +120,41 @@ def main(source: str | None, as_json: bool, make_evaluator: bool, **options: Any
 def _refuse_contradictions(source: str | None, make_evaluator: bool, options: dict[str, Any]) -> None:
     if make_evaluator and source:
         raise click.UsageError("--make-evaluator judges nothing; leave the model out.")
-    if make_evaluator and options["evaluator"] is None and options["images"] is None:
-        name = options["dataset"] or "mnist"
-        if name in ("mnist", "sample"):
-            raise click.UsageError(f"{name} has an evaluator that ships; to make another, add --evaluator FILE.onnx.")
+    name = options["dataset"] or "mnist"
+    if make_evaluator and options["evaluator"] is None and name in ("mnist", "sample"):
+        raise click.UsageError(f"{name} has an evaluator that ships; to make another, add --evaluator FILE.onnx.")
     if options["features"] and (options["evaluator"] or make_evaluator):
         raise click.UsageError("--features takes the place of an evaluator; leave one of them out.")
-    if options["images"] and (options["dataset"] or options["data_dir"]):
-        raise click.UsageError("--images takes the place of --dataset and --data-dir; leave one of them out.")
 
 
 def _take_from_run(source: str, options: dict[str, Any]) -> None:
     """What a run was trained on, where nothing else is asked for."""
     path = Path(source)
-    file = (path if path.is_dir() else path.parent) / "options.json"
-    if options["dataset"] or options["images"] or path.suffix not in ("", ".safetensors") or not file.is_file():
+    if options["dataset"] or path.suffix not in ("", ".safetensors"):
         return
     try:
-        started = json.loads(file.read_text())["options"]
-        name, folder = str(started["dataset"]), Path(started["data_dir"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return  # another program's
-    if name == IMAGES and options["data_dir"] is None:
-        options["images"] = folder
-    elif name in DATASETS:
-        options |= {"dataset": name, "data_dir": options["data_dir"] or folder}
-    else:
-        raise EvaluationError(f"{source} was trained on {name}; name its images with --images FOLDER, or a --dataset")
-    # Those of a run that was made before there was a choice are the data set's own.
-    kept = {"size": started.get("size"), "background": started.get("background")}
-    kept["grey"] = {"grey": True, "colour": False}.get(str(started.get("channels")))
-    options |= {key: value for key, value in kept.items() if options[key] is None}
-    images = str(folder) if name == IMAGES else name
+        real = read_options(path if path.is_dir() else path.parent).real_images
+    except RunError:
+        return  # no run's, or another program's
+    if real.dataset not in (*DATASETS, IMAGES):
+        raise EvaluationError(
+            f"{source} was trained on {real.dataset}; name its images with --images FOLDER, or a --dataset"
+        )
+    options |= {key: value for key, value in vars(real).items() if options[key] is None}
+    images = options["data_dir"] if real.dataset == IMAGES else real.dataset
     _tell(f"{source} was trained on {images}, so it is compared with {images}")
 
 
 def _choice(options: dict[str, Any], images: Images | None) -> RealImages:
     """Which real images; a folder's are read in the shape of those to be judged."""
-    from .evaluation import RealImages
-
-    size, grey, folder = options["size"], options["grey"], options["images"]
-    if images is not None and folder is not None:
-        channels, height, width = images.image_shape
-        size = size or (height if height == width else None)
-        grey = channels == 1 if grey is None else grey
-    return RealImages(
-        IMAGES if folder is not None else options["dataset"] or "mnist",
-        folder if folder is not None else options["data_dir"] or Path("data"),
-        size,
-        "auto" if grey is None else "grey" if grey else "colour",
-        options["background"] or "white",
+    chosen = RealImages(**{key: value for key in vars(RealImages()) if (value := options[key]) is not None})
+    if images is None or chosen.dataset != IMAGES:
+        return chosen
+    channels, height, width = images.image_shape
+    size = height if height == width else None
+    colours: Channels = "grey" if channels == 1 else "colour"
+    return dataclasses.replace(
+        chosen, size=chosen.size or size, channels=colours if chosen.channels == "auto" else chosen.channels
     )
 
 
@@ -238,6 +206,8 @@ def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
         two_sample=options["two_sample"] or judge is None,
         say=_status,
     )
+    if images.seeded and images.num_classes and train.labels is not None:
+        _tell(f"classes were asked for as often as the {options['split']} images have them")
     return evaluation, train.name
 
 

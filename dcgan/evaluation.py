@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy.typing as npt
 from dcgan_infer.contract.errors import EvaluationError
 from dcgan_infer.extras import require
 
-from .data import IMAGES, SPLITS, Channels, Dataset, load_dataset, silent, split_validation
+from .data import IMAGES, SPLITS, Dataset, RealImages, silent, split_validation
 from .datasets import DATASETS, SAMPLE, Progress
 from .metrics import foreign
 from .metrics.density_coverage import density_coverage
@@ -67,31 +66,9 @@ METRICS = {
 
 Pictures = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer]
-# (count, seed) -> uint8 images (count, H, W) or (count, H, W, 3), and their labels, integers (count,), or None.
-Source = Callable[[int, int], tuple[Pictures, "Labels | None"]]
-
-
-@dataclass(frozen=True)
-class RealImages:
-    """Which real images to compare with; each as `load_dataset` takes it."""
-
-    dataset: str = "mnist"
-    data_dir: Path = Path("data")
-    size: int | None = None
-    channels: Channels = "auto"
-    background: str = "white"
-
-    def load(self, split: str, progress: Progress = silent) -> Dataset:
-        """The images of a split, `train` or `test`."""
-        return load_dataset(
-            self.dataset,
-            self.data_dir,
-            split,
-            size=self.size,
-            channels=self.channels,
-            background=self.background,
-            progress=progress,
-        )
+# (count, seed, labels to ask for or None) -> uint8 images (count, H, W) or (count, H, W, 3), and their labels or None;
+# labels are integers (count,).
+Source = Callable[[int, int, "Labels | None"], tuple[Pictures, "Labels | None"]]
 
 
 def read_images(
@@ -184,6 +161,20 @@ def refuse_others(source: Images, dataset: Dataset) -> None:
             f"{source.name}: labels must be 0 to {dataset.num_classes - 1}, as the classes of {dataset.name} are, "
             f"found {source.labels.min()} to {source.labels.max()}"
         )
+
+
+def labels_like(dataset: Dataset, count: int, seed: int) -> Labels | None:
+    """Labels that are as frequent as among the images of a data set, in random order.
+
+    They are what a conditional generator is asked for where its images are compared with that data set, as the metrics
+    of stylegan3 do. Drawn evenly, the difference between the classes' frequencies would be in every figure.
+
+    Returns:
+        Integers, shape (count,): those of the data set, again and again; None if it has none.
+    """
+    if dataset.labels is None:
+        return None
+    return np.resize(np.random.default_rng(seed).permutation(dataset.labels), count)
 
 
 @dataclass(frozen=True)
@@ -301,7 +292,8 @@ def evaluate(
     warnings = []
     for seed in seeds:
         say(f"making images of seed {seed}")
-        images, labels = source(max([count, *(counts[name] for name in asked)]), seed)
+        number = max([count, *(counts[name] for name in asked)])
+        images, labels = source(number, seed, labels_like(held, number, seed))
         if (nearest_neighbour or cas) and labels is None:
             raise EvaluationError(
                 "1-NN error and classification accuracy score need labelled images, and this model makes none; "

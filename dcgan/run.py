@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -44,18 +43,17 @@ from dcgan_infer.extras import require
 
 from .activity import measure_activity
 from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
-from .data import IMAGES, Channels, Dataset, load_dataset, silent, split_validation
+from .data import Dataset, silent, split_validation
 from .datasets import Progress
-from .evaluation import FID_COUNT
+from .evaluation import FID_COUNT, labels_like
 from .metrics.evaluator import evaluator_for
 from .metrics.frechet import frechet_distance
 from .networks import Generator
-from .recipes import Recipe
 from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
+from .run_options import OPTIONS, RunOptions
 from .sources import Images, generator_run
 from .trainer import Trainer, resolve_device, resolve_precision
 
-OPTIONS = "options.json"
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 GENERATOR = "generator.safetensors"
@@ -72,86 +70,15 @@ _ACTIVITY_COUNT = 1024  # inputs on which active and dead units are counted
 _FINITE_CHECK_EVERY = 100  # steps; each check waits for the device
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What a run is started with.
-
-    Attributes:
-        recipe: how to train.
-        dataset: a key of `data.DATASETS`, or `data.IMAGES`.
-        data_dir: where its files are; the folder or archive of `data.IMAGES`.
-        seed: of everything random.
-        device: as `trainer.resolve_device` takes it.
-        threads: of torch on the CPU; 0 leaves torch's own choice. Another number gives other bits.
-        eval_every: epochs between two measurements of the Frechet distance; 0 for none.
-        holdout: whether the last 10,000 images (of a smaller set the last half) are kept out of training.
-        size: side of the images, in pixels; None is the data set's own.
-        channels: `grey`, `colour`, or `auto`: as the images are.
-        background: colour that transparent images are laid on.
-        init: path of a generator to start from; empty for a new one.
-        tensorboard: whether to write events for TensorBoard.
-    """
-
-    recipe: Recipe
-    dataset: str
-    data_dir: str
-    seed: int
-    device: str
-    threads: int
-    eval_every: int = 0
-    holdout: bool = False
-    size: int | None = None
-    channels: Channels = "auto"
-    background: str = "white"
-    init: str = ""
-    tensorboard: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Fields as JSON-able values."""
-        return {**asdict(self), "recipe": self.recipe.to_dict()}
-
-    @property
-    def title(self) -> str:
-        """What the images are called: the data set, or the name of the folder or archive."""
-        return Path(self.data_dir).stem if self.dataset == IMAGES else self.dataset
-
-    @property
-    def provenance(self) -> str:
-        """What checkpoints say of their training, and artifacts after them: JSON of the recipe and the data set."""
-        return json.dumps({"dataset": self.title, **self.recipe.to_dict()})
-
-    def resolved(self) -> RunOptions:
-        """Settle every `auto` that depends on this machine; `Recipe.settled` does those that depend on the images.
-
-        Raises:
-            DeviceError: a device was asked for that is not there.
-        """
-        device = resolve_device(self.device)
-        recipe = replace(self.recipe, precision=resolve_precision(self.recipe.precision, device))
-        return replace(self, recipe=recipe, device=str(device), threads=self.threads or torch.get_num_threads())
-
-
-def new_run_folder(parent: Path, label: str) -> Path:
-    """The first unused `parent/NNN-label`, not created yet."""
-    taken = [int(match[1]) for path in parent.glob("*") if (match := re.match(r"(\d{3,})-", path.name))]
-    return parent / f"{max(taken, default=-1) + 1:03d}-{label}"
-
-
-def read_options(run: Path) -> RunOptions:
-    """Options that a run was started with.
+def resolved(options: RunOptions) -> RunOptions:
+    """Settle every `auto` that depends on this machine; `Recipe.settled` does those that depend on the images.
 
     Raises:
-        RunError: `run` is no run folder.
+        DeviceError: a device was asked for that is not there.
     """
-    try:
-        fields = json.loads((run / OPTIONS).read_text())["options"]
-        return RunOptions(**{**fields, "recipe": Recipe.from_dict(fields["recipe"])})
-    except OSError as error:
-        raise RunError(
-            f"{run} is no run folder: it has no {OPTIONS}; start a new run with dcgan-train --out"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{run / OPTIONS} is damaged or of another version ({error}); start a new run") from error
+    device = resolve_device(options.device)
+    recipe = replace(options.recipe, precision=resolve_precision(options.recipe.precision, device))
+    return replace(options, recipe=recipe, device=str(device), threads=options.threads or torch.get_num_threads())
 
 
 def train(
@@ -188,14 +115,7 @@ def train(
     torch.set_num_threads(options.threads)
     # Before the images, which may take minutes.
     start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
-    dataset = load_dataset(
-        options.dataset,
-        Path(options.data_dir),
-        size=options.size,
-        channels=options.channels,
-        background=options.background,
-        progress=progress,
-    )
+    dataset = options.real_images.load("train", progress)
     options = replace(options, recipe=options.recipe.settled(dataset))
     seen, held = split_validation(dataset)
     if not options.holdout:
@@ -234,23 +154,6 @@ def load_start(path: Path) -> Generator:
     if checkpoint.chain is None:
         raise CheckpointError(f"{path} is a module whose layers are not known; --init takes a chain of known layers")
     return checkpoint.chain
-
-
-def longer(options: RunOptions, epochs: int) -> RunOptions:
-    """A run's options with more epochs.
-
-    With a constant learning rate a run that goes on is the run that had been started with so many epochs, to the bit.
-
-    Raises:
-        RunError: the learning rate falls to 0 at the run's last epoch, so there is no going on from it.
-    """
-    recipe = options.recipe
-    if epochs != recipe.epochs and recipe.lr_schedule != "constant":
-        raise RunError(
-            f"the learning rate of this run falls to 0 at epoch {recipe.epochs}, its last; to train its generator "
-            "further, start a new run with --init RUN --epochs NUMBER"
-        )
-    return replace(options, recipe=replace(recipe, epochs=epochs))
 
 
 @dataclass
@@ -389,13 +292,14 @@ class _Judge:
         if len(held.images) < 2:
             raise EvaluationError("--eval-every needs more images than these; leave it out for this data set")
         self._evaluator = evaluator_for(dataset, threads=threads, say=say, progress=progress)
+        self._asked = labels_like(held, FID_COUNT, 0)
         self._held = self._evaluator.judge(held.images).features
 
     def frechet_distance(self, generator: Generator) -> float:
         """Of `FID_COUNT` images, in eval mode, to the held ones; the generator's mode is put back."""
         training = generator.training
         source = Images("the generator", generator.spec, generator_run(generator.eval()))
-        images, _ = source(FID_COUNT, 0)
+        images, _ = source(FID_COUNT, 0, self._asked)
         generator.train(training)
         return round(frechet_distance(self._evaluator.judge(images).features, self._held), 4)
 

@@ -1,7 +1,7 @@
 """Where the images to be judged come from: a checkpoint, an ONNX model, or a file of images.
 
-Latents and labels are those of docs/latents.md, so that the images judged are the ones `dcgan-infer` makes of the same
-model, seed and indices.
+Latents, and labels where none are asked for, are those of docs/latents.md, so that the images judged are the ones
+`dcgan-infer` makes of the same model, seed, indices and classes.
 """
 
 from __future__ import annotations
@@ -69,9 +69,20 @@ class Images:
         """Whether another seed gives other images."""
         return self.count is None
 
-    def __call__(self, count: int, seed: int) -> tuple[Pictures, Labels | None]:
-        """Images 0 to count - 1 of a seed, uint8, (count, H, W) or (count, H, W, C); their labels, int64, (count,)."""
-        wanted = labels(seed, 0, count, self._spec.num_classes) if self._spec.num_classes else None
+    def __call__(self, count: int, seed: int, asked: Labels | None = None) -> tuple[Pictures, Labels | None]:
+        """Make images.
+
+        Args:
+            count: number of images.
+            seed: of the latents; images 0 to count - 1 of it are made.
+            asked: labels that a conditional generator is asked for, integers, shape (count,); others ignore them. None
+                draws them by the seed.
+        Returns:
+            uint8, shape (count, H, W) or (count, H, W, C); and their labels, integers, shape (count,), or None.
+        """
+        wanted = None
+        if self._spec.num_classes:
+            wanted = labels(seed, 0, count, self._spec.num_classes) if asked is None else asked.astype(np.int64)
         parts = []
         for first in range(0, count, _BATCH):
             z = latents(seed, first, min(_BATCH, count - first), self._spec.latent_dim)
@@ -93,9 +104,12 @@ class _ModelImages(Images):
         self.class_names = generator.spec.class_names
         self._generator = generator
 
-    def __call__(self, count: int, seed: int) -> tuple[Pictures, Labels | None]:
-        images = self._generator.generate(count, seed=seed, batch_size=_BATCH)
-        return images, self._generator.labels(count, seed=seed) if self.num_classes else None
+    def __call__(self, count: int, seed: int, asked: Labels | None = None) -> tuple[Pictures, Labels | None]:
+        if not self.num_classes:
+            return self._generator.generate(count, seed=seed, batch_size=_BATCH), None
+        classes = None if asked is None else asked.tolist()
+        images = self._generator.generate(count, seed=seed, classes=classes, batch_size=_BATCH)
+        return images, self._generator.labels(count, seed=seed, classes=classes)
 
 
 class _FileImages(Images):
@@ -111,7 +125,12 @@ class _FileImages(Images):
         self.labels = wanted
         self._images = images
 
-    def __call__(self, count: int, seed: int) -> tuple[Pictures, Labels | None]:  # noqa: ARG002
+    def __call__(
+        self,
+        count: int,
+        seed: int,  # noqa: ARG002
+        asked: Labels | None = None,  # noqa: ARG002
+    ) -> tuple[Pictures, Labels | None]:
         if count > len(self._images):
             raise EvaluationError(f"{self.name} holds {len(self._images)} images, and {count} are needed; make more")
         return self._images[:count], None if self.labels is None else self.labels[:count]

@@ -107,7 +107,7 @@ def test_metrics_of_such_features_leave_out_the_classes(tmp_path: Path) -> None:
     reference = Reference("validation", photos[:35], photos[35:])
 
     def judged(images: npt.NDArray[np.uint8]) -> Evaluation:
-        return evaluate(lambda count, _: (images[:count], None), reference, judge, count=30)
+        return evaluate(lambda count, *_: (images[:count], None), reference, judge, count=30)
 
     near, far = judged(COLOUR[20:]), judged(COLOUR[20:] // 2)
     assert set(near.figures) == {"frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage"}

@@ -167,37 +167,38 @@ def test_a_model_passes_the_proof_of_today(name: str, tmp_path: Path) -> None:
 
 def test_the_options_of_a_run_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """And a field that a later version adds to the recipe has the value that the old one worked by."""
-    run = pytest.importorskip("dcgan.run")
+    from dcgan import run_options
     from dcgan.recipes import RECIPES, Recipe
 
     recipe = dataclasses.replace(RECIPES["baseline"], epochs=1, batch_size=500)
-    options = run.read_options(OLD / "run")
-    assert options == run.RunOptions(recipe, "sample", "data", 0, "cpu", 1)
+    options = run_options.read_options(OLD / "run")
+    assert options == run_options.RunOptions(recipe, "sample", "data", 0, "cpu", 1)
 
     @dataclasses.dataclass(frozen=True)
     class Newer(Recipe):
         warmup: int = 0
         last_activation: Activation = Activation("silu")
 
-    monkeypatch.setattr(run, "Recipe", Newer)
-    assert run.read_options(OLD / "run").recipe == Newer(**vars(recipe))
+    monkeypatch.setattr(run_options, "Recipe", Newer)
+    assert run_options.read_options(OLD / "run").recipe == Newer(**vars(recipe))
     later = dataclasses.replace(options, recipe=Newer(**vars(recipe), warmup=3, last_activation=Activation("elu", 0.5)))
-    (tmp_path / run.OPTIONS).write_text(json.dumps({"options": later.to_dict()}))
-    assert run.read_options(tmp_path) == later
+    (tmp_path / run_options.OPTIONS).write_text(json.dumps({"options": later.to_dict()}))
+    assert run_options.read_options(tmp_path) == later
     monkeypatch.undo()
     with pytest.raises(RunError, match=r"damaged or of another version .*warmup.*start a new run"):
-        run.read_options(tmp_path)
+        run_options.read_options(tmp_path)
 
 
 # None: the field is left out.
 @pytest.mark.parametrize("change", [{"warmup": 3}, {"loss": None}, {"epochs": "1"}, {"loss": "other"}])
 def test_options_that_no_version_wrote_are_refused(change: dict[str, object], tmp_path: Path) -> None:
-    run = pytest.importorskip("dcgan.run")
-    content = json.loads((OLD / "run" / run.OPTIONS).read_text())
+    from dcgan import run_options
+
+    content = json.loads((OLD / "run" / run_options.OPTIONS).read_text())
     recipe = content["options"]["recipe"] | change
     content["options"]["recipe"] = {
         name: value for name, value in recipe.items() if value is not None
     }  # None: left out
-    (tmp_path / run.OPTIONS).write_text(json.dumps(content))
+    (tmp_path / run_options.OPTIONS).write_text(json.dumps(content))
     with pytest.raises(RunError, match="damaged or of another version"):
-        run.read_options(tmp_path)
+        run_options.read_options(tmp_path)

@@ -20,7 +20,8 @@ from dcgan.checkpoint import load_generator
 from dcgan.data import Dataset, load_dataset
 from dcgan.metrics.frechet import frechet_distance
 from dcgan.recipes import RECIPES, SHOWN, Recipe
-from dcgan.run import RunOptions, _Judge, longer, new_run_folder, read_options, train
+from dcgan.run import _Judge, train
+from dcgan.run_options import RunOptions, longer, new_run_folder, read_options
 from dcgan.trainer import Trainer
 from dcgan_infer.contract.errors import DatasetError, DivergedError, EvaluationError, RunError
 
@@ -324,7 +325,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Callable[[Dataset], RunOptions]:
     """Options of a run on images that are at hand, so that no files are needed."""
 
     def put(dataset: Dataset) -> RunOptions:
-        monkeypatch.setattr("dcgan.run.load_dataset", lambda *_, **__: dataset)
+        monkeypatch.setattr("dcgan.data.load_dataset", lambda *_, **__: dataset)
         return RunOptions(TINY_IMAGES, "images", "/somewhere/mine.zip", 0, "cpu", 1)
 
     return put

@@ -1,0 +1,110 @@
+"""What a run is started with, as its folder keeps it in options.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dcgan_infer.contract.errors import RunError
+
+from .data import Channels, RealImages
+from .recipes import Recipe
+
+OPTIONS = "options.json"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run is started with.
+
+    Attributes:
+        recipe: how to train.
+        dataset: a key of `data.DATASETS`, or `data.IMAGES`.
+        data_dir: where its files are; the folder or archive of `data.IMAGES`.
+        seed: of everything random.
+        device: as `trainer.resolve_device` takes it.
+        threads: of torch on the CPU; 0 leaves torch's own choice. Another number gives other bits.
+        eval_every: epochs between two measurements of the Frechet distance; 0 for none.
+        holdout: whether the last 10,000 images (of a smaller set the last half) are kept out of training.
+        size: side of the images, in pixels; None is the data set's own.
+        channels: `grey`, `colour`, or `auto`: as the images are.
+        background: colour that transparent images are laid on.
+        init: path of a generator to start from; empty for a new one.
+        tensorboard: whether to write events for TensorBoard.
+    """
+
+    recipe: Recipe
+    dataset: str
+    data_dir: str
+    seed: int
+    device: str
+    threads: int
+    eval_every: int = 0
+    holdout: bool = False
+    size: int | None = None
+    channels: Channels = "auto"
+    background: str = "white"
+    init: str = ""
+    tensorboard: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields as JSON-able values."""
+        return {**asdict(self), "recipe": self.recipe.to_dict()}
+
+    @property
+    def real_images(self) -> RealImages:
+        """The images to train on."""
+        return RealImages(self.dataset, Path(self.data_dir), self.size, self.channels, self.background)
+
+    @property
+    def title(self) -> str:
+        """What the images are called."""
+        return self.real_images.title
+
+    @property
+    def provenance(self) -> str:
+        """What checkpoints say of their training, and artifacts after them: JSON of the recipe and the data set."""
+        return json.dumps({"dataset": self.title, **self.recipe.to_dict()})
+
+
+def new_run_folder(parent: Path, label: str) -> Path:
+    """The first unused `parent/NNN-label`, not created yet."""
+    taken = [int(match[1]) for path in parent.glob("*") if (match := re.match(r"(\d{3,})-", path.name))]
+    return parent / f"{max(taken, default=-1) + 1:03d}-{label}"
+
+
+def read_options(run: Path) -> RunOptions:
+    """Options that a run was started with.
+
+    Raises:
+        RunError: `run` is no run folder.
+    """
+    try:
+        fields = json.loads((run / OPTIONS).read_text())["options"]
+        return RunOptions(**{**fields, "recipe": Recipe.from_dict(fields["recipe"])})
+    except OSError as error:
+        raise RunError(
+            f"{run} is no run folder: it has no {OPTIONS}; start a new run with dcgan-train --out"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run / OPTIONS} is damaged or of another version ({error}); start a new run") from error
+
+
+def longer(options: RunOptions, epochs: int) -> RunOptions:
+    """A run's options with more epochs.
+
+    With a constant learning rate a run that goes on is the run that had been started with so many epochs, to the bit.
+
+    Raises:
+        RunError: the learning rate falls to 0 at the run's last epoch, so there is no going on from it.
+    """
+    recipe = options.recipe
+    if epochs != recipe.epochs and recipe.lr_schedule != "constant":
+        raise RunError(
+            f"the learning rate of this run falls to 0 at epoch {recipe.epochs}, its last; to train its generator "
+            "further, start a new run with --init RUN --epochs NUMBER"
+        )
+    return replace(options, recipe=replace(recipe, epochs=epochs))
