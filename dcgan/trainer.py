@@ -31,6 +31,9 @@ _FEATURES_BATCH = 128
 _FEATURES_IMAGES = 50_000  # shown at least: fewer images are shown more than once
 _FEATURES_PASSES = 20  # ... but not more often than this
 _TURNS = 4  # by right angles: without classes, the classifier tells apart how an image was turned
+# The rarest class to the most frequent one: where it is more, latents name all equally often. MNIST (0.80) came out a
+# little worse when they were named by their shares: a distance of 8.9 to 9.4 after 150,000 images, and 7.7 to 8.8 so.
+_EVEN = 0.5
 _ON_DEVICE = 4 << 30  # bytes of images that are kept on an accelerator; more stay in the computer's memory
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -71,9 +74,11 @@ class Trainer:
         self.images = torch.from_numpy(dataset.images).to(on_device)  # (N, S, S) or (N, S, S, 3)
         self.labels = None if dataset.labels is None else torch.from_numpy(dataset.labels).long().to(on_device)  # (N,)
         self.num_classes = dataset.num_classes
-        shares = np.bincount(dataset.labels, minlength=self.num_classes) if dataset.labels is not None else np.ones(1)
+        counts = np.bincount(dataset.labels, minlength=self.num_classes) if dataset.labels is not None else np.ones(1)
+        if counts.min() >= _EVEN * counts.max():
+            counts = np.ones_like(counts)
         with np.errstate(divide="ignore"):  # a class of no images, where those were held out: never named
-            self.log_shares = torch.from_numpy(np.log(shares / shares.sum())).float().to(device)  # (num_classes,)
+            self.log_shares = torch.from_numpy(np.log(counts / counts.sum())).float().to(device)  # (num_classes,)
         batches = len(dataset) / recipe.batch_size
         self.steps_per_epoch = math.floor(batches) if recipe.drop_last else math.ceil(batches)
         self.total_steps = self.steps_per_epoch * recipe.epochs  # the learning rate falls to 0 at the last
@@ -179,7 +184,7 @@ class Trainer:
         self.steps_done += 1
 
     def _named(self, z: Tensor) -> Tensor:
-        """The classes that latents name: int64, shape (B,), each as often as among the images.
+        """The classes that latents name: int64, shape (B,), each as often as `log_shares` says.
 
         Gumbel's trick: of log p[i] - log(-log u[i]) with uniform u the largest is that of class i with probability
         p[i]. A latent's first numbers, one for each class, are normal, so their distribution function makes them
