@@ -17,7 +17,7 @@ from dcgan_infer.contract.spec import SEEDS
 from dcgan_infer.extras import require
 from dcgan_infer.runtime import cores
 
-from .data import IMAGES, SPLITS, Channels, RealImages
+from .data import IMAGES, SPLITS, RealImages
 from .data_options import data_options, with_own_images
 from .datasets import DATASETS
 from .run_options import read_options
@@ -151,11 +151,11 @@ def _choice(options: dict[str, Any], images: Images | None) -> RealImages:
     if images is None or chosen.dataset != IMAGES:
         return chosen
     channels, height, width = images.image_shape
-    size = height if height == width else None
-    colours: Channels = "grey" if channels == 1 else "colour"
-    return dataclasses.replace(
-        chosen, size=chosen.size or size, channels=colours if chosen.channels == "auto" else chosen.channels
-    )
+    if options["size"] is None and height == width:
+        chosen = dataclasses.replace(chosen, size=height)
+    if options["channels"] is None:  # "auto" of a run: as they were found then, and are in the cache
+        chosen = dataclasses.replace(chosen, channels="grey" if channels == 1 else "colour")
+    return chosen
 
 
 def _evaluator(train: Dataset, options: dict[str, Any], make: bool = False) -> Evaluator:
@@ -178,7 +178,8 @@ def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
     if (options["nearest_neighbour"] or options["cas"]) and not images.labelled:
         option = "--nearest-neighbour" if options["nearest_neighbour"] else "--cas"
         raise click.UsageError(f"{option} needs labelled images, and {source} has none; take a conditional model.")
-    train, test = read_images(_choice(options, images), options["split"], _tell, _progress)
+    choice = _choice(options, images)
+    train, test = read_images(choice, options["split"], _tell, _progress)
     refuse_others(images, train)
     reference = reference_of(train, test, options["split"])
     judge: Judge | None = None
@@ -208,7 +209,7 @@ def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
     )
     if images.seeded and images.num_classes and train.labels is not None:
         _tell(f"classes were asked for as often as the {options['split']} images have them")
-    return evaluation, train.name
+    return evaluation, choice.title
 
 
 def _table(source: str, name: str, evaluation: Evaluation) -> str:

@@ -190,6 +190,8 @@ def test_a_generator_says_what_it_was_trained_on(dataset: str, refused: bool, re
             refuse_others(source, reference.real)
     else:
         refuse_others(source, reference.real)
+    folder = Dataset(reference.real.images, None, (), f"/home/me/{dataset}")
+    refuse_others(source, folder)  # images of one's own, in a folder that has the name of a data set
 
 
 def test_colour_images_of_a_file(tmp_path: Path) -> None:
