@@ -7,7 +7,7 @@ of all four can be compared. A unit is dead if it is active on no input of the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +30,7 @@ class LayerActivity:
 
 
 @torch.no_grad()
-def measure_activity(network: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> list[LayerActivity]:
+def measure_activity(network: nn.Module, batches: Iterable[tuple[Tensor | None, ...]]) -> list[LayerActivity]:
     """Measure the units of a network's hidden layers in eval mode; the network's mode is put back.
 
     Args:

@@ -19,7 +19,6 @@ from dcgan_infer.contract.layers import ACTIVATIONS, doublings, nearest_sizes
 from dcgan_infer.extras import require
 
 from .console import Console
-from .data import IMAGES
 from .data_options import data_options, with_own_images
 from .datasets import DATASETS
 from .recipes import CHOICES, DEFAULT_RECIPE, IMAGES_RECIPE, RECIPES, SHOWN, Recipe
@@ -74,7 +73,8 @@ def _recipes_help() -> str:
 @click.option(
     "--recipe",
     type=click.Choice(list(RECIPES)),
-    help=f"Where the choices below start from.  [default: {DEFAULT_RECIPE} for grey 28x28, else {IMAGES_RECIPE}]",
+    help="Where the choices below start from.  "
+    f"[default: {DEFAULT_RECIPE} for MNIST and its kin, else {IMAGES_RECIPE}]",
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of weights, latents, dropout and order.  [default: 0]")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:NUMBER or mps.  [default: auto]")
@@ -205,8 +205,12 @@ def main(
         if init is not None:
             given["init"] = str(init.absolute())
         dataset = given.get("dataset", "mnist")
-        side = given.get("size") or (DATASETS[dataset].size if dataset in DATASETS else 0)
-        is_like_mnist = side == 28 and dataset != IMAGES and given.get("channels") != "colour"
+        is_like_mnist = (  # what IDX files hold: images in classes, grey, of 28x28
+            dataset in DATASETS
+            and bool(DATASETS[dataset].idx)
+            and given.get("size", 28) == 28
+            and given.get("channels") != "colour"
+        )
         name = recipe or (DEFAULT_RECIPE if is_like_mnist else IMAGES_RECIPE)
         defaults = RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
         options = run.resolved(_merge(defaults, given))

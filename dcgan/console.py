@@ -62,6 +62,7 @@ class Console:
         threads = f", {options.threads} thread{'s' if options.threads > 1 else ''}" if options.device == "cpu" else ""
         epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
         judged = {"none": "", "latent": ", D judges by class", "asked": ", conditional"}[recipe.labels]
+        network = f"of {options.init}" if options.init else f"{recipe.network}, ngf {recipe.ngf}"
         for name, value in (
             ("device", f"{options.device}{threads}, {recipe.precision}"),
             (
@@ -69,7 +70,7 @@ class Console:
                 f"{options.title}: {len(dataset):,} of {width}x{height}, {'colour' if channels > 1 else 'grey'}",
             ),
             ("classes", classes),
-            ("network", f"{recipe.network}, ngf {recipe.ngf}, D {recipe.discriminator}, ndf {recipe.ndf}{judged}"),
+            ("network", f"{network}, D {recipe.discriminator}, ndf {recipe.ndf}{judged}"),
             ("recipe", f"{recipe.name}, {epochs}, batch {recipe.batch_size}, augment {recipe.augment}"),
             ("run", str(self._run)),
         ):

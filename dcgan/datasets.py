@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import itertools
+import shutil
 import string
 import tempfile
 import warnings
@@ -214,7 +215,7 @@ def download(name: str, data_dir: Path, split: str, progress: Progress) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir.absolute()) as temporary:
-            _link_archives(data_dir.absolute(), Path(DATASETS[name].place), Path(temporary))
+            _copy_archives(data_dir.absolute(), Path(DATASETS[name].place), Path(temporary))
             # torchvision reports each mirror that fails on stdout; ours is one error.
             with _quiet():
                 build(temporary, download=True)
@@ -231,22 +232,24 @@ def download(name: str, data_dir: Path, split: str, progress: Progress) -> None:
     progress(f"downloading {name}", 1, 1)
 
 
-def _link_archives(data_dir: Path, place: Path, temporary: Path) -> None:
-    """Show torchvision the archives that are there: it unpacks those that have the right MD5, and downloads others."""
+def _copy_archives(data_dir: Path, place: Path, temporary: Path) -> None:
+    """Give torchvision the archives that are there: it unpacks those that have the right MD5, and downloads others.
+
+    Copies, since it writes what it downloads over what it finds, which through a link would be the user's file.
+    """
     for folder in (place, *place.parents):
         for path in (data_dir / folder).glob("*"):
             if path.suffix in (".gz", ".tgz", ".zip", ".mat", ".txt") and path.is_file():
                 (temporary / folder).mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(OSError):  # where links can't be made, it downloads
-                    (temporary / folder / path.name).symlink_to(path)
+                shutil.copyfile(path, temporary / folder / path.name)
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a tree into another, replacing files; links stay behind."""
+    """Move a tree into another, replacing files."""
     if source.is_dir() and target.is_dir():
         for path in source.iterdir():
             _move(path, target / path.name)
-    elif not source.is_symlink():
+    else:
         source.replace(target)
 
 

@@ -309,7 +309,8 @@ class ProjectedDiscriminator(nn.Module):
             head = nn.Sequential()
             kernels = [(kernel, 2) for kernel, _ in halvings(side)] or [(3, 1)]
             # Of maps, as many as there are, but for the last layer; of pixels more and more.
-            widths = _widths(ndf // 2, len(kernels)) if number == len(self.features.sides) else [width] * len(kernels)
+            of_pixels = number == len(self.features.sides)
+            widths = _widths(max(ndf // 2, 1), len(kernels)) if of_pixels else [width] * len(kernels)
             for (kernel, stride), maps in zip(kernels, (*widths[:-1], ndf), strict=True):
                 hidden.append(f"heads.{number}.{len(head)}")
                 head.extend((spectral_norm(nn.Conv2d(width, maps, kernel, stride, 1)), act, drop))

@@ -121,7 +121,8 @@ def _refuse_contradictions(source: str | None, make_evaluator: bool, options: di
     if make_evaluator and source:
         raise click.UsageError("--make-evaluator judges nothing; leave the model out.")
     name = options["dataset"] or "mnist"
-    if make_evaluator and options["evaluator"] is None and name in ("mnist", "sample"):
+    changed = options["size"] or options["channels"]
+    if make_evaluator and options["evaluator"] is None and name in ("mnist", "sample") and not changed:
         raise click.UsageError(f"{name} has an evaluator that ships; to make another, add --evaluator FILE.onnx.")
     if options["features"] and (options["evaluator"] or make_evaluator):
         raise click.UsageError("--features takes the place of an evaluator; leave one of them out.")
@@ -130,12 +131,16 @@ def _refuse_contradictions(source: str | None, make_evaluator: bool, options: di
 def _take_from_run(source: str, options: dict[str, Any]) -> None:
     """What a run was trained on, where nothing else is asked for."""
     path = Path(source)
-    if options["dataset"] or path.suffix not in ("", ".safetensors"):
+    if source in shipped.names(".onnx") or path.suffix not in ("", ".safetensors") or not path.exists():
         return
     try:
         real = read_options(path if path.is_dir() else path.parent).real_images
     except RunError:
         return  # no run's, or another program's
+    if options["dataset"]:
+        if options["dataset"] == real.dataset == IMAGES:  # moved, or others: read as the run's were
+            options |= {key: value for key, value in vars(real).items() if options[key] is None}
+        return
     if real.dataset not in (*DATASETS, IMAGES):
         raise EvaluationError(
             f"{source} was trained on {real.dataset}; name its images with --images FOLDER, or a --dataset"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,8 +142,7 @@ def refuse_others(source: Images, dataset: Dataset) -> None:
             f"{dataset.image_shape} (channels, height, width); name the data set it was made for with --dataset or "
             "--images"
         )
-    # A folder of one's own may have the name of a data set.
-    made_for, given = ("mnist" if name == SAMPLE else name for name in (source.trained_on, Path(dataset.name).stem))
+    made_for, given = ("mnist" if name == SAMPLE else name for name in (source.trained_on, dataset.name))
     if made_for in DATASETS and made_for != given:
         raise EvaluationError(
             f"{source.name} was trained on {made_for}, and can't be compared with {dataset.name}; give --dataset "

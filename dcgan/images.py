@@ -38,6 +38,7 @@ from PIL import Image
 
 from dcgan_infer.contract.errors import DatasetError, first_line
 from dcgan_infer.contract.files import TEMPORARY, flush
+from dcgan_infer.runtime import cores
 
 from . import picture
 from .data import Dataset, silent
@@ -162,7 +163,12 @@ def load_images(
     if dataset.labels is not None:  # a folder of broken files alone is no class
         used, renumbered = np.unique(dataset.labels, return_inverse=True)
         names = tuple(class_names[label] for label in used)
-        dataset = replace(dataset, labels=renumbered.astype(np.int64), class_names=names)
+        labelled = len(names) > 1
+        dataset = replace(
+            dataset,
+            labels=renumbered.astype(np.int64) if labelled else None,
+            class_names=names if labelled else (),
+        )
     return replace(loaded, dataset=dataset, ignored=ignored)
 
 
@@ -297,7 +303,7 @@ def _decoded(
 ) -> tuple[Pixels, dict[int, str], Path | None]:
     """Images, why which rows have none, and the file they are in; that file is there when it is whole."""
     if workers is None:
-        workers = 1 if len(entries) < _WORTH_WORKERS else _cores()
+        workers = 1 if len(entries) < _WORTH_WORKERS else cores()
     colour = options.channels != "grey"
     shape = (len(entries), options.size, options.size, *([3] if colour else []))
     reasons: dict[int, str] = {}
@@ -367,10 +373,6 @@ def _told(items: Iterable[_T], task: str, total: int, progress: Progress) -> Ite
             progress(task, done, total)
         yield item
     progress(task, total, total)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # The cache: an ordinary .npy file, with what was skipped as JSON behind the pixels

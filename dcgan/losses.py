@@ -15,8 +15,8 @@ class Loss:
     """A pair of loss functions.
 
     Attributes:
-        discriminator: (scores of real images, scores of fakes), float32, shape (N, 1) each, to a scalar.
-        generator: scores of fakes, float32, shape (N, 1), to a scalar.
+        discriminator: (scores of real images, scores of fakes), float32, shape (N, 1) or (N, scales) each, to a scalar.
+        generator: scores of fakes, float32, likewise, to a scalar.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]

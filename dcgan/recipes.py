@@ -290,5 +290,5 @@ RECIPES = {
         ),
     )
 }
-DEFAULT_RECIPE = "fast"  # of grey images of 28x28
+DEFAULT_RECIPE = "fast"  # of MNIST and its kin
 IMAGES_RECIPE = "images"  # of all others

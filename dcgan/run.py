@@ -49,6 +49,7 @@ from .evaluation import FID_COUNT, labels_like
 from .metrics.evaluator import evaluator_for
 from .metrics.frechet import frechet_distance
 from .networks import Generator
+from .recipes import Recipe
 from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
 from .run_options import OPTIONS, RunOptions
 from .sources import Images, generator_run
@@ -112,22 +113,23 @@ def train(
     if not resume:
         _refuse_taken(run)
     device = resolve_device(options.device)
+    if options.tensorboard:
+        require("torch.utils.tensorboard", "tensorboard")
     torch.set_num_threads(options.threads)
     # Before the images, which may take minutes.
     start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
     dataset = options.real_images.load("train", progress)
-    options = replace(options, recipe=options.recipe.settled(dataset))
     seen, held = split_validation(dataset)
     if not options.holdout:
         seen = dataset
-    if len(seen) < options.recipe.batch_size or options.recipe.batch_size < 2:
-        raise DatasetError(f"a batch takes 2 to {len(seen)} images of this data set, not {options.recipe.batch_size}")
+    recipe = options.recipe if start is None else replace(options.recipe, latent_dim=start.spec.latent_dim)
+    options = replace(options, recipe=recipe.settled(seen))
+    _refuse_batches(options.recipe, len(seen))
     images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
     on_start(options, dataset)
-    trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
+    # The judge first: the training of its evaluator seeds the device's random numbers, and the trainer seeds them anew.
     judge = _Judge(dataset, held, options.threads, progress=progress) if options.eval_every else None
-    if options.tensorboard:
-        require("torch.utils.tensorboard", "tensorboard")  # before there is a run folder
+    trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
     if not resume:
         make_folder(run, parents=True)
     with _locked(run):
@@ -142,6 +144,23 @@ def train(
         with contextlib.ExitStack() as stack:
             events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
             return _train_epochs(run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted)
+
+
+def _refuse_batches(recipe: Recipe, images: int) -> None:
+    """Refuse batches that can't be had of so many images.
+
+    Raises:
+        DatasetError
+    """
+    if not 2 <= recipe.batch_size <= images:
+        raise DatasetError(
+            f"a batch takes 2 to {images:,} of these {images:,} images, not {recipe.batch_size}; give --batch-size"
+        )
+    if not recipe.drop_last and recipe.network == "reference" and images % recipe.batch_size == 1:
+        raise DatasetError(
+            f"the last batch would be one image of {images:,}, which BatchNorm can't normalise; give another "
+            "--batch-size, or --drop-last"
+        )
 
 
 def load_start(path: Path) -> Generator:
@@ -185,9 +204,7 @@ def _train_epochs(
 ) -> list[dict[str, Any]] | None:
     fixed = torch.Generator().manual_seed(options.seed)
     z = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
-    real, real_label = trainer.batch(
-        torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.images.device)
-    )
+    real = torch.arange(min(_ACTIVITY_COUNT, len(trainer.images)), device=trainer.images.device)
     rows, columns = _SAMPLE_SIDE, _SAMPLE_SIDE
     if trainer.spec.num_classes:  # a column for each class, as far as they fit
         rows, columns = _SAMPLE_ROWS, min(trainer.spec.num_classes, _SAMPLE_COLUMNS)
@@ -223,10 +240,10 @@ def _train_epochs(
             "seconds": round(seconds, 3),
             "images_per_second": round(trainer.steps_per_epoch * batch_size / seconds, 1),
             "activity": {
-                name: [asdict(layer) for layer in measure_activity(network, in_batches(*inputs))]
-                for name, network, inputs in (
-                    ("generator", trainer.average, (z, label)),
-                    ("discriminator", trainer.discriminator, (real, real_label)),
+                name: [asdict(layer) for layer in measure_activity(network, batches)]
+                for name, network, batches in (
+                    ("generator", trainer.average, in_batches(z, label)),
+                    ("discriminator", trainer.discriminator, (trainer.batch(rows) for (rows,) in in_batches(real))),
                 )
             },
         }

@@ -10,7 +10,7 @@ from typing import Any
 
 from dcgan_infer.contract.errors import RunError
 
-from .data import Channels, RealImages
+from .data import IMAGES, Channels, RealImages
 from .recipes import Recipe
 
 OPTIONS = "options.json"
@@ -67,7 +67,8 @@ class RunOptions:
     @property
     def provenance(self) -> str:
         """What checkpoints say of their training, and artifacts after them: JSON of the recipe and the data set."""
-        return json.dumps({"dataset": self.title, **self.recipe.to_dict()})
+        folder = {"folder": self.title} if self.dataset == IMAGES else {}  # which may be called as a data set is
+        return json.dumps({"dataset": self.dataset, **folder, **self.recipe.to_dict()})
 
 
 def new_run_folder(parent: Path, label: str) -> Path:
@@ -99,9 +100,11 @@ def longer(options: RunOptions, epochs: int) -> RunOptions:
     With a constant learning rate a run that goes on is the run that had been started with so many epochs, to the bit.
 
     Raises:
-        RunError: the learning rate falls to 0 at the run's last epoch, so there is no going on from it.
+        RunError: they are fewer, or the learning rate falls to 0 at the run's last epoch, so that there is no going on.
     """
     recipe = options.recipe
+    if epochs < recipe.epochs:
+        raise RunError(f"the run was started with {recipe.epochs} epochs, and can be made longer, not shorter")
     if epochs != recipe.epochs and recipe.lr_schedule != "constant":
         raise RunError(
             f"the learning rate of this run falls to 0 at epoch {recipe.epochs}, its last; to train its generator "

@@ -272,7 +272,7 @@ class Trainer:
         batches = torch.cat(orders).split(_FEATURES_BATCH)  # type: ignore[no-untyped-call]
         side = self.spec.image_shape[1]
         moved = round(side / 14)  # by two pixels of 28
-        # What comes in where an image is moved: the level that is most common in the top rows.
+        # What comes in where an image is moved: the median level of the top rows.
         edge = self.images[:, 0].flatten().median().item() / 127.5 - 1.0
         for step, indices in enumerate(batches):
             self._progress("training the classifier that D looks through", step, len(batches))

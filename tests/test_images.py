@@ -367,6 +367,11 @@ def test_class_without_a_readable_image_is_left_out(tmp_path: Path) -> None:
     loaded = load_images(tmp_path / "x")
     assert loaded.dataset.class_names == ("b", "c")
     assert np.bincount(np.asarray(loaded.dataset.labels)).tolist() == [10, 10]
+    fill(tmp_path / "y" / "b")
+    (tmp_path / "y" / "a").mkdir()
+    (tmp_path / "y" / "a" / "a.png").write_bytes(b"")
+    alone = load_images(tmp_path / "y").dataset  # one class tells nothing apart
+    assert (alone.class_names, alone.labels) == ((), None)
 
 
 def test_decode_keeps_the_classes_it_is_given(tmp_path: Path) -> None:

@@ -372,6 +372,21 @@ def test_epochs_left_open_are_settled_by_the_number_of_images(
     train(tmp_path / "run", options, on_start=lambda settled, _: seen.append(settled), interrupted=StopAfter(1))
     assert seen[0].recipe.epochs == SHOWN // 32 == read_options(tmp_path / "run").recipe.epochs
     assert seen[0].recipe.network == "dcgan"
+    half = dataclasses.replace(options, holdout=True, recipe=dataclasses.replace(options.recipe, batch_size=8))
+    train(tmp_path / "half", half, on_start=lambda settled, _: seen.append(settled), interrupted=StopAfter(1))
+    assert seen[1].recipe.epochs == SHOWN // 16  # as many images are shown of those that are left
+
+
+def test_batches_that_can_not_be_had_are_refused(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:
+    options = own(colours(33))
+    for change, message in (
+        ({"batch_size": 34}, "2 to 33 of these 33 images, not 34; give --batch-size"),
+        ({"batch_size": 8, "drop_last": False, "network": "reference"}, "the last batch would be one image of 33"),
+    ):
+        recipe = dataclasses.replace(TINY_IMAGES, **change)
+        with pytest.raises(DatasetError, match=message):
+            train(tmp_path / "run", dataclasses.replace(options, recipe=recipe))
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_epochs_at_a_constant_rate_are_the_longer_run(
@@ -387,6 +402,8 @@ def test_more_epochs_at_a_constant_rate_are_the_longer_run(
     assert read_options(tmp_path / "parts").recipe.epochs == 3
     with pytest.raises(RunError, match="falls to 0"):
         longer(dataclasses.replace(options, recipe=TINY_IMAGES), 3)
+    with pytest.raises(RunError, match="longer, not shorter"):
+        longer(options, constant.epochs - 1)
 
 
 def test_a_run_starts_from_a_generator(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:
@@ -405,6 +422,16 @@ def test_a_run_starts_from_a_generator(own: Callable[[Dataset], RunOptions], tmp
     own(dataclasses.replace(colours(32), images=np.zeros((32, 32, 32, 3), np.uint8)))
     with pytest.raises(DatasetError, match=r"makes images of shape \(3, 16, 16\).*give --size"):
         train(tmp_path / "third", other)
+
+
+def test_the_latents_of_a_run_are_those_of_the_generator_it_starts_from(
+    own: Callable[[Dataset], RunOptions], tmp_path: Path
+) -> None:
+    short = dataclasses.replace(TINY_IMAGES, latent_dim=2)  # too few for three classes to be named by
+    assert train(tmp_path / "first", dataclasses.replace(own(colours(32)), recipe=short))
+    assert train(tmp_path / "second", dataclasses.replace(own(colours(32, 3)), init=str(tmp_path / "first")))
+    recipe = read_options(tmp_path / "second").recipe
+    assert (recipe.latent_dim, recipe.labels) == (2, "none")
 
 
 def test_tensorboard_gets_losses_and_samples(own: Callable[[Dataset], RunOptions], tmp_path: Path) -> None:

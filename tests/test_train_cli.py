@@ -41,16 +41,33 @@ def test_dry_run_prints_what_would_be_done_and_does_nothing(tmp_path: Path, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], "fast"),
+        (["--dataset", "kmnist", "--size", "28"], "fast"),
+        (["--dataset", "mnist", "--size", "32"], "images"),
+        (["--dataset", "mnist", "--colour"], "images"),
+        (["--dataset", "celeba", "--size", "28"], "images"),
+        (["--dataset", "cifar10", "--size", "28"], "images"),
+        (["--images", "icons", "--size", "28", "--grey"], "images"),
+    ],
+)
+def test_the_default_recipe(arguments: list[str], expected: str) -> None:
+    result = CliRunner().invoke(main, [*arguments, "--dry-run"])
+    assert json.loads(result.stdout)["recipe"]["name"] == expected
+
+
 def test_every_field_of_the_recipe_has_an_option() -> None:
     options = {parameter.name for parameter in main.params}
     recipe = json.loads(CliRunner().invoke(main, ["--dry-run"]).stdout)["recipe"]
     assert recipe.keys() - {"name"} <= options
 
 
-def test_help_shows_both_recipes_and_an_example() -> None:
+def test_help_shows_the_recipes_and_an_example() -> None:
     result = CliRunner().invoke(main, ["--help"], terminal_width=100)
     assert result.exit_code == 0
-    for text in ("dcgan-train --resume", "baseline", "leaky-relu:0.01", "default: mnist"):
+    for text in ("dcgan-train --resume", "baseline fast dcgan images", "leaky-relu:0.01", "default: mnist"):
         assert text in " ".join(result.stdout.split())
 
 
@@ -81,7 +98,8 @@ def test_a_folder_of_images_becomes_a_generator_with_class_names(icons: Path, tm
     checkpoint = load_generator(out)
     assert checkpoint.spec.class_names == ("arrows", "round things")
     assert checkpoint.spec.image_shape == (3, 16, 16)
-    assert json.loads(checkpoint.recipe)["dataset"] == "icons"
+    trained = json.loads(checkpoint.recipe)
+    assert (trained["dataset"], trained["folder"]) == ("images", "icons")
 
     icons.rename(tmp_path / "moved")
     again = ["--resume", str(out), "--images", str(tmp_path / "moved")]

@@ -172,7 +172,7 @@ def test_a_latent_names_the_digit_its_fake_is_judged_as(sample_images: npt.NDArr
     assert torch.equal(again, z[:, :10].argmax(1))  # digits are not quite even, and named evenly
 
 
-def test_latents_name_uneven_classes_as_often_as_they_are_among_the_images(
+def test_latents_name_uneven_classes_as_often_as_they_are(
     sample_images: npt.NDArray[np.uint8],
 ) -> None:
     labels = np.repeat([0, 1, 2], [40, 8, 16])

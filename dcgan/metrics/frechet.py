@@ -22,7 +22,7 @@ def frechet_distance(a: _Floats, b: _Floats) -> float:
     Returns:
         0 or more, in squared units of the features; lower is better.
     """
-    covariance_a, covariance_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    covariance_a, covariance_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (a, b))
     values, vectors = np.linalg.eigh(covariance_a)
     root = vectors * np.sqrt(np.clip(values, 0.0, None)) @ vectors.T
     # The trace of (A B)^(1/2) is that of (A^(1/2) B A^(1/2))^(1/2), whose matrix is symmetric: no complex numbers.
