@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dcgan.activity import measure_activity
-from dcgan.data import load_dataset, split_validation
+from dcgan.data import split_validation
+from dcgan.datasets import load_dataset
 from dcgan.discriminators import DISCRIMINATORS, ProjectedDiscriminator, SpectralDiscriminator
 from dcgan.evaluation import FID_COUNT, Reference, judge_images
 from dcgan.metrics.checkerboard import checkerboard_energy

@@ -13,13 +13,13 @@ import click
 from dcgan_infer import __version__, shipped
 from dcgan_infer.commands import Command, WholeNumber
 from dcgan_infer.contract.errors import EvaluationError, RunError
-from dcgan_infer.contract.spec import SEEDS
+from dcgan_infer.contract.spec import MNIST_NAMES, SEEDS
 from dcgan_infer.extras import require
 from dcgan_infer.runtime import cores
 
-from .data import IMAGES, SPLITS, RealImages
+from .data import IMAGES, SPLITS
 from .data_options import data_options, with_own_images
-from .datasets import DATASETS
+from .datasets import DATASETS, RealImages
 from .run_options import read_options
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _refuse_contradictions(source: str | None, make_evaluator: bool, options: di
         raise click.UsageError("--make-evaluator judges nothing; leave the model out.")
     name = options["dataset"] or "mnist"
     changed = options["size"] or options["channels"]
-    if make_evaluator and options["evaluator"] is None and name in ("mnist", "sample") and not changed:
+    if make_evaluator and options["evaluator"] is None and name in MNIST_NAMES and not changed:
         raise click.UsageError(f"{name} has an evaluator that ships; to make another, add --evaluator FILE.onnx.")
     if options["features"] and (options["evaluator"] or make_evaluator):
         raise click.UsageError("--features takes the place of an evaluator; leave one of them out.")

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_infer.contract.errors import EvaluationError
+from dcgan_infer.contract.spec import MNIST_NAMES
 from dcgan_infer.extras import require
 
-from .data import IMAGES, SPLITS, Dataset, RealImages, silent, split_validation
-from .datasets import DATASETS, SAMPLE, Progress
+from .data import IMAGES, SPLITS, Dataset, Progress, silent, split_validation
+from .datasets import DATASETS, RealImages
 from .metrics import foreign
 from .metrics.density_coverage import density_coverage
 from .metrics.evaluator import Judge, Judged, describe, listed
@@ -142,8 +143,8 @@ def refuse_others(source: Images, dataset: Dataset) -> None:
             f"{dataset.image_shape} (channels, height, width); name the data set it was made for with --dataset or "
             "--images"
         )
-    made_for, given = ("mnist" if name == SAMPLE else name for name in (source.trained_on, dataset.name))
-    if made_for in DATASETS and made_for != given:
+    made_for = source.trained_on
+    if made_for in DATASETS and made_for != dataset.name and not {made_for, dataset.name} <= MNIST_NAMES:
         raise EvaluationError(
             f"{source.name} was trained on {made_for}, and can't be compared with {dataset.name}; give --dataset "
             f"{made_for}"

@@ -37,14 +37,13 @@ import numpy as np
 from PIL import Image
 
 from dcgan_infer.contract.errors import DatasetError, first_line
-from dcgan_infer.contract.files import TEMPORARY, flush
+from dcgan_infer.contract.files import TEMPORARY, flush, user_cache
 from dcgan_infer.runtime import cores
 
 from . import picture
-from .data import Dataset, silent
-from .datasets import Progress
+from .data import Channels, Dataset, Progress, silent
 from .listing import MOST_BYTES, classes_of, few, is_picture, is_refused, members, read, walk
-from .picture import Channels, Options, Pixels, options_of, pixels_of, reason_of, shown
+from .picture import Options, Pixels, options_of, pixels_of, reason_of, shown
 
 _T = TypeVar("_T")
 
@@ -119,7 +118,7 @@ def load_images(
         size: side of the square images, in pixels, 1 to 1024.
         channels: `grey`, `colour`, or what the pictures are: `auto` is grey if all are, in all pixels when scaled.
         background: what transparent pictures are laid on: a colour's name, or #rrggbb.
-        cache: folder of decoded images; None is `default_cache()`.
+        cache: folder of decoded images; None is one in `files.user_cache`.
         progress: told of files done.
         workers: processes that decode; None is one for each core, or none where there is little to do. A script that
             starts processes has `if __name__ == "__main__":`, as for torch's DataLoader.
@@ -199,7 +198,7 @@ def decode(  # noqa: D417  several in a line
     listed = [listed[row] for row in np.random.default_rng(0).permutation(len(listed))]
     if len(listed) < FEWEST:
         raise DatasetError(f"{name} holds {_images(len(listed))}, expected at least {FEWEST}; add some")
-    folder = Path(os.path.abspath(default_cache() if cache is None else cache))  # noqa: PTH100  as tempfile names it
+    folder = Path(os.path.abspath(user_cache("images") if cache is None else cache))  # noqa: PTH100  as tempfile names it
     names = hashlib.sha256(repr((_VERSION, options)).encode())
     for entry in listed:
         names.update(b"\0" + entry.name.encode("utf-8", "surrogatepass"))
@@ -217,14 +216,6 @@ def decode(  # noqa: D417  several in a line
     labels = None if not class_names else np.array(kept, np.int64)
     skipped = sorted((listed[row].name, reason) for row, reason in reasons.items())
     return Loaded(Dataset(images, labels, class_names, name), tuple(skipped), 0, path)
-
-
-def default_cache() -> Path:
-    """$XDG_CACHE_HOME/dcgan-toolkit/images, or ~/.cache/dcgan-toolkit/images."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the XDG specification: to be ignored
-        base = Path(os.path.expanduser("~/.cache"))  # noqa: PTH111  Path.home() raises where there is none
-    return base / "dcgan-toolkit" / "images"
 
 
 # Bytes of files

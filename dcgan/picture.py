@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from dcgan_infer.contract.errors import DatasetError, first_line
 
-Channels = Literal["auto", "grey", "colour"]
+from .data import Channels
+
 Pixels = npt.NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # no other decoder of Pillow's sees a file

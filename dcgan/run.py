@@ -43,8 +43,7 @@ from dcgan_infer.extras import require
 
 from .activity import measure_activity
 from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
-from .data import Dataset, silent, split_validation
-from .datasets import Progress
+from .data import Dataset, Progress, silent, split_validation
 from .evaluation import FID_COUNT, labels_like
 from .metrics.evaluator import evaluator_for
 from .metrics.frechet import frechet_distance

@@ -10,7 +10,8 @@ from typing import Any
 
 from dcgan_infer.contract.errors import RunError
 
-from .data import IMAGES, Channels, RealImages
+from .data import IMAGES, Channels
+from .datasets import RealImages
 from .recipes import Recipe
 
 OPTIONS = "options.json"

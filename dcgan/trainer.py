@@ -18,8 +18,7 @@ from dcgan_infer.contract.spec import GeneratorSpec, dcgan_spec, reference_spec
 
 from .augment import AUGMENTATIONS
 from .checkpoint import PUBLISHED
-from .data import Dataset, silent
-from .datasets import Progress
+from .data import Dataset, Progress, silent
 from .discriminators import DISCRIMINATORS, ImageFeatures, ProjectedDiscriminator
 from .losses import LOSSES
 from .networks import Generator, initialise

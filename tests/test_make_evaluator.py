@@ -28,6 +28,7 @@ from dcgan.metrics.classification import classification_accuracy_score  # noqa: 
 from dcgan.metrics.evaluator import STATEMENT_KEY, Evaluator, Statement, evaluator_for  # noqa: E402
 from dcgan.metrics.two_sample import two_sample_accuracy  # noqa: E402
 from dcgan_infer.contract.errors import EvaluationError, OutputError, RuntimeMissingError  # noqa: E402
+from dcgan_infer.contract.files import user_cache  # noqa: E402
 from dcgan_infer.contract.spec import Interface  # noqa: E402
 
 NAMES = ("red", "green", "blue")
@@ -298,11 +299,11 @@ def test_images_without_labels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_the_cache_is_where_the_xdg_specification_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert evaluators.cache_folder() == Path("/somewhere/dcgan-toolkit/evaluators")
+    assert user_cache("evaluators") == Path("/somewhere/dcgan-toolkit/evaluators")
     monkeypatch.setenv("HOME", "/home/me")
     for relative in ("", "caches"):
         monkeypatch.setenv("XDG_CACHE_HOME", relative)
-        assert evaluators.cache_folder() == Path("/home/me/.cache/dcgan-toolkit/evaluators")
+        assert user_cache("evaluators") == Path("/home/me/.cache/dcgan-toolkit/evaluators")
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     with pytest.raises(OutputError, match="choose another with XDG_CACHE_HOME, or name a file"):
         evaluator_for(colours())

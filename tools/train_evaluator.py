@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import torch
 
-from dcgan.data import load_dataset, split_validation
+from dcgan.data import split_validation
+from dcgan.datasets import load_dataset
 from dcgan.metrics import make_evaluator
 from dcgan.metrics.evaluator import STATEMENT_KEY, Statement, training_key
 from dcgan_infer.contract.files import sha256_of

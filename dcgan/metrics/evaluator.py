@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,12 +20,12 @@ import numpy.typing as npt
 
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import EvaluationError, ModelError, OutputError, RuntimeMissingError, first_line
-from dcgan_infer.contract.files import make_folder, sha256_of
+from dcgan_infer.contract.files import make_folder, sha256_of, user_cache
+from dcgan_infer.contract.spec import MNIST_NAMES
 from dcgan_infer.extras import require
 from dcgan_infer.runtime import cores, open_session
 
-from ..data import Dataset, silent, split_validation
-from ..datasets import Progress
+from ..data import Dataset, Progress, silent, split_validation
 
 PATH = shipped.FOLDER / "evaluator" / "mnist-evaluator.onnx"
 STATEMENT_KEY = "dcgan.evaluator.spec"  # of the ONNX file's metadata
@@ -192,14 +191,6 @@ class Evaluator:
         return Judged(features, odds / odds.sum(1, keepdims=True))
 
 
-def cache_folder() -> Path:
-    """Where evaluators are kept that were made here: in $XDG_CACHE_HOME, or ~/.cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if not base.is_absolute():  # the XDG specification: to be ignored
-        base = Path(os.path.expanduser("~/.cache"))  # noqa: PTH111  Path.home() raises where there is none
-    return base / "dcgan-toolkit" / "evaluators"
-
-
 def training_key(train: Dataset, seed: int) -> str:
     """SHA-256 of all that an evaluator depends on: training images, labels, class names, recipe and seed."""
     assert train.labels is not None
@@ -225,7 +216,7 @@ def evaluator_for(
 
     Args:
         dataset: all of its training images, with labels.
-        path: of the evaluator to take, or to make; None takes the one that ships for MNIST, or one in `cache_folder()`.
+        path: of the evaluator to take, or to make; None takes the one that ships for MNIST, or one in the user's cache.
         make: train a new one, and put it in the place of one that is there.
         seed: of a new one's training.
         threads: of the CPU; None takes the cores this process may use.
@@ -241,13 +232,13 @@ def evaluator_for(
             f"{dataset.name or 'this data set'} has no labels to train an evaluator with; give a feature extractor "
             "of your own with --features FILE.onnx, or images in a folder per class"
         )
-    if path is None and not make and dataset.name in ("mnist", "sample") and MNIST.knows(dataset):
+    if path is None and not make and dataset.name in MNIST_NAMES and MNIST.knows(dataset):
         return Evaluator(threads=threads)
     train, held = split_validation(dataset)
     key = training_key(train, seed)
     if path is None:
         name = re.sub(r"[^\w.-]+", "-", Path(dataset.name).stem).strip("-.")[:40] or "images"
-        path = cache_folder() / f"{name}-{key[:16]}.onnx"
+        path = user_cache("evaluators") / f"{name}-{key[:16]}.onnx"
         if not make and path.exists():
             try:
                 return _fitting(Evaluator(path, threads=threads), dataset)
@@ -262,7 +253,7 @@ def evaluator_for(
             f"{error}, to train an evaluator of {dataset.name}; or take one that was made elsewhere, with --evaluator",
             name=error.name,
         ) from error
-    if path.parent == cache_folder():
+    if path.parent == user_cache("evaluators"):
         try:
             make_folder(path.parent, parents=True)
         except OutputError as error:

@@ -24,8 +24,7 @@ from dcgan_infer.contract.errors import EvaluationError, OutputError
 from dcgan_infer.contract.files import replacing
 from dcgan_infer.runtime import cores
 
-from ..data import Dataset, silent
-from ..datasets import Progress
+from ..data import Dataset, Progress, silent
 from .evaluator import STATEMENT_KEY, Statement
 
 EPOCHS = 12

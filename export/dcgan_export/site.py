@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any
 import dcgan_infer
 from dcgan_infer.contract.errors import ExportError, ParityError, first_line
 from dcgan_infer.contract.files import new_folder
-from dcgan_infer.contract.spec import RECIPE_KEY, SOURCE_KEY, SPEC_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec, trained_on
+from dcgan_infer.contract.spec import (
+    MNIST_NAMES,
+    RECIPE_KEY,
+    SOURCE_KEY,
+    SPEC_KEY,
+    WEIGHTS_SHA256_KEY,
+    GeneratorSpec,
+    trained_on,
+)
 
 from .formats import Variant
 
@@ -183,7 +191,7 @@ def _makes_digits(metadata: Mapping[str, str]) -> bool:
     spec = GeneratorSpec.from_json(metadata[SPEC_KEY])
     is_ours = SOURCE_KEY not in metadata
     is_like_mnist = spec.image_shape == (1, 28, 28) and spec.num_classes in (0, 10) and not spec.class_names
-    return is_ours and is_like_mnist and trained_on(metadata.get(RECIPE_KEY, "")) in ("", "mnist", "sample")
+    return is_ours and is_like_mnist and trained_on(metadata.get(RECIPE_KEY, "")) in {"", *MNIST_NAMES}
 
 
 def _vendor(archive: Path | None, folder: Path) -> None:

@@ -118,3 +118,11 @@ def sha256_of(path: Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def user_cache(kind: str) -> Path:
+    """Where what was made here is kept, to be found again: $XDG_CACHE_HOME/dcgan-toolkit/KIND, or in ~/.cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the XDG specification: to be ignored
+        base = Path(os.path.expanduser("~/.cache"))  # noqa: PTH111  Path.home() raises where there is none
+    return base / "dcgan-toolkit" / kind

@@ -233,6 +233,9 @@ def dcgan_spec(
     return GeneratorSpec(bare.latent_dim, bare.image_shape, num_classes, class_names, layers=layers)
 
 
+MNIST_NAMES = frozenset({"mnist", "sample"})  # data sets by name that hold MNIST's digits, all or some
+
+
 def trained_on(recipe: str) -> str:
     """The data set that trained a generator, as the JSON under `RECIPE_KEY` says; empty where it does not."""
     try:
