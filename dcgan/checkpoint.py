@@ -171,7 +171,9 @@ def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     if path.is_dir():
         file = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
         if file is None:
-            raise CheckpointError(f"{path} is a folder; give a file in it, such as {path / _IN_FOLDERS[0]}")
+            is_run = (path / "options.json").exists()
+            what = "a run that has not saved a generator yet" if is_run else "no run's folder"
+            raise CheckpointError(f"{path} is {what}; give a run, or a file such as {_IN_FOLDERS[0]}")
         return file, (f"read {file}",)
     if not path.is_file():
         raise CheckpointError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dcgan_infer import __version__
-from dcgan_infer.commands import Command, FiniteFloat, parse_activation
+from dcgan_infer.commands import INTERRUPTED, Command, FiniteFloat, parse_activation
 from dcgan_infer.contract.errors import SpecError
 from dcgan_infer.contract.layers import ACTIVATIONS, doublings, nearest_sizes
 from dcgan_infer.extras import require
@@ -22,13 +22,13 @@ from .console import Console
 from .data_options import data_options, with_own_images
 from .datasets import DATASETS
 from .recipes import CHOICES, DEFAULT_RECIPE, IMAGES_RECIPE, RECIPES, SHOWN, Recipe
-from .run_options import RunOptions, longer, new_run_folder, read_options
+from .run_options import OPTIONS, RunOptions, longer, new_run_folder, read_options
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
+_OF_THE_GENERATOR = {"network", "latent_dim", "ngf", "g_activation"}  # what --init brings
 _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as in leaky-relu:0.2"
-_INTERRUPTED = 130  # what shells report for a program that Ctrl-C ended
 
 
 def _recipes_help() -> str:
@@ -204,6 +204,9 @@ def main(
     else:
         if init is not None:
             given["init"] = str(init.absolute())
+            if replaced := given.keys() & _OF_THE_GENERATOR:
+                option = "--" + min(replaced).replace("_", "-")
+                raise click.UsageError(f"--init brings a generator of its own; leave out {option}")
         dataset = given.get("dataset", "mnist")
         is_like_mnist = (  # what IDX files hold: images in classes, grey, of 28x28
             dataset in DATASETS
@@ -233,18 +236,25 @@ def main(
                 options,
                 resume=resume is not None,
                 progress=console.progress,
+                say=console.say,
                 on_start=console.start,
                 on_step=after_step,
                 on_epoch=console.epoch,
                 interrupted=lambda: interrupts.received,
             )
         except KeyboardInterrupt:  # while images were read, or a classifier trained; or the second one
-            click.echo("\nstopped; what was not saved yet is lost", err=True)
-            click.get_current_context().exit(_INTERRUPTED)
+            again = f", start again with: {_resume(folder)}" if (folder / OPTIONS).exists() else ""
+            click.echo(f"\nstopped; what was not saved yet is lost{again}", err=True)
+            click.get_current_context().exit(INTERRUPTED)
     if rows is None:
-        click.echo(f"stopped and saved; resume with: dcgan-train --resume {shlex.quote(str(folder))}", err=True)
-        click.get_current_context().exit(_INTERRUPTED)
+        click.echo(f"stopped and saved; resume with: {_resume(folder)}", err=True)
+        click.get_current_context().exit(INTERRUPTED)
     console.summary(rows)
+
+
+def _resume(folder: Path) -> str:
+    """The command that resumes a run."""
+    return f"dcgan-train --resume {shlex.quote(str(folder))}"
 
 
 def _merge(options: RunOptions, given: dict[str, Any]) -> RunOptions:

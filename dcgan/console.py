@@ -109,6 +109,11 @@ class Console:
             self._steps.set_description(f"epoch {epoch}", refresh=False)
             self._steps.set_postfix_str(f"G {g_loss:.3f}, D {d_loss:.3f}", refresh=False)
 
+    def say(self, line: str) -> None:
+        """A line of its own, between the bars."""
+        self._end_phase()
+        click.echo(line)
+
     def epoch(self, row: dict[str, Any]) -> None:
         self._end_phase()
         epochs = self._recipe.epochs

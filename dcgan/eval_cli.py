@@ -126,6 +126,16 @@ def _refuse_contradictions(source: str | None, make_evaluator: bool, options: di
         raise click.UsageError(f"{name} has an evaluator that ships; to make another, add --evaluator FILE.onnx.")
     if options["features"] and (options["evaluator"] or make_evaluator):
         raise click.UsageError("--features takes the place of an evaluator; leave one of them out.")
+    if options["split"] == "test" and options["dataset"] == IMAGES:
+        raise click.UsageError("images of your own have no test split; leave --split out.")
+    # Before images are read, which may take minutes.
+    for option, path in (("features", options["features"]), ("evaluator", options["evaluator"])):
+        if path is not None and not make_evaluator and not path.is_file():
+            raise EvaluationError(f"there is no file {path}; --{option} takes an ONNX file")
+    if make_evaluator and options["evaluator"] is not None and not options["evaluator"].parent.is_dir():
+        raise EvaluationError(f"there is no folder {options['evaluator'].parent}; choose another --evaluator")
+    if make_evaluator and options["evaluator"] is not None and options["evaluator"].is_dir():
+        raise EvaluationError(f"{options['evaluator']} is a folder; name a file with --evaluator")
 
 
 def _take_from_run(source: str, options: dict[str, Any]) -> None:
@@ -148,6 +158,22 @@ def _take_from_run(source: str, options: dict[str, Any]) -> None:
     options |= {key: value for key, value in vars(real).items() if options[key] is None}
     images = options["data_dir"] if real.dataset == IMAGES else real.dataset
     _tell(f"{source} was trained on {images}, so it is compared with {images}")
+
+
+def _take_from_model(images: Images, options: dict[str, Any]) -> None:
+    """The data set that the generator says it was trained on, where nothing else is asked for."""
+    if options["dataset"]:
+        return
+    made_for = images.trained_on
+    if made_for in DATASETS:
+        options["dataset"] = made_for
+        _tell(f"{images.name} was trained on {made_for}, so it is compared with {made_for}")
+    elif made_for == IMAGES or images.image_shape != (1, 28, 28):
+        kind = "x".join(map(str, images.image_shape))
+        raise EvaluationError(
+            f"{images.name} makes images of {kind}, and what to compare them with is not known; give --images FOLDER, "
+            "or a --dataset"
+        )
 
 
 def _choice(options: dict[str, Any], images: Images | None) -> RealImages:
@@ -183,6 +209,7 @@ def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
     if (options["nearest_neighbour"] or options["cas"]) and not images.labelled:
         option = "--nearest-neighbour" if options["nearest_neighbour"] else "--cas"
         raise click.UsageError(f"{option} needs labelled images, and {source} has none; take a conditional model.")
+    _take_from_model(images, options)
     choice = _choice(options, images)
     train, test = read_images(choice, options["split"], _tell, _progress)
     refuse_others(images, train)

@@ -262,10 +262,13 @@ def evaluate(
     there = len(real) if most is None else min(len(real), most)
     if count is None:
         count = min(FID_COUNT, there)
+    if min(len(real), len(held)) < LEAST:
+        raise EvaluationError(
+            f"{len(real) + len(held)} images are too few to compare images with: {len(held)} are held, and "
+            f"{LEAST} are needed; give more"
+        )
     if not LEAST <= count <= len(real):
         raise EvaluationError(f"the number of images must be {LEAST} to {len(real)}, found {count}")
-    if len(held) < LEAST:
-        raise EvaluationError(f"{len(held)} images are too few to compare images with")
     counts = dict.fromkeys(METRICS, count) | {"reference": len(held)}
     counts["two_sample_accuracy"] = min(count, len(held))
     counts["nearest_neighbour_error"] = min(NEIGHBOURS, there)

@@ -107,7 +107,7 @@ def classes_of(place: str, names: list[str]) -> tuple[dict[str, int], tuple[str,
             Interface(num_classes=1, class_names=(name,))
         Interface(num_classes=len(classes))
     except SpecError as error:
-        raise DatasetError(f"{place}: the folder {shown(name)} can't be a class: {error}; rename it") from None
+        raise DatasetError(f"{place}: the folder '{shown(name)}' can't be a class: {error}; rename it") from None
     label = {name: number for number, name in enumerate(classes)}
     return {name: label[top] for name, top in tops.items()}, classes
 

@@ -130,9 +130,10 @@ class Recipe:
             can_be_named = 0 < dataset.num_classes <= self.latent_dim
             labels = "latent" if can_be_named and self.discriminator not in _UNLABELLED else "none"
         if labels != "none" and not dataset.num_classes:
+            without = "leave out --conditional" if labels == "asked" else "choose --labels none"
             raise DatasetError(
-                f"{dataset.name} has no classes, and labels are {labels!r}; put images of a class into a "
-                "subfolder of its name, or choose --labels none"
+                f"{dataset.name} has no classes, which labels {labels!r} need; put images of a class into a "
+                f"subfolder of its name, or {without}"
             )
         if labels == "latent" and self.latent_dim < dataset.num_classes:
             raise DatasetError(

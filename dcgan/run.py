@@ -43,7 +43,7 @@ from dcgan_infer.extras import require
 
 from .activity import measure_activity
 from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
-from .data import Dataset, Progress, silent, split_validation
+from .data import IMAGES, Dataset, Progress, silent, split_validation
 from .evaluation import FID_COUNT, labels_like
 from .metrics.evaluator import evaluator_for
 from .metrics.frechet import frechet_distance
@@ -87,6 +87,7 @@ def train(
     *,
     resume: bool = False,
     progress: Progress = silent,
+    say: Callable[[str], None] = lambda _: None,
     on_start: Callable[[RunOptions, Dataset], None] = lambda *_: None,
     on_step: Callable[[Trainer], None] = lambda _: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -99,6 +100,7 @@ def train(
         options: resolved; with `resume`, those of the run, perhaps with more epochs (see `longer`).
         resume: go on from the run's checkpoint, from the start if the run was killed before its first.
         progress: told of what is done beside the steps: decoding images, training a classifier, measuring.
+        say: told what takes long, and how well an evaluator reads, in a line.
         on_start: called once the images are there, with what was settled by them.
         on_step: called after every step.
         on_epoch: called with the row for `metrics.jsonl` after every epoch.
@@ -109,8 +111,13 @@ def train(
         RunError: the folder is taken, in use, or was started with other images.
         DatasetError, DeviceError, SpecError, CheckpointError, DivergedError, OutputError: as their names say.
     """
+    folder = Path(options.data_dir)
+    if resume and options.dataset == IMAGES and not folder.exists():
+        raise RunError(f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE")
     if not resume:
         _refuse_taken(run)
+        if options.dataset == IMAGES and run.resolve().is_relative_to(folder.resolve()):
+            raise RunError(f"{run} would be among the images of {folder}, as images itself; choose another --out")
     device = resolve_device(options.device)
     if options.tensorboard:
         require("torch.utils.tensorboard", "tensorboard")
@@ -118,16 +125,19 @@ def train(
     # Before the images, which may take minutes.
     start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
     dataset = options.real_images.load("train", progress)
+    images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
+    if resume and images_sha256 != _started_with(run):
+        option = "--images" if options.dataset == IMAGES else "--data-dir"
+        raise RunError(f"{run} was trained on other images than these; give {option} with the place where they are")
     seen, held = split_validation(dataset)
     if not options.holdout:
         seen = dataset
     recipe = options.recipe if start is None else replace(options.recipe, latent_dim=start.spec.latent_dim)
     options = replace(options, recipe=recipe.settled(seen))
     _refuse_batches(options.recipe, len(seen))
-    images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
     on_start(options, dataset)
     # The judge first: the training of its evaluator seeds the device's random numbers, and the trainer seeds them anew.
-    judge = _Judge(dataset, held, options.threads, progress=progress) if options.eval_every else None
+    judge = _Judge(dataset, held, options.threads, say, progress) if options.eval_every else None
     trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
     if not resume:
         make_folder(run, parents=True)
@@ -320,9 +330,23 @@ class _Judge:
         return round(frechet_distance(self._evaluator.judge(images).features, self._held), 4)
 
 
+def _started_with(run: Path) -> str:
+    """SHA-256 of the images that a run was started with."""
+    try:
+        return str(json.loads((run / OPTIONS).read_text())["images_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run / OPTIONS} is damaged ({first_line(error)}); start a new run") from error
+
+
 def _refuse_taken(run: Path) -> None:
     if run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise RunError(f"{run} already exists; go on with --resume {run}, or choose another --out")
+        resume = f"go on with --resume {run}, or " if (run / OPTIONS).exists() else ""
+        raise RunError(f"{run} already exists; {resume}choose another --out")
+    there = next(path for path in run.absolute().parents if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise RunError(
+            f"can't make the folder {run}: {there} is no folder that can be written to; choose another --out"
+        )
 
 
 @contextlib.contextmanager
@@ -361,8 +385,6 @@ def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:
     for left in run.rglob(f".*{TEMPORARY}"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     try:
-        if json.loads((run / OPTIONS).read_text())["images_sha256"] != images_sha256:
-            raise RunError(f"{run} was trained on other images than these; give the --data-dir it was started with")
         if not (run / CHECKPOINT).exists():
             if (run / GENERATOR).exists():
                 raise RunError(f"{run} is finished, and its {CHECKPOINT} is gone; start a new run")

@@ -86,7 +86,12 @@ def read_options(run: Path) -> RunOptions:
     """
     try:
         fields = json.loads((run / OPTIONS).read_text())["options"]
-        return RunOptions(**{**fields, "recipe": Recipe.from_dict(fields["recipe"])})
+        options = RunOptions(**{**fields, "recipe": Recipe.from_dict(fields["recipe"])})
+        for name, example in vars(RunOptions(options.recipe, "", "", 0, "", 0, size=0)).items():
+            value = getattr(options, name)
+            if not isinstance(value, type(example)) and (name, value) != ("size", None):
+                raise TypeError(f"{name} is {value!r}")
+        return options
     except OSError as error:
         raise RunError(
             f"{run} is no run folder: it has no {OPTIONS}; start a new run with dcgan-train --out"

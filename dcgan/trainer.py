@@ -342,7 +342,8 @@ def _respelled(spec: GeneratorSpec, recipe: Recipe, dataset: Dataset) -> Generat
     if (spec.image_shape, spec.num_classes) != wanted:
         raise DatasetError(
             f"the generator to start from makes images of shape {spec.image_shape} in {spec.num_classes} classes, and "
-            f"this run trains for {wanted[0]} in {wanted[1]}; give --size, --grey, --colour or --conditional to match"
+            f"this run's would make them of shape {wanted[0]} in {wanted[1]} (the images have {dataset.num_classes} "
+            "classes); choose --size, --grey, --colour and --conditional to match, or other images"
         )
     if spec.value_range != (-1.0, 1.0):
         raise DatasetError("the generator to start from ends in a sigmoid; training takes one that ends in tanh")

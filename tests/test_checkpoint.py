@@ -137,7 +137,7 @@ def test_a_key_of_a_bare_state_dict_is_to_be_left_out(tmp_path: Path) -> None:
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         load_generator(tmp_path / "none.pt")
-    with pytest.raises(CheckpointError, match=r"is a folder; give a file in it, such as .*generator\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"is no run's folder; .* such as generator\.safetensors"):
         load_generator(tmp_path)
 
 

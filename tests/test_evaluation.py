@@ -15,7 +15,7 @@ from conftest import MODELS, OLD
 
 from dcgan.data import Dataset
 from dcgan.datasets import DATASETS, RealImages, load_dataset
-from dcgan.eval_cli import _table, _take_from_run, main
+from dcgan.eval_cli import _table, _take_from_model, _take_from_run, main
 from dcgan.evaluation import METRICS, Evaluation, Reference, evaluate, judge_images, reference_of, refuse_others
 from dcgan.metrics.evaluator import PATH, Evaluator, Statement, evaluator_for
 from dcgan.recipes import RECIPES
@@ -267,6 +267,31 @@ def test_a_run_is_compared_with_what_it_was_trained_on(tmp_path: Path, monkeypat
     assert taken(tmp_path) == nothing
 
 
+@pytest.mark.parametrize(
+    ("dataset", "shape", "expected"),
+    [
+        ("fashion-mnist", (1, 28, 28), "fashion-mnist"),
+        ("", (1, 28, 28), None),
+        ("", (3, 28, 28), "give --images"),
+        ("images", (1, 28, 28), "give --images"),
+    ],
+)
+def test_a_model_is_compared_with_what_it_was_trained_on(
+    dataset: str, shape: tuple[int, int, int], expected: str | None
+) -> None:
+    images = Images("theirs", Interface(image_shape=shape), lambda z, labels: z, json.dumps({"dataset": dataset}))
+    options: dict[str, Any] = dict.fromkeys(vars(RealImages()))
+    if expected == "give --images":
+        with pytest.raises(EvaluationError, match=expected):
+            _take_from_model(images, options)
+        return
+    _take_from_model(images, options)
+    assert options["dataset"] == expected
+    asked = {"dataset": "kmnist"}
+    _take_from_model(images, asked)
+    assert asked == {"dataset": "kmnist"}
+
+
 def test_statements_are_read_or_refused() -> None:
     statement = Statement((3, 32, 32), ("a", "b"), "pets", 0.9, "00")
     assert Statement.from_json(statement.to_json()) == statement
@@ -422,8 +447,8 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
         (["--make-evaluator"], 2, "sample has an evaluator that ships"),
         (["--make-evaluator", "dcgan-mnist"], 2, "leave the model out"),
         (["--features", "a.onnx", "--evaluator", "b.onnx"], 2, "takes the place of an evaluator"),
-        (["--features", "missing.onnx"], 1, "can't read the features missing.onnx"),
-        (["--evaluator", "missing.onnx"], 1, "can't read the evaluator missing.onnx"),
+        (["--features", "missing.onnx"], 1, "there is no file missing.onnx; --features"),
+        (["--evaluator", "missing.onnx"], 1, "there is no file missing.onnx; --evaluator"),
         (["--images", "folder"], 2, "leave out --dataset"),
         (["--size", "32"], 1, "those of sample are of (1, 32, 32)"),
         (["images.npy", "--seed", "1"], 2, "made already"),

@@ -190,12 +190,13 @@ def test_the_options_of_a_run_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 # None: the field is left out.
-@pytest.mark.parametrize("change", [{"warmup": 3}, {"loss": None}, {"epochs": "1"}, {"loss": "other"}])
+@pytest.mark.parametrize("change", [{"warmup": 3}, {"loss": None}, {"epochs": "1"}, {"loss": "other"}, {"size": "x"}])
 def test_options_that_no_version_wrote_are_refused(change: dict[str, object], tmp_path: Path) -> None:
     from dcgan import run_options
 
     content = json.loads((OLD / "run" / run_options.OPTIONS).read_text())
     recipe = content["options"]["recipe"] | change
+    content["options"] |= {name: recipe.pop(name) for name in change.keys() & {"size"}}
     content["options"]["recipe"] = {
         name: value for name, value in recipe.items() if value is not None
     }  # None: left out

@@ -108,7 +108,20 @@ def test_a_folder_of_images_becomes_a_generator_with_class_names(icons: Path, tm
     (tmp_path / "moved" / "arrows" / "0.png").unlink()
     result = CliRunner().invoke(main, again)
     assert result.exit_code == 1
-    assert "was trained on other images than these" in result.stderr
+    assert "was trained on other images than these; give --images" in result.stderr
+    result = CliRunner().invoke(main, ["--resume", str(out)])
+    assert result.exit_code == 1
+    assert "which is not there; if it moved, add --images NEWPLACE" in result.stderr
+    inside = ["--images", str(tmp_path / "moved"), "--out", str(tmp_path / "moved" / "runs" / "0")]
+    result = CliRunner().invoke(main, inside)
+    assert result.exit_code == 1
+    assert "would be among the images" in result.stderr
+
+
+def test_init_takes_no_choices_of_a_generator(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--init", str(tmp_path), "--latent-dim", "50"])
+    assert result.exit_code == 2
+    assert "--init brings a generator of its own; leave out --latent-dim" in result.stderr
 
 
 def test_images_can_be_made_grey_and_need_no_classes(icons: Path, tmp_path: Path) -> None:

@@ -228,6 +228,11 @@ def evaluator_for(
         OutputError: a new one can't be written.
     """
     if dataset.labels is None or not dataset.class_names:
+        if path is not None and not make:
+            raise EvaluationError(
+                f"{dataset.name} has no labels, and the evaluator {path} reads classes; to have its features alone, "
+                f"give --features {path}"
+            )
         raise EvaluationError(
             f"{dataset.name or 'this data set'} has no labels to train an evaluator with; give a feature extractor "
             "of your own with --features FILE.onnx, or images in a folder per class"

@@ -18,9 +18,14 @@ import click
 from .contract.errors import DcganError, SpecError, first_line
 from .contract.layers import Activation
 
+INTERRUPTED = 128 + signal.SIGINT
+
 
 class Command(click.Command):
-    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1."""
+    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1.
+
+    Ctrl-C ends it with a line too, and 130, what shells report for a program that it ended.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -28,6 +33,9 @@ class Command(click.Command):
                 return super().invoke(ctx)
         except DcganError as error:
             raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\nstopped", err=True)
+            ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             raise  # whoever read our output has gone; Click ends quietly
         except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
