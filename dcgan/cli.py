@@ -289,15 +289,26 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.received = False
+        self._noted = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Interrupts:
+        self._handle(signal.SIGINT, self._raise)
         return self
 
     def collect(self) -> None:
         """From now on; before, while images are read or downloaded, a Ctrl-C ends the command at once."""
-        if not self._before and not self.received:
-            self._before = {each: signal.signal(each, self._note) for each in (signal.SIGINT, signal.SIGTERM)}
+        if not self._noted and not self.received:
+            self._noted = True
+            for each in (signal.SIGINT, signal.SIGTERM):
+                self._handle(each, self._note)
+
+    def _handle(self, number: signal.Signals, handler: Any) -> None:
+        self._before.setdefault(number, signal.signal(number, handler))
+
+    def _raise(self, _number: int, _frame: object) -> None:
+        self.received = True  # for a library may swallow what is raised in a callback of its own
+        raise KeyboardInterrupt
 
     def _note(self, _number: int, _frame: object) -> None:
         self.received = True

@@ -112,8 +112,6 @@ def train(
         DatasetError, DeviceError, SpecError, CheckpointError, DivergedError, OutputError: as their names say.
     """
     folder = Path(options.data_dir)
-    if resume and options.dataset == IMAGES and not folder.exists():
-        raise RunError(f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE")
     if not resume:
         _refuse_taken(run)
         if options.dataset == IMAGES and run.resolve().is_relative_to(folder.resolve()):
@@ -124,7 +122,13 @@ def train(
     torch.set_num_threads(options.threads)
     # Before the images, which may take minutes.
     start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
-    dataset = options.real_images.load("train", progress)
+    try:
+        dataset = options.real_images.load("train", progress)
+    except DatasetError as error:
+        if resume and options.dataset == IMAGES and not folder.exists():
+            moved = f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE"
+            raise RunError(moved) from error
+        raise
     images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
     if resume and images_sha256 != _started_with(run):
         option = "--images" if options.dataset == IMAGES else "--data-dir"

@@ -109,10 +109,11 @@ def test_a_folder_of_images_becomes_a_generator_with_class_names(icons: Path, tm
     result = CliRunner().invoke(main, again)
     assert result.exit_code == 1
     assert "was trained on other images than these; give --images" in result.stderr
+    (tmp_path / "moved").rename(tmp_path / "away")
     result = CliRunner().invoke(main, ["--resume", str(out)])
     assert result.exit_code == 1
     assert "which is not there; if it moved, add --images NEWPLACE" in result.stderr
-    inside = ["--images", str(tmp_path / "moved"), "--out", str(tmp_path / "moved" / "runs" / "0")]
+    inside = ["--images", str(tmp_path / "away"), "--out", str(tmp_path / "away" / "runs" / "0")]
     result = CliRunner().invoke(main, inside)
     assert result.exit_code == 1
     assert "would be among the images" in result.stderr
@@ -186,7 +187,7 @@ def test_work_that_fails_exits_1_with_one_line(data_dir: Path, tmp_path: Path) -
         (["--data-dir", str(data_dir), "-o", "/dev/null/run", *TINY], "/dev/null/run"),
         (["--data-dir", str(data_dir), "-o", str(tmp_path / ("x" * 300)), *TINY], "file name too long"),
         (["--data-dir", "x" * 300, *out], "file name too long"),
-        (["--data-dir", str(data_dir), *out, "--batch-size", "100"], "2 to 64 images"),
+        (["--data-dir", str(data_dir), *out, "--batch-size", "100"], "2 to 64 of"),
         (["--data-dir", "nowhere", *out, "--init", "nowhere.pth"], "no checkpoint at"),  # before images are looked for
         (["--resume", str(tmp_path / "nowhere")], "is no run folder"),
         (["--resume", str(tmp_path / "taken")], "is no run folder"),

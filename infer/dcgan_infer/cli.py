@@ -280,7 +280,7 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
             }
         )
     rows, columns = request.layout
-    noun = "digit" if request.model in shipped.names(".onnx") else "image"
+    noun = "digit" if request.model in shipped.DIGITS else "image"
     made = f"{rendered.images} {noun}{'s' * (rendered.images > 1)}"
     if request.steps:
         made = f"{rendered.images} frames through {request.n} {noun}s"

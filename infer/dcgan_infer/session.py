@@ -312,10 +312,9 @@ class ImageGenerator:
             )
 
     def _unconditional(self) -> ModelError:
-        known = [name for name in shipped.names(".onnx") if name.endswith("-conditional")]
         return ModelError(
             f"model {self.name} is unconditional: it can't be asked for a class; take a conditional one"
-            f"{' such as --model ' + known[0] if known else ', trained with dcgan-train --conditional'}"
+            f" such as --model {shipped.DEFAULT}, or train one with dcgan-train --conditional"
         )
 
 

@@ -15,6 +15,7 @@ def _folder() -> Path:
 
 FOLDER = _folder()
 DEFAULT = "dcgan-mnist-conditional"
+DIGITS = frozenset({DEFAULT, "dcgan-mnist"})  # those that make digits
 
 
 def names(suffix: str) -> list[str]:
