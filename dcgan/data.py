@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -48,6 +49,10 @@ class Dataset:
         """Some of them, in the same order."""
         labels = None if self.labels is None else self.labels[rows]
         return Dataset(self.images[rows], labels, self.class_names, self.name)
+
+    def sha256(self) -> str:
+        """Of the bytes of the images."""
+        return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()
 
     @property
     def num_classes(self) -> int:

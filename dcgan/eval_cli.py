@@ -20,7 +20,7 @@ from dcgan_infer.runtime import cores
 from .data import IMAGES, SPLITS
 from .data_options import data_options, with_own_images
 from .datasets import DATASETS, RealImages
-from .run_options import read_options
+from .run_options import images_sha256_of, read_options
 
 if TYPE_CHECKING:
     from .data import Dataset
@@ -109,8 +109,8 @@ def main(source: str | None, images: Path | None, as_json: bool, make_evaluator:
         click.echo(json.dumps(stated, indent=2) if as_json else f"{made.path}\nsha256 {made.sha256}")
         return
     source = source or shipped.DEFAULT
-    _take_from_run(source, options)
-    evaluation, name = _evaluate(source, options)
+    run = _take_from_run(source, options)
+    evaluation, name = _evaluate(source, options, run)
     if as_json:
         click.echo(json.dumps({"source": source, "dataset": name, **evaluation.as_dict()}, indent=2))
     else:
@@ -138,19 +138,20 @@ def _refuse_contradictions(source: str | None, make_evaluator: bool, options: di
         raise EvaluationError(f"{options['evaluator']} is a folder; name a file with --evaluator")
 
 
-def _take_from_run(source: str, options: dict[str, Any]) -> None:
-    """What a run was trained on, where nothing else is asked for."""
+def _take_from_run(source: str, options: dict[str, Any]) -> Path | None:
+    """What a run was trained on, where nothing else is asked for; the run's folder if that is taken."""
     path = Path(source)
     if source in shipped.names(".onnx") or path.suffix not in ("", ".safetensors") or not path.exists():
-        return
+        return None
     try:
-        real = read_options(path if path.is_dir() else path.parent).real_images
+        run = path if path.is_dir() else path.parent
+        real = read_options(run).real_images
     except RunError:
-        return  # no run's, or another program's
+        return None  # no run's, or another program's
     if options["dataset"]:
         if options["dataset"] == real.dataset == IMAGES:  # moved, or others: read as the run's were
             options |= {key: value for key, value in vars(real).items() if options[key] is None}
-        return
+        return None
     if real.dataset not in (*DATASETS, IMAGES):
         raise EvaluationError(
             f"{source} was trained on {real.dataset}; name its images with --images FOLDER, or a --dataset"
@@ -158,6 +159,7 @@ def _take_from_run(source: str, options: dict[str, Any]) -> None:
     options |= {key: value for key, value in vars(real).items() if options[key] is None}
     images = options["data_dir"] if real.dataset == IMAGES else real.dataset
     _tell(f"{source} was trained on {images}, so it is compared with {images}")
+    return run
 
 
 def _take_from_model(images: Images, options: dict[str, Any]) -> None:
@@ -197,7 +199,7 @@ def _evaluator(train: Dataset, options: dict[str, Any], make: bool = False) -> E
     )
 
 
-def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
+def _evaluate(source: str, options: dict[str, Any], run: Path | None) -> tuple[Evaluation, str]:
     from .evaluation import evaluate, read_images, reference_of, refuse_others
     from .metrics.evaluator import Judge
     from .metrics.feature_model import FeatureModel
@@ -212,6 +214,8 @@ def _evaluate(source: str, options: dict[str, Any]) -> tuple[Evaluation, str]:
     _take_from_model(images, options)
     choice = _choice(options, images)
     train, test = read_images(choice, options["split"], _tell, _progress)
+    if run is not None and train.sha256() != images_sha256_of(run):
+        _tell(f"these are not the images that {run} was trained on: they were changed, or others took their place")
     refuse_others(images, train)
     reference = reference_of(train, test, options["split"])
     judge: Judge | None = None

@@ -14,7 +14,6 @@ RUN/generator.safetensors    the result, written when the last epoch is done
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -25,7 +24,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,7 +48,7 @@ from .metrics.frechet import frechet_distance
 from .networks import Generator
 from .recipes import Recipe
 from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
-from .run_options import OPTIONS, RunOptions
+from .run_options import OPTIONS, RunOptions, images_sha256_of
 from .sources import Images, generator_run
 from .trainer import Trainer, resolve_device, resolve_precision
 
@@ -129,8 +127,8 @@ def train(
             moved = f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE"
             raise RunError(moved) from error
         raise
-    images_sha256 = hashlib.sha256(np.ascontiguousarray(dataset.images).data).hexdigest()
-    if resume and images_sha256 != _started_with(run):
+    images_sha256 = dataset.sha256()
+    if resume and images_sha256 != images_sha256_of(run):
         option = "--images" if options.dataset == IMAGES else "--data-dir"
         raise RunError(f"{run} was trained on other images than these; give {option} with the place where they are")
     seen, held = split_validation(dataset)
@@ -332,14 +330,6 @@ class _Judge:
         images, _ = source(FID_COUNT, 0, self._asked)
         generator.train(training)
         return round(frechet_distance(self._evaluator.judge(images).features, self._held), 4)
-
-
-def _started_with(run: Path) -> str:
-    """SHA-256 of the images that a run was started with."""
-    try:
-        return str(json.loads((run / OPTIONS).read_text())["images_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{run / OPTIONS} is damaged ({first_line(error)}); start a new run") from error
 
 
 def _refuse_taken(run: Path) -> None:

@@ -100,6 +100,18 @@ def read_options(run: Path) -> RunOptions:
         raise RunError(f"{run / OPTIONS} is damaged or of another version ({error}); start a new run") from error
 
 
+def images_sha256_of(run: Path) -> str:
+    """SHA-256 of the bytes of all images that a run was started with.
+
+    Raises:
+        RunError: the run does not say.
+    """
+    try:
+        return str(json.loads((run / OPTIONS).read_text())["images_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{run / OPTIONS} is damaged or of another version ({error}); start a new run") from error
+
+
 def longer(options: RunOptions, epochs: int) -> RunOptions:
     """A run's options with more epochs.
 

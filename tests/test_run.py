@@ -421,7 +421,7 @@ def test_a_run_starts_from_a_generator(own: Callable[[Dataset], RunOptions], tmp
 
     other = dataclasses.replace(tuned, init=str(tmp_path / "second"))
     own(dataclasses.replace(colours(32), images=np.zeros((32, 32, 32, 3), np.uint8)))
-    with pytest.raises(DatasetError, match=r"makes images of shape \(3, 16, 16\).*give --size"):
+    with pytest.raises(DatasetError, match=r"makes images of shape \(3, 16, 16\).*choose --size"):
         train(tmp_path / "third", other)
 
 

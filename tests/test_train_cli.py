@@ -10,6 +10,7 @@ from PIL import Image
 
 from dcgan.checkpoint import load_generator
 from dcgan.cli import main
+from dcgan.eval_cli import main as evaluate
 from dcgan.recipes import RECIPES
 from dcgan_infer.contract.layers import Activation
 
@@ -136,6 +137,12 @@ def test_images_can_be_made_grey_and_need_no_classes(icons: Path, tmp_path: Path
     assert "images   flat: 24 of 16x16, grey" in result.stdout
     assert "classes  none" in result.stdout
     assert load_generator(out).spec.image_shape == (1, 16, 16)
+    for changed in (False, True):
+        if changed:
+            (flat / "1.png").write_bytes((flat / "2.png").read_bytes())
+        result = CliRunner().invoke(evaluate, [str(out), "--threads", "1"])
+        assert result.exit_code == 0, result.output
+        assert ("these are not the images that" in result.stderr) == changed
     result = CliRunner().invoke(main, ["--images", str(flat), "--conditional", "-o", str(tmp_path / "other"), *OWN])
     assert result.exit_code == 1
     assert "has no classes" in result.stderr
