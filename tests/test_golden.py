@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pytest
 from conftest import MODELS, ROOT
 
+from dcgan.datasets import DATASETS
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ModelError
 from dcgan_infer.contract.golden import COUNT, SUFFIX, Golden, parse_golden
 from dcgan_infer.contract.latents import latents
 from dcgan_infer.contract.spec import GeneratorSpec, reference_spec
 
-NAMES = ["dcgan-mnist", "dcgan-mnist-conditional"]
+NAMES = ["dcgan-fashion-mnist-conditional", "dcgan-mnist", "dcgan-mnist-conditional"]
 CONDITIONAL = shipped.path_of("dcgan-mnist-conditional", SUFFIX)
 
 
@@ -49,7 +50,9 @@ def test_every_shipped_model_has_golden_vectors() -> None:
 def test_what_ships_is_what_the_page_says(name: str) -> None:
     path = shipped.path_of(name, SUFFIX)
     golden = golden_of(path)
-    assert golden.spec == reference_spec(num_classes=10 if name.endswith("conditional") else 0)
+    clothes = (DATASETS["fashion-mnist"].class_names or ()) if "fashion" in name else ()
+    classes = 10 if name.endswith("conditional") else 0
+    assert golden.spec == reference_spec(num_classes=classes, class_names=clothes)
     assert np.array_equal(golden.z, latents(0, 0, 20, 100))
     assert [array.dtype.name for array in (golden.z, golden.image, golden.image_uint8)] == [
         "float32",
