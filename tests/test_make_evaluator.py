@@ -263,7 +263,7 @@ def test_a_folder_of_classes_from_the_command_line(monkeypatch: pytest.MonkeyPat
     assert "training an evaluator" not in again.output
 
     wrong, _ = evaluated(monkeypatch, dataset, "fresh.npz", "--split", "test")
-    assert "clouds has no test images; take --split validation" in wrong.output
+    assert "images of your own have no test split; leave --split out" in wrong.output
     interface = Interface(7, (3, 16, 20), 3, ("red", "sneaker", "blue"))
     write_small(tmp_path / "shoes.onnx", interface)
     refused, _ = evaluated(monkeypatch, dataset, "shoes.onnx")
