@@ -208,12 +208,8 @@ def main(
                 option = "--" + min(replaced).replace("_", "-")
                 raise click.UsageError(f"--init brings a generator of its own; leave out {option}")
         dataset = given.get("dataset", "mnist")
-        is_like_mnist = (  # what IDX files hold: images in classes, grey, of 28x28
-            dataset in DATASETS
-            and bool(DATASETS[dataset].idx)
-            and given.get("size", 28) == 28
-            and given.get("channels") != "colour"
-        )
+        of_28 = dataset in DATASETS and DATASETS[dataset].size == given.get("size", 28) == 28
+        is_like_mnist = of_28 and given.get("channels") != "colour"  # all sets of 28x28 are grey, and in classes
         name = recipe or (DEFAULT_RECIPE if is_like_mnist else IMAGES_RECIPE)
         defaults = RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
         options = run.resolved(_merge(defaults, given))

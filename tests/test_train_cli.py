@@ -47,6 +47,7 @@ def test_dry_run_prints_what_would_be_done_and_does_nothing(tmp_path: Path, monk
     [
         ([], "fast"),
         (["--dataset", "kmnist", "--size", "28"], "fast"),
+        (["--dataset", "qmnist"], "fast"),
         (["--dataset", "mnist", "--size", "32"], "images"),
         (["--dataset", "mnist", "--colour"], "images"),
         (["--dataset", "celeba", "--size", "28"], "images"),
