@@ -129,13 +129,12 @@ def _refuse_contradictions(source: str | None, make_evaluator: bool, options: di
     if options["split"] == "test" and options["dataset"] == IMAGES:
         raise click.UsageError("images of your own have no test split; leave --split out.")
     # Before images are read, which may take minutes.
-    for option, path in (("features", options["features"]), ("evaluator", options["evaluator"])):
+    for option in ("features", "evaluator"):
+        path = options[option]
         if path is not None and not make_evaluator and not path.is_file():
             raise EvaluationError(f"there is no file {path}; --{option} takes an ONNX file")
-    if make_evaluator and options["evaluator"] is not None and not options["evaluator"].parent.is_dir():
-        raise EvaluationError(f"there is no folder {options['evaluator'].parent}; choose another --evaluator")
-    if make_evaluator and options["evaluator"] is not None and options["evaluator"].is_dir():
-        raise EvaluationError(f"{options['evaluator']} is a folder; name a file with --evaluator")
+    if make_evaluator and path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise EvaluationError(f"can't write {path}; name a file in a folder that exists with --evaluator")
 
 
 def _take_from_run(source: str, options: dict[str, Any]) -> Path | None:
