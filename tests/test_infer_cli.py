@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -19,6 +20,7 @@ from PIL import Image
 
 from dcgan_infer import ImageGenerator, inputs, shipped
 from dcgan_infer.cli import main
+from dcgan_infer.commands import Command
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.latents import latents
 
@@ -444,3 +446,12 @@ def test_what_a_model_has_not_is_said_in_a_line(arguments: list[str], status: in
     assert len(errors) == 1, result.stderr
     assert says in result.stderr
     assert names(".") == ["hats.txt", "z.npy"]
+
+
+def test_ctrl_c_ends_a_command_with_a_line() -> None:
+    @click.command(cls=Command)
+    def work() -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(work)
+    assert (result.exit_code, result.stderr.strip()) == (130, "stopped")
