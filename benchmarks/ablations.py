@@ -22,9 +22,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from dcgan.activity import measure_activity
 from dcgan.data import split_validation
-from dcgan.datasets import load_dataset
 from dcgan.discriminators import DISCRIMINATORS, ProjectedDiscriminator, SpectralDiscriminator
 from dcgan.evaluation import FID_COUNT, Reference, judge_images
+from dcgan.loading import load_dataset
 from dcgan.metrics.checkerboard import checkerboard_energy
 from dcgan.metrics.evaluator import Evaluator, Judged
 from dcgan.networks import Generator

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from dcgan.datasets import load_dataset
+from dcgan.loading import load_dataset
 from dcgan.recipes import RECIPES
 from dcgan.trainer import Trainer, resolve_precision
 

@@ -17,7 +17,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 def data_options(
     images: str, dataset: str, sizes: click.types.IntParamType, size: str
 ) -> Callable[[_Command], _Command]:
-    """Decorate a command with options that have the names and meanings of `datasets.RealImages`' fields, and `images`.
+    """Decorate a command with options that have the names and meanings of `loading.RealImages`' fields, and `images`.
 
     All are None where they are not given.
 

@@ -19,7 +19,8 @@ from dcgan_infer.runtime import cores
 
 from .data import IMAGES, SPLITS
 from .data_options import data_options, with_own_images
-from .datasets import DATASETS, RealImages
+from .datasets import DATASETS
+from .loading import RealImages
 from .run_options import images_sha256_of, read_options
 
 if TYPE_CHECKING:

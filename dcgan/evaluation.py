@@ -19,7 +19,8 @@ from dcgan_infer.contract.spec import MNIST_NAMES
 from dcgan_infer.extras import require
 
 from .data import IMAGES, SPLITS, Dataset, Progress, silent, split_validation
-from .datasets import DATASETS, RealImages
+from .datasets import DATASETS
+from .loading import RealImages
 from .metrics import foreign
 from .metrics.density_coverage import density_coverage
 from .metrics.evaluator import Judge, Judged, describe, listed

@@ -11,7 +11,7 @@ from typing import Any
 from dcgan_infer.contract.errors import RunError
 
 from .data import IMAGES, Channels
-from .datasets import RealImages
+from .loading import RealImages
 from .recipes import Recipe
 
 OPTIONS = "options.json"

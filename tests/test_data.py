@@ -25,8 +25,9 @@ from conftest import ROOT, idx_bytes
 from PIL import Image
 
 from dcgan.data import Dataset, silent
-from dcgan.datasets import DATASETS, _fitted, load_dataset
+from dcgan.datasets import DATASETS
 from dcgan.idx import read_idx
+from dcgan.loading import _fitted, load_dataset
 from dcgan_infer.contract.errors import DatasetError
 
 Images = npt.NDArray[np.uint8]
@@ -251,7 +252,7 @@ def test_every_constructor_takes_its_arguments_and_has_no_files_yet(tmp_path: Pa
 def test_idx_files_need_no_torch(tmp_path: Path, sample_images: Images) -> None:
     write_split(tmp_path, sample_images, True, "emnist-balanced-train")
     code = f"""
-import sys; from pathlib import Path; from dcgan.datasets import load_dataset
+import sys; from pathlib import Path; from dcgan.loading import load_dataset
 assert len(load_dataset("emnist", Path({str(tmp_path)!r}))) == 64
 assert not [name for name in sys.modules if name.startswith("torch")]
 """

@@ -14,9 +14,10 @@ from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
 
 from dcgan.data import Dataset
-from dcgan.datasets import DATASETS, RealImages, load_dataset
+from dcgan.datasets import DATASETS
 from dcgan.eval_cli import _table, _take_from_model, _take_from_run, main
 from dcgan.evaluation import METRICS, Evaluation, Reference, evaluate, judge_images, reference_of, refuse_others
+from dcgan.loading import RealImages, load_dataset
 from dcgan.metrics.evaluator import PATH, Evaluator, Statement, evaluator_for
 from dcgan.recipes import RECIPES
 from dcgan.run_options import RunOptions

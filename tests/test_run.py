@@ -18,7 +18,7 @@ from PIL import Image
 
 from dcgan.checkpoint import load_generator
 from dcgan.data import Dataset
-from dcgan.datasets import load_dataset
+from dcgan.loading import load_dataset
 from dcgan.metrics.frechet import frechet_distance
 from dcgan.recipes import RECIPES, SHOWN, Recipe
 from dcgan.run import _Judge, train
@@ -326,7 +326,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Callable[[Dataset], RunOptions]:
     """Options of a run on images that are at hand, so that no files are needed."""
 
     def put(dataset: Dataset) -> RunOptions:
-        monkeypatch.setattr("dcgan.datasets.load_dataset", lambda *_, **__: dataset)
+        monkeypatch.setattr("dcgan.loading.load_dataset", lambda *_, **__: dataset)
         return RunOptions(TINY_IMAGES, "images", "/somewhere/mine.zip", 0, "cpu", 1)
 
     return put

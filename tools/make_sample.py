@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dcgan.datasets import load_dataset
+from dcgan.loading import load_dataset
 
 COUNT = 10_000
 FOLDER = Path(__file__).resolve().parent.parent / "dcgan" / "sample"

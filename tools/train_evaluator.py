@@ -13,7 +13,7 @@ import click
 import torch
 
 from dcgan.data import split_validation
-from dcgan.datasets import load_dataset
+from dcgan.loading import load_dataset
 from dcgan.metrics import make_evaluator
 from dcgan.metrics.evaluator import STATEMENT_KEY, Statement, training_key
 from dcgan_infer.contract.files import sha256_of
