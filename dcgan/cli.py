@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shlex
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from dcgan_infer import __version__
-from dcgan_infer.commands import INTERRUPTED, Command, FiniteFloat, parse_activation
+from dcgan_infer import __version__, signals
+from dcgan_infer.commands import Command, FiniteFloat, parse_activation
 from dcgan_infer.contract.errors import SpecError
 from dcgan_infer.contract.layers import ACTIVATIONS, doublings, nearest_sizes
 from dcgan_infer.extras import require
@@ -219,33 +219,39 @@ def main(
     if dry_run:
         click.echo(json.dumps(options.to_dict(), indent=2))
         return
-    folder = resume or out or new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
-    with Console(folder, verbose) as console, _Interrupts() as interrupts:
+    with contextlib.ExitStack() as stack:
+        folder = resume or out or new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
+        if is_new := not (resume or out):
+            stack.callback(_remove_if_empty, folder)
+        interrupts = _Interrupts(folder, is_new)
+        console = stack.enter_context(Console(folder, verbose))
+        stack.enter_context(signals.told(interrupts.notice))
 
         def after_step(trainer: Trainer) -> None:
-            interrupts.collect()
+            interrupts.stepping = True
             console.step(trainer)
 
-        try:
-            rows = run.train(
-                folder,
-                options,
-                resume=resume is not None,
-                progress=console.progress,
-                say=console.say,
-                on_start=console.start,
-                on_step=after_step,
-                on_epoch=console.epoch,
-                interrupted=lambda: interrupts.received,
-            )
-        except KeyboardInterrupt:  # while images were read, or a classifier trained; or the second one
-            again = f", start again with: {_resume(folder)}" if (folder / OPTIONS).exists() else ""
-            click.echo(f"\nstopped; what was not saved yet is lost{again}", err=True)
-            click.get_current_context().exit(INTERRUPTED)
+        rows = run.train(
+            folder,
+            options,
+            resume=resume is not None,
+            progress=console.progress,
+            say=console.say,
+            on_start=console.start,
+            on_step=after_step,
+            on_epoch=console.epoch,
+            interrupted=lambda: interrupts.received > 0,
+        )
     if rows is None:
         click.echo(f"stopped and saved; resume with: {_resume(folder)}", err=True)
-        click.get_current_context().exit(INTERRUPTED)
+        click.get_current_context().exit(128 + interrupts.received)
     console.summary(rows)
+
+
+def _remove_if_empty(run: Path) -> None:
+    for folder in (run, run.parent):
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
 
 
 def _resume(folder: Path) -> str:
@@ -277,41 +283,25 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
 
 
 class _Interrupts:
-    """Once there is something to save, takes note of SIGINT and SIGTERM instead of dying of them; a second one kills.
+    """Signals while a run is trained: the first one saves it after the step that is at work, the second one ends it.
 
     Attributes:
-        received: whether one came.
+        stepping: whether a step was taken, so that there is something to save; before, the first one ends the command.
+        received: number of the first one, or 0.
     """
 
-    def __init__(self) -> None:
-        self.received = False
-        self._noted = False
-        self._before: dict[signal.Signals, Any] = {}
+    def __init__(self, folder: Path, is_new: bool) -> None:
+        self.stepping = False
+        self.received = 0
+        self._folder = folder
+        self._is_new = is_new
 
-    def __enter__(self) -> _Interrupts:
-        self._handle(signal.SIGINT, self._raise)
-        return self
-
-    def collect(self) -> None:
-        """From now on; before, while images are read or downloaded, a Ctrl-C ends the command at once."""
-        if not self._noted and not self.received:
-            self._noted = True
-            for each in (signal.SIGINT, signal.SIGTERM):
-                self._handle(each, self._note)
-
-    def _handle(self, number: signal.Signals, handler: Any) -> None:
-        self._before.setdefault(number, signal.signal(number, handler))
-
-    def _raise(self, _number: int, _frame: object) -> None:
-        self.received = True  # for a library may swallow what is raised in a callback of its own
-        raise KeyboardInterrupt
-
-    def _note(self, _number: int, _frame: object) -> None:
-        self.received = True
-        self.__exit__()
-        click.echo("\nstopping after this step, and saving; Ctrl-C again quits without", err=True)
-
-    def __exit__(self, *_error: object) -> None:
-        for each, handler in self._before.items():
-            signal.signal(each, handler)
-        self._before = {}
+    def notice(self, number: int) -> str | None:
+        if self.stepping and not self.received:
+            self.received = number
+            click.echo("\nstopping after this step, and saving; Ctrl-C again quits without", err=True)
+            return None
+        if self._is_new:
+            _remove_if_empty(self._folder)
+        again = f", start again with: {_resume(self._folder)}" if (self._folder / OPTIONS).exists() else ""
+        return f"stopped; what was not saved yet is lost{again}"

@@ -12,7 +12,6 @@ import io
 import itertools
 import shutil
 import string
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_infer.contract.errors import DatasetError, RuntimeMissingError, first_line
+from dcgan_infer.contract.files import naming, temporary_folder
 from dcgan_infer.extras import require
 
 from .data import Progress
@@ -214,12 +214,13 @@ def download(name: str, data_dir: Path, split: str, progress: Progress) -> None:
     progress(f"downloading {name}", 0, 1)
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=data_dir.absolute()) as temporary:
-            _copy_archives(data_dir.absolute(), Path(DATASETS[name].place), Path(temporary))
+        with temporary_folder(data_dir, name) as temporary:
+            _copy_archives(data_dir.absolute(), Path(DATASETS[name].place), temporary)
             # torchvision reports each mirror that fails on stdout; ours is one error.
             with _quiet():
-                build(temporary, download=True)
-            _move(Path(temporary), data_dir)
+                build(str(temporary), download=True)
+            with naming():
+                _move(temporary, data_dir)
     except Exception as error:  # of urllib, http, ssl, tarfile, zipfile, gdown
         reason = first_line(error).rstrip(":")
         raise DatasetError(

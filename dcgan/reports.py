@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dcgan_infer.contract.files import replacing
 from dcgan_infer.contract.pixels import tile, to_pictures
+from dcgan_infer.extras import new_figure
 
 from .networks import Generator
 
@@ -90,11 +91,10 @@ def plot_losses(path: Path, rows: Sequence[dict[str, Any]], title: str) -> None:
         rows: of `metrics.jsonl`.
         title: above the plot.
     """
-    import matplotlib.figure  # a second of imports that only the end of a run needs
+    epochs = [row["epoch"] for row in rows]
+    figure = new_figure(figsize=(7, 4), layout="constrained")  # a second of imports that only the end of a run needs
     from matplotlib.ticker import MaxNLocator
 
-    epochs = [row["epoch"] for row in rows]
-    figure = matplotlib.figure.Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for key, label, colour in (("g_loss", "generator", "#0b6e99"), ("d_loss", "discriminator", "#d9730d")):
         axes.plot(epochs, [row[key] for row in rows], label=label, color=colour, marker="o", markersize=3)

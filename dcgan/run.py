@@ -17,7 +17,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -36,7 +35,7 @@ from dcgan_infer.contract.errors import (
     RunError,
     first_line,
 )
-from dcgan_infer.contract.files import TEMPORARY, make_folder, replacing
+from dcgan_infer.contract.files import lock, make_folder, replacing
 from dcgan_infer.extras import require
 
 from .activity import measure_activity
@@ -345,21 +344,16 @@ def _refuse_taken(run: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder. The system lifts the lock when the process ends, however it ends."""
+    """Keep other processes out of a run folder, where there are locks. The system lifts it however the process ends."""
     try:
-        import fcntl  # not on Windows, where two runs in one folder are not noticed
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(run, os.O_RDONLY)
+        descriptor = lock(run)
+    except BlockingIOError as error:
+        raise RunError(f"another dcgan-train is at work in {run}; wait for it, or choose another --out") from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RunError(f"another dcgan-train is at work in {run}; wait for it, or choose another --out") from error
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _write_options(run: Path, options: RunOptions, images_sha256: str, count: int) -> None:
@@ -376,8 +370,6 @@ def _write_options(run: Path, options: RunOptions, images_sha256: str, count: in
 
 def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:
     """Put the trainer where the run's checkpoint left it."""
-    for left in run.rglob(f".*{TEMPORARY}"):  # by a process that was killed while it wrote
-        shutil.rmtree(left, ignore_errors=True)
     try:
         if not (run / CHECKPOINT).exists():
             if (run / GENERATOR).exists():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dcgan_infer.contract.errors import RunError
+from dcgan_infer.contract.errors import OutputError, RunError, first_line
+from dcgan_infer.contract.files import make_folder
 
 from .data import IMAGES, Channels
 from .loading import RealImages
@@ -73,9 +75,23 @@ class RunOptions:
 
 
 def new_run_folder(parent: Path, label: str) -> Path:
-    """The first unused `parent/NNN-label`, not created yet."""
+    """Make the first unused `parent/NNN-label`: from then on it is this run's, whoever else starts one.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    make_folder(parent, parents=True)
     taken = [int(match[1]) for path in parent.glob("*") if (match := re.match(r"(\d{3,})-", path.name))]
-    return parent / f"{max(taken, default=-1) + 1:03d}-{label}"
+    for number in itertools.count(max(taken, default=-1) + 1):
+        folder = parent / f"{number:03d}-{label}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OutputError(f"can't make the folder {folder}: {first_line(error).lower()}; give --out") from error
+    raise AssertionError  # of an endless loop
 
 
 def read_options(run: Path) -> RunOptions:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -20,7 +17,6 @@ from PIL import Image
 
 from dcgan_infer import ImageGenerator, inputs, shipped
 from dcgan_infer.cli import main
-from dcgan_infer.commands import Command
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.latents import latents
 
@@ -280,18 +276,6 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert b"Traceback" not in finished.stderr
 
 
-def test_sigterm_leaves_no_temporary_files(folder: Path) -> None:
-    arguments = ["--n", "10000000", "-o", "digits.npy"]
-    process = subprocess.Popen([sys.executable, "-m", "dcgan_infer", *arguments], stderr=subprocess.PIPE)
-    while not list(folder.glob(".digits.npy.*.tmp/*")) and process.poll() is None:
-        time.sleep(0.01)
-    process.terminate()
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert errors == b""
-    assert list(folder.iterdir()) == []
-
-
 # Models of other images than grey ones: tests/fixtures/models/make.py.
 
 COLOUR, CLOTHES = (("--model", str(MODELS / f"{name}.onnx")) for name in ("colour", "clothes"))
@@ -446,12 +430,3 @@ def test_what_a_model_has_not_is_said_in_a_line(arguments: list[str], status: in
     assert len(errors) == 1, result.stderr
     assert says in result.stderr
     assert names(".") == ["hats.txt", "z.npy"]
-
-
-def test_ctrl_c_ends_a_command_with_a_line() -> None:
-    @click.command(cls=Command)
-    def work() -> None:
-        raise KeyboardInterrupt
-
-    result = CliRunner().invoke(work)
-    assert (result.exit_code, result.stderr.strip()) == (130, "stopped")

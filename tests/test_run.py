@@ -208,18 +208,36 @@ def test_killed_and_resumed_gives_the_same_bits(data_dir: Path, tmp_path: Path) 
     assert epochs == list(range(1, 7))
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, data_dir: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start(data_dir, run, "-o", str(run), "--epochs", "1000", "--batch-size", "16", "--threads", "1")
     while not (run / "metrics.jsonl").exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     acknowledged, _, end = errors.strip().partition("\n")
     assert acknowledged.startswith("stopping after this step")
     assert end == f"stopped and saved; resume with: dcgan-train --resume {run}"
     assert (run / "checkpoint.safetensors").exists()
+
+
+def test_two_default_runs_at_once_have_a_folder_each(data_dir: Path, tmp_path: Path) -> None:
+    """Both choose a name at the same time: from then on it is theirs."""
+    line = [sys.executable, "-m", "dcgan", "--data-dir", str(data_dir), "--epochs", "1", "--batch-size", "16"]
+    both = [subprocess.Popen([*line, "--threads", "1"], cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, b"")
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["000-mnist-fast", "001-mnist-fast"]
+    assert all((run / "generator.safetensors").exists() for run in (tmp_path / "runs").iterdir())
+
+
+def test_a_default_run_that_can_not_start_leaves_no_folder(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "dcgan", "--images", str(tmp_path / "none")]
+    assert subprocess.run(line, cwd=tmp_path, capture_output=True, check=False).returncode == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_before_the_first_step_is_one_line(data_dir: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from . import __version__, shipped
 from .commands import Command, FiniteFloat, WholeNumber
 from .contract.files import replacing
 from .contract.spec import SEEDS
-from .extras import require
+from .extras import new_figure
 from .runtime import cores
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def main(
     """Measure how fast ONNX generators run on this machine's CPU."""
     with contextlib.ExitStack() as stack:
         if plot is not None:  # what can't be drawn is said before the measuring
-            require("matplotlib.figure", "plot")
+            new_figure()
             temporary = stack.enter_context(replacing(plot))
         from .bench import bench, open_rows
 

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from .bench import Report, shortened
-from .extras import require
+from .extras import new_figure
 
 # Okabe and Ito's colours, which people who see few colours can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -22,7 +22,7 @@ def draw(path: Path, report: Report) -> None:
     Raises:
         RuntimeMissingError: matplotlib is not installed.
     """
-    figure = require("matplotlib.figure", "plot").Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     batches = sorted({result.batch for result in report.results})
     names = list(dict.fromkeys(result.row.name for result in report.results))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__, shipped
-from .commands import Command, FiniteFloat, WholeNumber
+from .commands import Command, FiniteFloat, WholeNumber, closed
 from .contract.errors import DeviceError
 from .contract.spec import INDICES, SEEDS
 from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
@@ -208,7 +208,7 @@ def main(
             kind = kind_of(out, kind)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
-        if out == "-" and sys.stdout is None:
+        if out == "-" and "stdout" in closed:
             raise click.UsageError("--out - writes to stdout, which is closed.")
         if out == "-" and sys.stdout.isatty():
             raise click.UsageError("--out - would print binary data on the terminal; redirect it or pipe it on.")

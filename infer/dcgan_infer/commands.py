@@ -1,41 +1,43 @@
-"""What the console commands share: errors as one line, and exit statuses.
+"""What the console commands share: standard streams, signals, errors as one line, and exit statuses.
 
-Exit status: 0 done, 1 the work failed (one clear line on stderr, no traceback), 2 wrong usage; 130 from a
-dcgan-train that Ctrl-C interrupted and that saved its state.
+Exit status: 0 done, 1 the work failed (one clear line on stderr, no traceback), 2 wrong usage; 128 + its number where a
+signal ended the command, so 130 for Ctrl-C, also of a dcgan-train that saved its state.
 Imports Click and the standard library only.
 """
 
 from __future__ import annotations
 
-import contextlib
+import io
 import math
-import signal
-from collections.abc import Iterator
+import os
+import sys
 from typing import Any
 
 import click
 
 from .contract.errors import DcganError, SpecError, first_line
+from .contract.files import user_cache
 from .contract.layers import Activation
+from .signals import ends_by_signal
 
-INTERRUPTED = 128 + signal.SIGINT
+closed: set[str] = set()  # of stdin, stdout and stderr: those that whoever started this process had closed
 
 
 class Command(click.Command):
-    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1.
+    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1."""
 
-    Ctrl-C ends it with a line too, and 130, what shells report for a program that it ended.
-    """
+    def main(self, *args: Any, **extra: Any) -> Any:
+        _prepare_streams()
+        # Where matplotlib lists the fonts that it finds; else it makes two folders in the home.
+        os.environ.setdefault("MPLCONFIGDIR", str(user_cache("matplotlib")))
+        with ends_by_signal():
+            return super().main(*args, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _terminable():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except DcganError as error:
             raise click.ClickException(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("\nstopped", err=True)
-            ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             raise  # whoever read our output has gone; Click ends quietly
         except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
@@ -43,20 +45,24 @@ class Command(click.Command):
             raise click.ClickException(f"{name}{first_line(error).lower()}") from error
 
 
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the command as an exception, so that temporary files are removed on the way out."""
+def _prepare_streams() -> None:
+    """Make sure that there are three standard streams, and that they take every text.
 
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)  # what shells report for a program that a signal ended
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    A closed one (`2>&-`) is None in Python. The next file that is opened would get its number, and what a native
+    library says would go into that file: so the number is taken by the null device.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:
+            closed.add(name)
+            null = os.open(os.devnull, os.O_RDWR)
+            try:
+                os.fstat(number)
+            except OSError:
+                os.dup2(null, number)
+            setattr(sys, name, open(null, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  it stays open
+        elif isinstance(stream, io.TextIOWrapper) and mode == "w":
+            stream.reconfigure(errors="backslashreplace")  # of a file's name that its encoding lacks
 
 
 class WholeNumber(click.types.IntParamType):

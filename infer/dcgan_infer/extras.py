@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from types import ModuleType
+from typing import Any
 
 from .contract.errors import RuntimeMissingError
 
@@ -22,3 +24,18 @@ def require(module: str, extra: str) -> ModuleType:
             f"in the project's folder: pip install '.[{extra}]'",
             name=error.name,
         ) from error
+
+
+def new_figure(**options: Any) -> Any:
+    """An empty figure of matplotlib.
+
+    Raises:
+        RuntimeMissingError: matplotlib is not installed.
+    """
+    logger = logging.getLogger("matplotlib")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # on import it warns of a home that can't be written to
+    try:
+        return require("matplotlib.figure", "plot").Figure(**options)
+    finally:
+        logger.setLevel(before)

@@ -1,0 +1,205 @@
+"""What all commands share: how a signal ends them, and standard streams as odd as a shell can make them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+from conftest import MODELS
+
+from dcgan_infer.commands import Command
+
+INFER = [sys.executable, "-m", "dcgan_infer", "--model", str(MODELS / "colour.onnx"), "--threads", "1"]
+ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+ENDLESS = ["--n", "10000000", "-o", "digits.npy"]
+
+
+@contextlib.contextmanager
+def running(folder: Path, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A dcgan-infer in `folder`, killed at the end."""
+    with subprocess.Popen([*INFER, *arguments], cwd=folder, stderr=subprocess.PIPE, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait(process: subprocess.Popen[Any], done: Callable[[], object]) -> None:
+    while not done():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_ends_a_command_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
+    with running(tmp_path, *ENDLESS) as process:
+        wait(process, lambda: list(tmp_path.glob(".digits.npy.0.tmp/digits.npy")))
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (128 + number, b"\nstopped\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_what_is_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """As nohup does with SIGHUP, and a shell without job control with SIGINT of what it starts in the background."""
+    with running(tmp_path, *ENDLESS, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN)) as process:
+        wait(process, lambda: list(tmp_path.glob(".digits.npy.0.tmp/digits.npy")))
+        process.send_signal(number)
+        time.sleep(0.5)
+        assert process.poll() is None
+
+
+def test_native_code_does_not_delay_the_end(tmp_path: Path) -> None:
+    """One batch takes seconds, in one call of onnxruntime."""
+    with running(tmp_path, "--model", "dcgan-mnist", "--n", "16384", "--batch-size", "16384", "-o", "x.npy") as process:
+        wait(process, lambda: list(tmp_path.glob(".x.npy.0.tmp")))
+        time.sleep(0.5)  # it draws latents, and then is in that call
+        start = time.monotonic()
+        process.terminate()
+        process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert time.monotonic() - start < 1.0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_end_can_not_be_swallowed(tmp_path: Path) -> None:
+    """A library that catches everything, and takes an exception of a handler's for a failure of its own."""
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import click
+from dcgan_infer.commands import Command
+@click.command(cls=Command)
+def work():
+    while True:
+        try:
+            print("at work", flush=True)
+            time.sleep(60)
+        except BaseException:
+            pass
+work()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_off_the_main_thread_a_command_runs(tmp_path: Path) -> None:
+    results = []
+
+    @click.command(cls=Command)
+    def work() -> None:
+        click.echo("done")
+
+    thread = threading.Thread(target=lambda: results.append(CliRunner().invoke(work)))
+    thread.start()
+    thread.join()
+    assert (results[0].exit_code, results[0].output) == (0, "done\n")
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in ENDS]
+    inside: list[object] = []
+
+    @click.command(cls=Command)
+    def work() -> None:
+        inside.extend(signal.getsignal(number) for number in ENDS)
+
+    CliRunner().invoke(work)
+    assert [signal.getsignal(number) for number in ENDS] == before
+    assert not set(map(id, inside)) & set(map(id, before))
+    assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_watch)")]
+
+
+def test_a_forked_child_tells_its_parent_nothing() -> None:
+    """Its signals are its own: it dies of them, and the parent goes on."""
+
+    @click.command(cls=Command)
+    def work() -> None:
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+        click.echo(os.WTERMSIG(status))
+        time.sleep(0.1)
+
+    assert CliRunner().invoke(work).output == f"{signal.SIGTERM.value}\n"
+
+
+# Standard streams
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_matter(closed: str, tmp_path: Path) -> None:
+    line = f'exec "$@" {closed}'
+    finished = subprocess.run(
+        ["sh", "-c", line, "sh", *INFER, "--n", "4", "-o", "a.png"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    assert (finished.stdout == b"") == (">&-" in closed.replace("2>&-", ""))
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a native library says on descriptor 2 would go into it."""
+    code = """
+import os, click
+from dcgan_infer.commands import Command
+@click.command(cls=Command)
+def work():
+    with open("a", "w") as file:
+        os.write(2, b"native words")
+        os._exit(file.fileno() <= 2)
+work()
+"""
+    finished = subprocess.run(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code], cwd=tmp_path, check=False
+    )
+    assert finished.returncode == 0
+    assert (tmp_path / "a").read_bytes() == b""
+
+
+def test_a_picture_for_a_closed_stdout_is_refused(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *INFER, "--n", "4", "-o", "-"], capture_output=True, check=False
+    )
+    assert finished.returncode == 2
+    assert b"closed" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "cp1252"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}]
+)
+@pytest.mark.parametrize("name", ["日本.png", "q\udcff.png"])
+def test_names_that_the_encoding_lacks(environment: dict[str, str], name: str, tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [*INFER, "--n", "4", "-o", name], cwd=tmp_path, env=os.environ | environment, capture_output=True, check=False
+    )
+    assert (finished.returncode, finished.stderr) == (0, b"")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_stdout_is_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [*INFER, "--n", "4", "-o", "a.png"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert finished.returncode == 1
+    assert finished.stderr.count(b"\n") == 1
+    assert b"no space left" in finished.stderr
