@@ -35,8 +35,9 @@ from dcgan_infer.contract.errors import (
     RunError,
     first_line,
 )
-from dcgan_infer.contract.files import lock, make_folder, replacing
+from dcgan_infer.contract.files import is_empty, lock, make_folder, replacing
 from dcgan_infer.extras import require
+from dcgan_infer.runtime import cores
 
 from .activity import measure_activity
 from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
@@ -75,7 +76,8 @@ def resolved(options: RunOptions) -> RunOptions:
     """
     device = resolve_device(options.device)
     recipe = replace(options.recipe, precision=resolve_precision(options.recipe.precision, device))
-    return replace(options, recipe=recipe, device=str(device), threads=options.threads or torch.get_num_threads())
+    threads = options.threads or min(torch.get_num_threads(), cores())  # torch knows nothing of a container's quota
+    return replace(options, recipe=recipe, device=str(device), threads=threads)
 
 
 def train(
@@ -332,7 +334,7 @@ class _Judge:
 
 
 def _refuse_taken(run: Path) -> None:
-    if run.exists() and (not run.is_dir() or any(run.iterdir())):
+    if run.exists() and (not run.is_dir() or not is_empty(run)):
         resume = f"go on with --resume {run}, or " if (run / OPTIONS).exists() else ""
         raise RunError(f"{run} already exists; {resume}choose another --out")
     there = next(path for path in run.absolute().parents if path.exists())
@@ -363,9 +365,9 @@ def _write_options(run: Path, options: RunOptions, images_sha256: str, count: in
         "images_sha256": images_sha256,
         "versions": {"dcgan-toolkit": __version__, "torch": torch.__version__},
     }
-    (run / SAMPLES).mkdir(exist_ok=True)
     with replacing(run / OPTIONS) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
+    (run / SAMPLES).mkdir(exist_ok=True)
 
 
 def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:

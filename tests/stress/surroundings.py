@@ -32,22 +32,22 @@ class Job(NamedTuple):
 
 
 def _job(module: str, *words: str, leaves: tuple[str, ...] = ()) -> Job:
-    return Job([sys.executable, "-m", module, *words], leaves)
+    return Job([sys.executable, "-c", f"from {module} import main; main()", *words], leaves)
 
 
 COMMANDS = {
-    "infer": _job("dcgan_infer", "--model", str(COLOUR), "--n", "4", "-o", "grid.png", leaves=("grid.png",)),
-    "infer-folder": _job("dcgan_infer", "--n", "4", "-o", "digits/", leaves=("digits/0000000003.png",)),
+    "infer": _job("dcgan_infer.cli", "--model", str(COLOUR), "--n", "4", "-o", "grid.png", leaves=("grid.png",)),
+    "infer-folder": _job("dcgan_infer.cli", "--n", "4", "-o", "digits/", leaves=("digits/0000000003.png",)),
     "verify": _job("dcgan_infer.verify_cli", "dcgan-mnist"),
     "bench": _job(
         "dcgan_infer.bench_cli", str(COLOUR), "--rounds", "1", "--burst", "0.01", "--rest", "0", "--batch", "1",
         "--plot", "plot.png", leaves=("plot.png",),
     ),
-    "export-onnx": _job("dcgan_export", "-o", "m.onnx", "--report", "r.json", leaves=("m.onnx", "r.json")),
-    "export-torchscript": _job("dcgan_export", "-o", "m.pt", leaves=("m.pt",)),
-    "export-pt2": _job("dcgan_export", "-o", "m.pt2", leaves=("m.pt2",)),
+    "export-onnx": _job("dcgan_export.cli", "-o", "m.onnx", "--report", "r.json", leaves=("m.onnx", "r.json")),
+    "export-torchscript": _job("dcgan_export.cli", "-o", "m.pt", leaves=("m.pt",)),
+    "export-pt2": _job("dcgan_export.cli", "-o", "m.pt2", leaves=("m.pt2",)),
     "train": _job(
-        "dcgan", "--dataset", "sample", "--epochs", "1", "--batch-size", "64", "--threads", "1", "-o", "run",
+        "dcgan.cli", "--dataset", "sample", "--epochs", "1", "--batch-size", "64", "--threads", "1", "-o", "run",
         leaves=("run/generator.safetensors", "run/losses.png", "run/samples/epoch-001.png"),
     ),
     "eval": _job("dcgan.eval_cli", "dcgan-mnist", "--dataset", "sample", "-n", "500", "--no-cas"),
@@ -67,7 +67,7 @@ class Place(NamedTuple):
     unshare: tuple[str, ...] = ()
 
 
-_READ_ONLY = "mount --bind . . && mount -o remount,bind,ro / && cd . && {home} exec \"$@\""
+_READ_ONLY = 'mount --bind . . && mount -o remount,bind,ro / && cd . && {home} exec "$@"'
 PLACES = {
     "home": Place('exec "$@"'),
     "no-stdin": Place('exec "$@" <&-'),

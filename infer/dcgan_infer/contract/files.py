@@ -216,7 +216,7 @@ def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
     try:
         # An empty folder may be replaced, but not by another name for it, such as the current folder's dot.
         unnamed = path.name in ("", "..")
-        if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or not _is_empty(path))):
+        if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or not is_empty(path))):
             raise OutputError(f"{path} already exists; remove it, or choose another name")
         parent = (beside or path).resolve().parent
         if path.is_dir() and not os.access(parent, os.W_OK):
@@ -245,8 +245,12 @@ def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
         ) from error
 
 
-def _is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a killed process may have left."""
+def is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what a killed process may have left.
+
+    Raises:
+        OSError: it can't be read.
+    """
     return all(path.name.startswith(".") and path.name.endswith(TEMPORARY) for path in folder.iterdir())
 
 
