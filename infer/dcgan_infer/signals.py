@@ -19,6 +19,8 @@ from .contract import files
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last is not on Windows
 
+_END = b"\0"  # no signal has this number
+
 Notice = Callable[[int], str | None]
 
 
@@ -70,8 +72,9 @@ def ends_by_signal() -> Iterator[None]:
         for number in mine:
             signal.signal(number, before[number])
         signal.set_wakeup_fd(wakeup)
-        os.close(writer)  # the thread reads the end of it, and ends
+        os.write(writer, _END)  # not its closing, since a forked child may have it open too
         thread.join()
+        os.close(writer)
         os.close(reader)
 
 
@@ -84,7 +87,7 @@ def _wake(_number: int, _frame: object) -> None:
 
 
 def _watch(reader: int, numbers: frozenset[int]) -> None:
-    while received := os.read(reader, 1):
+    while (received := os.read(reader, 1)) != _END:
         if received[0] in numbers:
             words = _notice(received[0])
             if words is not None:
