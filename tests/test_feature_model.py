@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dcgan.data import Dataset
 from dcgan.evaluation import Evaluation, Reference, evaluate
 from dcgan.metrics.feature_model import FeatureModel
 from dcgan_infer.contract.errors import EvaluationError
+from dcgan_infer.contract.files import sha256_of
 
 onnx = pytest.importorskip("onnx")
 helper, TensorProto = onnx.helper, onnx.TensorProto
@@ -98,6 +100,44 @@ def test_what_does_not_fit_the_images_is_refused(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(EvaluationError, match="not finite"):
         features(path, COLOUR)
+
+
+def divided(path: Path) -> Path:
+    """The same model, with a weight in own.data beside it."""
+    model = onnx.load(path)
+    item = next(item for item in model.graph.initializer if item.name == "scale")
+    item.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(item), item.name))  # raw bytes are moved
+    onnx.save(model, path, save_as_external_data=True, location="own.data", size_threshold=0)
+    return path
+
+
+def test_weights_in_a_file_beside_it_are_part_of_the_digest(tmp_path: Path) -> None:
+    path = write(tmp_path / "means.onnx", ("n", 3, 8, 10))
+    alone = FeatureModel(path, threads=1).sha256
+    assert alone == sha256_of(path)
+    judge = FeatureModel(divided(path), threads=1)
+    assert np.allclose(judge.judge(COLOUR).features, COLOUR.mean((1, 2)), atol=1e-3)
+    assert judge.sha256 not in (alone, sha256_of(path))
+    (tmp_path / "own.data").write_bytes((tmp_path / "own.data").read_bytes() + b"\0")
+    assert FeatureModel(path, threads=1).sha256 != judge.sha256
+
+
+@pytest.mark.parametrize("location", ["../own.data", "link.data", "missing.data", "{outside}", "{inside}"])
+def test_weights_outside_of_its_folder_are_refused(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = divided(write(folder / "means.onnx", ("n", 3, 8, 10)))
+    (folder / "own.data").rename(tmp_path / "own.data")
+    (folder / "link.data").symlink_to("../own.data")
+    shutil.copy(tmp_path / "own.data", folder / "inside.data")
+    model = onnx.load(path, load_external_data=False)
+    for item in model.graph.initializer:
+        for entry in item.external_data:
+            if entry.key == "location":
+                entry.value = location.format(outside=tmp_path / "own.data", inside=folder / "inside.data")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(EvaluationError, match="and there is no such file in"):
+        FeatureModel(path, threads=1)
 
 
 def test_metrics_of_such_features_leave_out_the_classes(tmp_path: Path) -> None:

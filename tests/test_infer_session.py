@@ -128,10 +128,11 @@ SPEC = json.loads(GeneratorSpec().to_json())  # without layers, which say the si
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda content: b"", "onnxruntime can't read it"),
-        (lambda content: content[: len(content) // 2], "onnxruntime can't read it"),
-        (lambda content: b"\x89PNG\r\n\x1a\n" + bytes(64), "onnxruntime can't read it"),
-        (lambda content: b"version https://example.org\n", "onnxruntime can't read it"),
+        (lambda content: b"", "it is no ONNX file"),
+        (lambda content: content[: len(content) // 2], "it is truncated or no ONNX file"),
+        (lambda content: b"\x89PNG\r\n\x1a\n" + bytes(64), "it is no ONNX file"),
+        (lambda content: b"version https://example.org\n", "it is no ONNX file"),
+        (lambda content: content.replace(b"\x22\x04Relu", b"\x22\x04Rulu"), "onnxruntime can't read it"),
         (lambda content: content.replace(b"dcgan.spec", b"dcgan.speck"[:10].replace(b"n", b"m")), "no generator spec"),
         (lambda content: with_metadata(content, "dcgan.spec", "{}"), "schema None"),
         (lambda content: with_metadata(content, "dcgan.spec", json.dumps(SPEC | {"schema": 3})), "schema 3"),

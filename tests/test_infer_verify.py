@@ -20,10 +20,13 @@ from conftest import MODELS, OLD
 from test_infer_session import varint, with_metadata
 
 from dcgan_infer import __version__, runtime, shipped
+from dcgan_infer.bench_cli import main as bench_main
+from dcgan_infer.cli import main as infer_main
 from dcgan_infer.contract.errors import ModelError
 from dcgan_infer.contract.golden import SUFFIX, Golden, parse_golden
 from dcgan_infer.contract.spec import GeneratorSpec
 from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
+from dcgan_infer.manifest import listed
 from dcgan_infer.model import Model
 from dcgan_infer.onnx_outline import read_outline
 from dcgan_infer.verify import verify
@@ -183,6 +186,73 @@ def test_the_manifest_beside_the_file_is_what_counts(manifest: str | None, outco
     assert outcomes(verify(copy, sha256="1" * 64, threads=1))["integrity"] == FAILED
 
 
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("m.onnx", "{d}  ./m.onnx\n"),
+        ("m.onnx", "{d} *./m.onnx\n"),
+        ("m.onnx", "{d}  models/m.onnx\n"),  # sha256sum models/* > models/SHA256SUMS
+        ("m.onnx", "{d}  .\\m.onnx\r\n"),
+        ("m.onnx", "{d}  m.onnx"),
+        ("m.onnx", "{d} m.onnx\n"),
+        ("m.onnx", "{d}\tm.onnx\n"),
+        ("m.onnx", "{d}   m.onnx  \n"),
+        ("m.onnx", "{D}  m.onnx\r\n"),
+        ("m.onnx", "\ufeff{d}  m.onnx\r\n"),
+        ("m.onnx", "  {d}  m.onnx\n"),
+        ("m.onnx", "SHA256 (m.onnx) = {d}\n"),
+        ("m.onnx", "SHA256 (./m.onnx) = {D}\r\n"),
+        ("m.onnx", "SHA2-256(m.onnx)= {d}\n"),
+        ("m.onnx", "SHA256          {D}       C:\\models\\m.onnx\r\n"),
+        ("m.onnx", "m.onnx: {d}\n# m.onnx {d}\n"),
+        ("*m.onnx", "{d}  *m.onnx\n"),
+        ("*m.onnx", "{d} **m.onnx\n{wrong}  m.onnx\n{wrong} *m.onnx\n"),
+        ("m.onnx", "{wrong} **m.onnx\n{d} *m.onnx\n"),
+        (" a  b .onnx", "{d}   a  b .onnx\n"),
+        ("a) = b.onnx", "SHA256 (a) = b.onnx) = {d}\n"),
+        ("a\\b\nc.onnx", "\\{d}  a\\\\b\\nc.onnx\n"),
+        ("a\\b\nc.onnx", "\\SHA256 (a\\\\b\\nc.onnx) = {d}\n"),
+        (b"\xff.onnx".decode(errors="surrogateescape"), "{d}  \udcff.onnx\n"),
+    ],
+)
+def test_a_manifest_is_read_in_every_spelling(name: str, line: str, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for digest, wrong in (("ab" * 32, "cd" * 32), ("cd" * 32, "ab" * 32)):
+        text = line.format(d=digest, D=digest.upper(), wrong=wrong)
+        (folder / "SHA256SUMS").write_bytes(text.encode(errors="surrogateescape"))
+        assert set(listed(folder / name)) == {digest}
+    text = (
+        line.format(d="ab" * 32, D="AB" * 32, wrong="ef" * 32)
+        + "\n"
+        + line.format(d="cd" * 32, D="CD" * 32, wrong="ef" * 32)
+    )
+    (folder / "SHA256SUMS").write_bytes(text.encode(errors="surrogateescape"))
+    assert set(listed(folder / name)) == {"ab" * 32, "cd" * 32}  # they disagree: none of them may get lost
+
+
+def test_a_manifest_of_powershell_and_one_of_other_files(tmp_path: Path) -> None:
+    for encoding in ("utf-16", "utf-8-sig"):
+        (tmp_path / "SHA256SUMS").write_bytes(f"{'ab' * 32}  m.onnx\r\n".encode(encoding))
+        assert listed(tmp_path / "m.onnx") == ["ab" * 32]
+    others = [
+        "{d}  n.onnx",
+        "{d}  xm.onnx",
+        "{d}  m.onnx.bak",
+        "{d}  a m.onnx",
+        "{d}",
+        "{d}  ",
+        "m.onnx",
+        "{d}  other/m.onnx",
+    ]
+    (tmp_path / "SHA256SUMS").write_text("\n".join(others).format(d="ab" * 32))
+    assert listed(tmp_path / "m.onnx") == []
+    (tmp_path / "SHA256SUMS").unlink()
+    (tmp_path / "SHA256SUMS").mkdir()
+    with pytest.raises(ModelError, match=r"can't read .*SHA256SUMS: is a directory"):
+        listed(tmp_path / "m.onnx")
+
+
 def changed(golden: Golden, path: Path, **changes: Any) -> Path:
     path.write_bytes(dataclasses.replace(golden, **changes).to_bytes())
     return path
@@ -273,6 +343,42 @@ def test_a_file_does_not_choose_its_tolerance(precision: str, copy: Path) -> Non
     assert found.detail == f"its metadata says '{precision}', and its weights are those of fp32"
 
 
+def test_what_does_not_run_does_not_loosen_the_tolerance(copy: Path) -> None:
+    """Weights of 8 bits that nothing uses, more of them than there are others."""
+    onnx = pytest.importorskip("onnx")
+    made = onnx.load(copy)
+    idle = np.zeros((2000, 2000), np.int8)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(idle, "stages.0.product.weight.levels"))
+    made.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["stages.0.product.weight.levels", "s"], ["u"]))
+    made.graph.node.insert(1, onnx.helper.make_node("MatMul", ["u", "u"], ["v"]))
+    made.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "s"))
+    onnx.helper.set_model_props(
+        made, {entry.key: entry.value for entry in made.metadata_props} | {"dcgan.precision": "int8"}
+    )
+    onnx.save(made, copy)
+    found = check_of(verify(copy, threads=1), "spec")
+    assert found.outcome == FAILED
+    assert found.detail == "its metadata says 'int8', and its weights are those of fp32"
+
+
+def test_weights_in_another_file_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A digest of the file says nothing of them, and onnxruntime would look for them in the current folder."""
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.chdir(copy.parent)
+    onnx.save(onnx.load(copy), copy, save_as_external_data=True, location="own.data")
+    done = run(copy, "--sha256", hashlib.sha256(copy.read_bytes()).hexdigest())
+    assert done.exit_code == 1
+    says = "it keeps weights in other files (own.data), and a model is one file here; make one of it: onnx.save"
+    assert says in done.stderr
+    for refused in (infer_main, bench_main):
+        arguments = ["--model", str(copy)] if refused is infer_main else [str(copy)]
+        done = CliRunner().invoke(refused, arguments)
+        assert done.exit_code == 1
+        assert says in done.stderr
+    onnx.save(onnx.load(copy), copy)  # as the message says
+    assert outcomes(verify(copy, threads=1))["golden"] == PASSED
+
+
 def test_the_tolerance_is_that_of_the_precision(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TOLERANCES, "fp32", Tolerance(factor=0.0, floor=1e-9))
     assert golden_check(copy).outcome == FAILED
@@ -303,7 +409,7 @@ def test_a_model_against_another(copy: Path) -> None:
     damaged(copy, lambda content: content[:1000])
     found = check_of(verify(NAME, against=copy, threads=1), "against")
     assert found.outcome == FAILED
-    assert "does not load" in found.detail
+    assert "it is truncated" in found.detail
 
 
 def test_without_golden_vectors_two_models_are_judged_by_grey_levels(copy: Path) -> None:
@@ -414,7 +520,7 @@ def test_operators_are_found_wherever_they_hide() -> None:
         (b"\x00\x01", "number 0"),
         (b"\x0b", "wire type 3"),
         (part(1, b"8") + part(8, part(2, 17)) + part(7, b""), "no number"),
-        (part(7, 3), "where a part should be"),
+        (model(b"")[:-2] + part(7, 3), "where a part should be"),
         (part(1, 8) + part(7, node("Relu")), "no opset"),
         (model(node("\x1b[31m")), "no plain text"),
         (model(part(1, part(4, b"\xff"))), "no plain text"),
@@ -427,6 +533,111 @@ def test_hostile_outlines_are_refused(content: bytes, says: str) -> None:
     with pytest.raises(ModelError, match=says) as caught:
         read_outline(content)
     assert "\n" not in str(caught.value)
+
+
+def tensor(name: bytes = b"w", kind: int = 1, numbers: int = 8, more: bytes = b"") -> bytes:
+    return part(1, numbers) + part(2, kind) + part(8, name) + more
+
+
+ELSEWHERE = tensor(more=part(14, 1) + part(13, part(1, b"location") + part(2, b"own.data")))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        model(node("Relu") + part(5, ELSEWHERE)),
+        model(node("Relu") + part(15, part(1, ELSEWHERE))),
+        model(node("Relu") + part(15, part(1, tensor()) + part(2, ELSEWHERE))),
+        model(node("Constant", more=part(5, part(5, ELSEWHERE)))),
+        model(node("Constant", more=part(5, part(10, ELSEWHERE)))),
+        model(node("Constant", more=part(5, part(22, part(1, ELSEWHERE))))),
+        model(node("Constant", more=part(5, part(23, part(2, ELSEWHERE))))),
+        model(node("If", more=part(5, part(6, part(5, ELSEWHERE))))),
+        model(node("If", more=part(5, part(11, part(15, part(1, ELSEWHERE)))))),
+        model(node("Relu"), part(25, part(7, part(4, b"Constant") + part(5, part(5, ELSEWHERE))))),
+        model(node("Relu"), part(25, part(7, part(4, b"Relu")) + part(11, part(5, ELSEWHERE)))),
+        model(node("Relu"), part(20, part(2, part(5, ELSEWHERE)))),
+    ],
+)
+def test_weights_in_other_files_are_found_wherever_they_hide(content: bytes) -> None:
+    assert read_outline(content).external == ("own.data",)
+    with pytest.raises(ModelError, match=r"keeps weights in other files \(own.data\), .* onnx.save"):
+        runtime.open_session(content, "cpu")
+
+
+def test_weights_elsewhere_need_no_name() -> None:
+    assert read_outline(model(part(5, tensor(more=part(14, 1))))).external == ("",)
+    assert read_outline(model(part(5, tensor(more=part(14, 0))))).external == ()
+    # protobuf cuts a number to 32 bits, so that this is 1.
+    assert read_outline(model(part(5, tensor(more=part(14, (1 << 32) + 1))))).external == ("",)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (model(node("Relu"), part(7, node("Gelu"))), "a field stands twice"),
+        (model(node("Relu", more=part(4, b"Gelu"))), "a field stands twice"),
+        (model(part(5, tensor(more=part(2, 3)))), "a field stands twice"),
+        (model(node("Constant", more=part(5, part(5, tensor()) + part(5, tensor())))), "a field stands twice"),
+        (model(part(5, tensor()) + part(5, tensor(kind=3))), "two of its tensors have one name"),
+        (model(node("Relu"), part((1 << 29) + 7, node("Gelu"))), "a field has the number 536870919"),
+    ],
+)
+def test_what_readers_of_protobuf_take_differently_is_refused(content: bytes, says: str) -> None:
+    with pytest.raises(ModelError, match=says):
+        read_outline(content)
+
+
+def operator(name: str, inputs: str, output: str, more: bytes = b"") -> bytes:
+    return node(
+        name, more=b"".join(part(1, value.encode()) for value in inputs.split()) + part(2, output.encode()) + more
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "tensors", "weights"),
+    [
+        ([operator("Gemm", "z w", "y")], {"w": (1, 8)}, {1: 8}),
+        ([operator("Gemm", "z w b", "y")], {"w": (10, 8), "b": (1, 99)}, {10: 8}),
+        # Through what is computed of tensors alone: the largest of them.
+        (
+            [operator("DequantizeLinear", "w s", "v"), operator("Transpose", "v", "t"), operator("MatMul", "t z", "y")],
+            {"w": (3, 8), "s": (1, 2)},
+            {3: 8},
+        ),
+        (
+            [operator("Cast", "w", "v"), operator("Mul", "v s", "t"), operator("Conv", "z t", "y")],
+            {"w": (3, 8), "s": (1, 8)},
+            {1: 8},
+        ),
+        ([operator("Constant", "", "v", part(5, part(5, tensor(kind=10)))), operator("Conv", "z v", "y")], {}, {10: 8}),
+        # What nothing uses, and what leads to no output.
+        ([operator("Gemm", "z w", "y")], {"w": (1, 8), "int8.weight": (3, 999)}, {1: 8}),
+        ([operator("Gemm", "z u", "x"), operator("Gemm", "z w", "y")], {"w": (1, 8), "u": (3, 999)}, {1: 8}),
+        ([operator("Gemm", "z w", "x"), operator("Add", "x u", "y")], {"w": (1, 8), "u": (3, 999)}, {1: 8}),
+        ([operator("Gemm", "z w", "x"), operator("Gemm", "x u", "y")], {"w": (1, 8), "u": (3, 4)}, {1: 8, 3: 4}),
+        ([operator("If", "c", "y", part(5, part(6, node("Relu"))))], {"u": (3, 4)}, {1: 1 << 63}),
+    ],
+)
+def test_weights_are_what_products_take_on_the_way_to_an_output(
+    nodes: list[bytes], tensors: dict[str, tuple[int, int]], weights: dict[int, int]
+) -> None:
+    held = [part(5, tensor(name.encode(), kind, numbers)) for name, (kind, numbers) in tensors.items()]
+    assert read_outline(model(b"".join([*nodes, *held, part(12, part(1, b"y"))]))).weights() == weights
+
+
+@pytest.mark.parametrize(
+    ("nodes", "says"),
+    [
+        ([operator("Gemm", "x w", "y"), operator("Relu", "z", "x")], "not in the order in which they run"),
+        ([operator("Gemm", "z w", "y"), operator("Relu", "z", "y")], "two of its values have one name"),
+        ([operator("Relu", "z", "w"), operator("Gemm", "z w", "y")], "two of its values have one name"),
+    ],
+)
+def test_graphs_that_can_be_read_in_two_ways_are_refused(nodes: list[bytes], says: str) -> None:
+    outline = read_outline(model(b"".join([*nodes, part(5, tensor()), part(12, part(1, b"y"))])))
+    with pytest.raises(ModelError, match=says):
+        outline.weights()
 
 
 def test_fixed_size_fields_are_passed_over() -> None:

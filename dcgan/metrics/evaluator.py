@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import EvaluationError, ModelError, OutputError, RuntimeMissingError, first_line
-from dcgan_infer.contract.files import make_folder, sha256_of, user_cache
+from dcgan_infer.contract.files import make_folder, user_cache
 from dcgan_infer.contract.spec import MNIST_NAMES
 from dcgan_infer.extras import require
 from dcgan_infer.runtime import cores, open_session
@@ -131,8 +131,9 @@ class Evaluator:
         """
         self.path = path
         try:
-            self.sha256 = sha256_of(path)
-            self._session = open_session(path.read_bytes(), "cpu", threads or cores()).session
+            content = path.read_bytes()
+            self.sha256 = hashlib.sha256(content).hexdigest()
+            self._session = open_session(content, "cpu", threads or cores()).session
         except (OSError, ModelError) as error:
             way = "install again" if path == PATH else "make it with dcgan-eval --make-evaluator"
             raise EvaluationError(f"can't read the evaluator {path}: {first_line(error)}; {way}") from error

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan_infer.contract.errors import EvaluationError, ModelError, first_line
-from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.model import digest_of
 from dcgan_infer.runtime import cores, open_session, reason
 
 from .evaluator import Judged
@@ -28,7 +28,7 @@ class FeatureModel:
 
     Attributes:
         path: of its file.
-        sha256: of its file.
+        sha256: of its file, and of those beside it that hold its weights (`digest_of`).
         layout: what it takes, in words.
     """
 
@@ -43,9 +43,9 @@ class FeatureModel:
         """
         self.path = path
         try:
-            self.sha256 = sha256_of(path)
+            self.sha256 = digest_of(path)
             # By its path: large networks keep their weights in a file beside it.
-            self._session = open_session(str(path), "cpu", threads or cores()).session
+            self._session = open_session(str(path.resolve()), "cpu", threads or cores()).session
         except (OSError, ModelError) as error:
             raise EvaluationError(f"can't read the features {path}: {first_line(error)}; give an ONNX file") from error
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from . import runtime, shipped
 from .contract.errors import LatentError, ModelError, first_line
+from .contract.files import sha256_of
 from .contract.latents import asked_labels, latents
 from .contract.spec import MULTIPLY_ADDS_KEY, SEEDS
+from .onnx_outline import read_outline
 
 # That a model with a seed is asked for: it makes them in one call, which takes 2.4 GB for the shipped network.
 MOST_OF_A_SEED = 10_000
@@ -147,7 +149,11 @@ def open_model(model: str | Path, provider: str = "cpu", threads: int = 1) -> Mo
         DeviceError: the provider is unknown, or is `cuda` and does not work here.
         RuntimeMissingError: onnxruntime is missing, broken or installed twice.
     """
-    path, content = read_model(model)
+    return open_content(*read_model(model), provider, threads)
+
+
+def open_content(path: Path, content: bytes, provider: str = "cpu", threads: int = 1) -> Model:
+    """As `open_model`, of what `read_model` gave."""
     try:
         return Model(runtime.open_session(content, provider, threads), path, content)
     except ModelError as error:
@@ -197,6 +203,35 @@ def _in_folder(folder: Path) -> Path:
             f"dcgan-export {folder} --out {folder.resolve().name}.onnx"
         )
     raise ModelError(f"{folder} is a folder without an ONNX file; name a model's file")
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of an ONNX file that may keep weights in files beside it, as torch.onnx.export writes large ones.
+
+    Of a file without others it is that of its bytes. With others it is that of a list as sha256sum writes it, a line
+    for the file and each of the others: a digest, two spaces, and the name as the file spells it, `model` for itself.
+
+    Args:
+        path: of the file.
+    Returns:
+        The hexadecimal digest.
+    Raises:
+        ModelError: it is no ONNX file, or one of the others is missing or lies outside of its folder.
+        OSError: a file can't be read.
+    """
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    names = read_outline(content).external
+    if not names:
+        return digest
+    folder = path.resolve().parent
+    lines = [f"{digest}  model"]
+    for name in names:
+        file = (folder / name).resolve()
+        if Path(name).is_absolute() or not file.is_relative_to(folder) or not file.is_file():
+            raise ModelError(f"it keeps weights in {name[:200]!r}, and there is no such file in {folder}")
+        lines.append(f"{sha256_of(file)}  {name}")
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 # Whatever its name: no ONNX file begins like one of these.

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from .contract.errors import DeviceError, ModelError, RuntimeMissingError, SpecError, first_line
 from .contract.spec import SPEC_KEY, GeneratorSpec
+from .onnx_outline import read_outline
 
 PROVIDERS = ("auto", "cpu", "cuda")
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -76,13 +77,15 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
     """Open a model.
 
     Args:
-        model: an ONNX file's bytes, or its path, beside which its weights may lie.
+        model: an ONNX file's bytes, which must hold all its weights; or its path, beside which some may lie.
         provider: `cpu`; `cuda`; or `auto`, which is CUDA where it works and the CPU otherwise.
         threads: of the CPU provider.
     Raises:
         DeviceError: the provider is unknown, or is `cuda` and the session would not run on it.
-        ModelError: onnxruntime can't read these bytes.
+        ModelError: onnxruntime can't read these bytes, or their weights lie in other files.
     """
+    if isinstance(model, bytes):
+        _refuse_external(model)
     if provider not in PROVIDERS:
         raise DeviceError(f"unknown provider {provider!r}; choose from {', '.join(PROVIDERS)}")
     ort = onnxruntime()
@@ -112,6 +115,17 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
         return Opened(_session(ort, model, ["cpu"], threads), "cpu", note)
     except Exception as error:  # its exceptions have no common base below Exception
         raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
+
+
+def _refuse_external(content: bytes) -> None:
+    # onnxruntime would look for these files in the current folder, and nobody knows what is in them.
+    files = read_outline(content).external
+    if files:
+        names = ", ".join(files)[:200] or "without a name"
+        raise ModelError(
+            f"it keeps weights in other files ({names}), and a model is one file here; make one of it: "
+            "onnx.save(onnx.load(FILE), FILE) in Python, or dcgan-export"
+        )
 
 
 def _session(ort: Any, model: bytes | str, providers: list[str], threads: int) -> Any:

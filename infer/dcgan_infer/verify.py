@@ -8,7 +8,6 @@ is written so that a NaN fails it. No torch, no onnx: whoever can run the model 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,12 +23,12 @@ from .contract.golden import BATCHES, COUNT, SEED, START, SUFFIX, Golden, parse_
 from .contract.latents import latents
 from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, Interface
 from .contract.tolerance import TOLERANCES, Tolerance, tolerance_of
+from .manifest import MANIFEST, listed
 from .model import Model, read_model
-from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, read_outline
+from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, Outline, read_outline
 from .request import BATCH_SIZE
 from .verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
-MANIFEST = "SHA256SUMS"
 N = 64  # images that two models are compared on
 
 
@@ -40,7 +39,8 @@ class _Subject:
         path: of the file.
         content: its bytes.
         sha256: hexadecimal digest of these.
-        refusal: why onnxruntime does not load it; empty if it does.
+        outline: what it is made of; None where that can't be read.
+        refusal: why it is not opened; empty if it is.
         problem: why it can't be run as its spec says; empty if it can.
     """
 
@@ -48,12 +48,15 @@ class _Subject:
         self.path, self.content = read_model(model)
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.refusal = self.problem = ""
+        self.outline: Outline | None = None
         self._model: Model | None = None
         try:
+            self.outline = read_outline(self.content)
             opened = runtime.open_session(self.content, "cpu", threads)
         except ModelError as error:
-            self.refusal = str(error).removeprefix("onnxruntime can't read it: ")
-            self.problem = f"onnxruntime does not load it: {self.refusal}"
+            version = runtime.onnxruntime().__version__
+            self.refusal = str(error).replace("onnxruntime can't read it", f"onnxruntime {version} does not load it")
+            self.problem = self.refusal
             return
         try:
             self._model = Model(opened, self.path, self.content)
@@ -151,7 +154,7 @@ def verify(
     subject = _Subject(model, threads)
     other = None if against is None else _Subject(against, threads)
     version: str = runtime.onnxruntime().__version__
-    checks = [_integrity(subject, sha256), _spec(subject), _operators(subject, version)]
+    checks = [_integrity(subject, sha256), _spec(subject), _operators(subject)]
     vectors, lacking = (vectors, "") if vectors else _find(subject)
     checks.append(_golden(subject, vectors, lacking))
     if other is not None:
@@ -177,8 +180,8 @@ class _Vectors:
 def _integrity(subject: _Subject, expected: str | None) -> Check:
     source = "--sha256"
     if expected is None:
-        listed, source = _listed(subject.path), f"{MANIFEST} beside it"
-        if not listed:
+        digests, source = listed(subject.path), f"{MANIFEST} beside it"
+        if not digests:
             manifest = subject.path.parent / MANIFEST
             why = f"beside it does not list {subject.path.name}" if manifest.is_file() else "is not beside it"
             return Check(
@@ -187,7 +190,7 @@ def _integrity(subject: _Subject, expected: str | None) -> Check:
                 f"{MANIFEST} {why}: its bytes are held against nothing; give --sha256",
                 {"sha256": subject.sha256, "expected": None},
             )
-        expected = next((digest for digest in listed if digest != subject.sha256), subject.sha256)
+        expected = next((digest for digest in digests if digest != subject.sha256), subject.sha256)
     expected = expected.lower()
     figures = {"sha256": subject.sha256, "expected": expected}
     if expected != subject.sha256:
@@ -196,24 +199,15 @@ def _integrity(subject: _Subject, expected: str | None) -> Check:
     return Check("integrity", PASSED, f"sha256 is what {source} says", figures)
 
 
-def _listed(path: Path) -> list[str]:
-    """Digests of a file in the manifest beside it, as sha256sum writes it: digest, space, space or *, name."""
-    try:
-        text = (path.parent / MANIFEST).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = (re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line) for line in text.splitlines())
-    return [line[1].lower() for line in lines if line and line[2] == path.name]
-
-
 def _spec(subject: _Subject) -> Check:
-    if subject.refusal:
-        return Check("spec", FAILED, "can't be read: onnxruntime does not load the file, see operators")
     if subject.problem:
         return Check("spec", FAILED, subject.problem)
     spec = subject.model.spec
-    stored = _stored_precision(subject)
-    if stored and stored != subject.precision:
+    try:
+        stored = _stored_precision(subject)
+    except ModelError as error:
+        return Check("spec", FAILED, str(error))
+    if stored != subject.precision:
         # The tolerance follows the precision, so a file must not choose it.
         reason = f"its metadata says {subject.precision[:40]!r}, and its weights are those of {stored}"
         return Check("spec", FAILED, reason)
@@ -229,19 +223,23 @@ def _spec(subject: _Subject) -> Check:
 
 
 def _stored_precision(subject: _Subject) -> str:
-    """The precision that a model's weights are stored in; empty where the file can't be read, see operators."""
-    try:
-        types = read_outline(subject.content).weight_types
-    except ModelError:
-        return ""
-    return "int8" if INT8 in types else "fp16" if FLOAT16 in types else "fp32"
+    """As what most of the numbers that images are multiplied with are stored.
+
+    Raises:
+        ModelError: that can't be read from the file.
+    """
+    assert subject.outline is not None
+    numbers = subject.outline.weights()
+    half = sum(numbers.values()) / 2
+    # Both kinds keep some small layers in floats.
+    kinds = {"int8": INT8, "fp16": FLOAT16}
+    return next((name for name, kind in kinds.items() if numbers.get(kind, 0) > half), "fp32")
 
 
-def _operators(subject: _Subject, version: str) -> Check:
-    try:
-        outline = read_outline(subject.content)
-    except ModelError as error:
-        return Check("operators", FAILED, str(error))
+def _operators(subject: _Subject) -> Check:
+    outline = subject.outline
+    if outline is None:
+        return Check("operators", FAILED, subject.refusal)
     names = {
         name if domain in STANDARD_DOMAINS else f"{domain}.{name}": count
         for (domain, name), count in outline.operators.items()
@@ -251,7 +249,7 @@ def _operators(subject: _Subject, version: str) -> Check:
         reason = f"operators outside of the ONNX standard: {', '.join(outline.custom)[:200]}"
         return Check("operators", FAILED, reason, figures)
     if subject.refusal:
-        return Check("operators", FAILED, f"onnxruntime {version} does not load it: {subject.refusal}", figures)
+        return Check("operators", FAILED, subject.refusal, figures)
     opsets = ", ".join(
         f"{'' if domain in STANDARD_DOMAINS else domain + ' '}{number}" for domain, number in outline.opsets.items()
     )
@@ -291,7 +289,7 @@ def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
         )
     golden = vectors.golden
     figures = {"golden": str(vectors.path), "golden_sha256": vectors.sha256, "precision": subject.precision}
-    if any(digest != vectors.sha256 for digest in _listed(vectors.path)):
+    if any(digest != vectors.sha256 for digest in listed(vectors.path)):
         reason = f"golden file {vectors.path} itself is not what {MANIFEST} beside it says; get it again"
         return Check("golden", FAILED, reason, figures)
     if golden.weights_sha256 != weights:
