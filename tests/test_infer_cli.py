@@ -206,7 +206,7 @@ def test_help_and_version() -> None:
         (["--latents", "z.npy", "--seed", "1"], 2, "exclude each other"),
         (["--latents", "none.npy"], 1, "can't read latents none.npy"),
         (["--latents", "narrow.npy"], 1, "must have shape (N, 100)"),
-        (["--latents", "nan.npy"], 1, "latent 1 holds NaN"),
+        (["--latents", "nan.npy"], 1, "latent 1 holds nan"),
         (["--latents", "text.npy"], 1, "is no .npy file"),
         (["--latents", "z.npy", "--n", "9"], 1, "holds 2 latents, asked for 9"),
         (["--latents", "z.npy", "--start", "2"], 2, "has the rows 0 to 1"),

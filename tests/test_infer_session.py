@@ -102,6 +102,8 @@ def test_a_stream_of_a_billion_starts_at_once(generator: ImageGenerator) -> None
         lambda generator: generator.generate_from(np.zeros((2, 99), np.float32)),
         lambda generator: generator.generate_from(np.zeros((0, 100), np.float32)),
         lambda generator: generator.generate_from(np.full((1, 100), np.nan, np.float32)),
+        lambda generator: generator.generate_from(np.full((1, 100), 3e38, np.float32)),
+        lambda generator: generator.generate_from(np.full((1, 100), -np.inf)),
     ],
 )
 def test_impossible_latents_are_refused(generator: ImageGenerator, call: Callable[[ImageGenerator], Images]) -> None:

@@ -143,8 +143,10 @@ def test_arguments_out_of_range_are_refused(seed: int, start: int, count: int, d
         (np.zeros(4), r"shape \(N, 4\)"),
         (np.zeros((2, 4), int), "floating-point"),
         (np.zeros((2, 4), complex), "floating-point"),
-        (np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]]), "latent 1 holds NaN"),
-        (np.array([[0, 0, 0, 1e300]]), "latent 0 holds NaN, infinity or a number beyond float32"),
+        (np.array([[0, 0, 0, 0], [0, np.nan, 0, 0]]), "latent 1 holds nan; its numbers must be from -100 to 100: draw"),
+        (np.array([[100.0, -100.0, 0, 0], [0, 0, 0, 100.5]]), "latent 1 holds 100.5; its numbers must be"),
+        (np.array([[0, 0, -np.inf, 0]]), "latent 0 holds -inf"),
+        (np.array([[0, 0, 0, 1e300]]), r"latent 0 holds 1e\+300"),
     ],
 )
 def test_latents_of_a_caller_are_checked(z: npt.NDArray[np.generic], says: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import runpy
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -145,6 +147,44 @@ def test_what_goes_wrong_is_one_line(arguments: list[str], status: int, said: st
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+class RefusedError(Exception):
+    """Stands for MLServer's InferenceError, its answer with status 400."""
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """runtime.py's model on a shipped file; of MLServer, which is not installed here, only names."""
+    names = ("InferenceRequest", "InferenceResponse", "MetadataModelResponse", "MetadataTensor", "Parameters")
+
+    class Base:
+        def __init__(self, settings: Any) -> None:
+            self.settings = settings
+
+    for module, holds in {
+        "mlserver": {"MLModel": Base},
+        "mlserver.errors": {"InferenceError": RefusedError},
+        "mlserver.types": dict.fromkeys((*names, "RequestInput", "ResponseOutput"), SimpleNamespace),
+        "mlserver.utils": {"get_model_uri": lambda settings: asyncio.sleep(0, settings.uri)},
+    }.items():
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**holds))  # type: ignore[arg-type]
+    path = str(ROOT / "models" / "dcgan-mnist.onnx")
+    settings = SimpleNamespace(uri=path, parameters=SimpleNamespace(extra={}))
+    model = runpy.run_path(str(SERVING / "runtime.py"))["OnnxGenerator"](settings)
+    asyncio.run(model.load())
+    return model
+
+
+@pytest.mark.parametrize(("number", "taken"), [(100.0, True), (-101.0, False), (3e38, False), (1e39, False)])
+def test_the_server_refuses_latents_far_out(number: float, taken: bool, served: Any) -> None:
+    """MLServer would answer 200 with 784 nulls."""
+    given = SimpleNamespace(name="z", datatype="FP32", shape=[1, 100], data=[number] + 99 * [0.0])
+    if taken:
+        assert served._checked([given])["z"].shape == (1, 100)
+    else:
+        with pytest.raises(RefusedError, match="z is -100 to 100, and holds another number"):
+            served._checked([given])
 
 
 def test_workers_of_mlserver_stay_off() -> None:

@@ -35,6 +35,7 @@ _TYPES = {
     "tensor(uint8)": ("UINT8", np.uint8),
 }
 _SPEC = "dcgan.spec"
+LARGEST_LATENT = 100.0  # of either sign; latents are drawn from N(0, 1), and far out a network gives no images
 MAX_IMAGES = 64  # in a request, unless `parameters.extra.max_images` of model-settings.json says otherwise
 
 _Array = npt.NDArray[Any]
@@ -124,12 +125,12 @@ class OnnxGenerator(MLModel):  # type: ignore[misc]  # mlserver is not installed
         return feeds
 
     def _check_values(self, feeds: dict[str, _Array]) -> None:
-        """The file itself makes images of NaN, and takes -1 for the last class."""
+        """The file itself makes images of NaN, NaN of 3e38, and takes -1 for the last class."""
         draws = "seed" in feeds  # the file draws latents itself, and labels where it is given -1
         ranges = {"label": (-1 if draws else 0, self._classes - 1), "seed": (0, 2**63 - 1), "n": (1, self._most)}
         for name, array in feeds.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InferenceError(f"{name} holds NaN, infinity, or a number beyond float32")
+            if array.dtype.kind == "f" and not (np.abs(array) <= LARGEST_LATENT).all():
+                raise InferenceError(f"{name} is -{LARGEST_LATENT:g} to {LARGEST_LATENT:g}, and holds another number")
             low, high = ranges.get(name, (None, None))
             for value in () if low is None else array.ravel():
                 if not low <= value <= high:

@@ -385,7 +385,12 @@ def wrong_values(right: Inputs, served: Served) -> dict[str, Inputs]:
     """Requests whose form is right."""
     classes = json.loads(served.metadata["dcgan.spec"])["num_classes"]
     most = read_json(HERE / "model-settings.json")["parameters"]["extra"]["max_images"]
-    values = {"z": [None, 1e39], "label": [-2, classes, 1.5, 2**64 - 1], "seed": [-1, 2**64 - 1], "n": [0, most + 1]}
+    values = {
+        "z": [None, 1e39, 3e38, -101.0],
+        "label": [-2, classes, 1.5, 2**64 - 1],
+        "seed": [-1, 2**64 - 1],
+        "n": [0, most + 1],
+    }
     bad: dict[str, Inputs] = {}
     for given in right:
         name, data = given["name"], given["data"]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .contract.errors import LatentError, first_line
-from .contract.spec import LONGEST_NAME, Interface
+from .contract.spec import LARGEST_LATENT, LONGEST_NAME, Interface
 
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
@@ -45,13 +45,13 @@ def checked(z: npt.NDArray[np.generic], latent_dim: int, first: int = 0) -> _F32
     """Latents of a caller, as the model takes them.
 
     Args:
-        z: float32 or another floating type, shape (N, latent_dim), finite.
+        z: float32 or another floating type, shape (N, latent_dim), from -`LARGEST_LATENT` to `LARGEST_LATENT`.
         latent_dim: what the model takes.
         first: index of `z[0]`, for the message.
     Returns:
         float32, same shape and values, C-contiguous.
     Raises:
-        LatentError: another shape or type, or a value that is NaN or beyond float32.
+        LatentError: another shape or type, or a value that is NaN or out of that range.
     """
     if z.dtype.kind != "f":
         raise LatentError(f"latents must be floating-point numbers, found {z.dtype}; draw them from N(0, 1) as float32")
@@ -59,9 +59,14 @@ def checked(z: npt.NDArray[np.generic], latent_dim: int, first: int = 0) -> _F32
         raise LatentError(f"latents must have shape (N, {latent_dim}) for this model, found {z.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.ascontiguousarray(z, dtype=np.float32)
-    finite = np.isfinite(result).all(axis=1)
-    if not finite.all():
-        raise LatentError(f"latent {first + int(np.argmin(finite))} holds NaN, infinity or a number beyond float32")
+    fits = (np.abs(result) <= LARGEST_LATENT).all(axis=1)  # a NaN does not
+    if not fits.all():
+        bad = int(np.argmin(fits))
+        number = float(z[bad, int(np.argmin(np.abs(result[bad]) <= LARGEST_LATENT))])
+        raise LatentError(
+            f"latent {first + bad} holds {number:g}; its numbers must be from -{LARGEST_LATENT:g} to "
+            f"{LARGEST_LATENT:g}: draw them from N(0, 1)"
+        )
     return result
 
 

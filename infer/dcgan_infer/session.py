@@ -142,8 +142,8 @@ class ImageGenerator:
         Returns:
             As `generate`.
         Raises:
-            LatentError: `z` is empty, of another shape or type, or not finite, `labels` do not fit, or the model takes
-                a seed.
+            LatentError: `z` is empty, of another shape or type, or holds a number beyond `spec.LARGEST_LATENT`,
+                `labels` do not fit, or the model takes a seed.
             ModelError: the model fails, returns NaN or infinity, or is given labels and has no classes.
         """
         self.refuse_for_seed("latents of your own", True)
