@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,12 @@ from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
 from PIL import Image
 
-from dcgan_infer import ImageGenerator, inputs, shipped
+from dcgan_infer import ImageGenerator, inputs, shipped, sinks
 from dcgan_infer.cli import main
+from dcgan_infer.contract.errors import OutputError
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.latents import latents
+from dcgan_infer.sinks import Plan
 
 PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
 
@@ -219,6 +222,13 @@ def test_help_and_version() -> None:
         (["--model", "x" * 300], 1, "file name too long"),
         (["--latents", "x" * 300], 1, "file name too long"),
         (["--n", "100000000", "-o", "grid.png"], 1, "too many for one png"),
+        (["--n", "2340", "--grid", "1x2340", "-o", "a.jpg"], 1, "65520x28 pixels are too many for one jpeg picture"),
+        (
+            ["--n", "900", "--truncation", "0", "-o", "a.gif"],
+            1,
+            "14400 frames of 28x28 pixels are too many",
+        ),
+        (["--model", shipped.DEFAULT, "--n", "9", "--digits", "0" * 40_000, "-o", "a.jpg"], 1, "a jpeg takes 65,533;"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, arguments: list[str], status: int, says: str) -> None:
@@ -234,6 +244,68 @@ def test_bad_input_is_one_line_and_leaves_nothing(folder: Path, arguments: list[
     assert says in result.stderr
     assert result.stdout == ""
     assert sorted(folder.rglob("*")) == before
+
+
+def solid(kind: str, height: int = 4, count: int = 1, text: int = 0) -> Plan:
+    """What a format is to store."""
+    facts = {"a": "x" * (text - len('{"a": ""}'))}
+    return Plan(count=count, image_shape=(1, height, 4), facts=facts)
+
+
+@pytest.mark.parametrize("kind", sinks.LIMITS)
+def test_each_format_stores_what_its_limits_say_and_no_more(kind: str) -> None:
+    limits = sinks.LIMITS[kind]
+    for at, past in (
+        (solid(kind, height=limits.side), solid(kind, height=limits.side + 1)),
+        (solid(kind, text=limits.text), solid(kind, text=limits.text + 1)),
+    ):
+        assert past.problem(kind)
+        target = Path(f"a.{kind}")
+        sinks.save(target, kind, iter([np.zeros((1, *at.image_shape[1:]), np.uint8)]), at)
+        with Image.open(target) as picture:
+            picture.load()
+            assert picture.size == (4, at.image_shape[1])
+
+
+def test_frames_of_a_gif_may_all_be_equal() -> None:
+    """Pillow makes one of them. Of 13,107 that takes it half a minute: here there are three, and each is longer."""
+    most = sinks.LIMITS["gif"].frames
+    assert most * sinks._FRAME_MS // 10 == 65_535
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sinks, "_FRAME_MS", sinks._FRAME_MS * most // 3)
+        sinks.save(Path("a.gif"), "gif", iter([np.zeros((3, 4, 4), np.uint8)]), solid("gif", count=3))
+        with pytest.raises(OutputError, match="can't write GIF: Pillow says: "):
+            sinks.save(Path("b.gif"), "gif", iter([np.zeros((4, 4, 4), np.uint8)]), solid("gif", count=4))
+    with Image.open("a.gif") as animation:
+        assert animation.info["duration"] == most * sinks._FRAME_MS
+    assert solid("gif", count=most + 1).problem("gif")
+    assert solid("gif", count=most).problem("gif") is None
+
+
+@pytest.mark.parametrize("kind", sinks.LIMITS)
+def test_what_pillow_raises_is_a_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_arguments: object, **_options: object) -> None:
+        raise struct.error("'H' format requires 0 <= number <= 65535")
+
+    monkeypatch.setattr(Image.Image, "save", fails)
+    result = run("--n", "4", "--interpolate", "1", "-o", "-", "--format", kind)
+    assert result.exit_code == 1
+    assert f"can't write {kind.upper()}: Pillow says: 'H' format requires" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout_bytes == b""
+
+
+def test_stdout_needs_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container whose file system can only be read there is none."""
+
+    def none() -> object:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", none)
+    result = run("--n", "4", "-o", "-")
+    assert result.exit_code == 0, result.output
+    with Image.open(io.BytesIO(result.stdout_bytes)) as picture:
+        assert picture.size == (56, 56)
 
 
 def test_a_failure_halfway_keeps_the_older_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,14 @@ open.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +25,36 @@ from .contract.pixels import tile
 from .contract.spec import DRAWN
 from .request import ARRAYS, FOLDER, GRIDS
 
-# Longest side that a format can store; PNG could store more, but see MAX_PIXELS.
-_MAX_SIDE = {"webp": 16383, "jpeg": 65535, "gif": 65535}
 # Opening a larger picture, Pillow warns of a "decompression bomb" (Image.MAX_IMAGE_PIXELS).
 MAX_PIXELS = 89_478_485
 _FRAME_MS = 50
+
+
+class Limits(NamedTuple):
+    """What a format can store, or what its usual readers open.
+
+    Attributes:
+        side: pixels of the longer side.
+        text: bytes of the facts, as JSON.
+        frames: of an animation.
+    """
+
+    side: int
+    text: int
+    frames: int = 1
+
+
+LIMITS = {
+    # libpng's PNG_USER_WIDTH_MAX, and PNG_USER_CHUNK_MALLOC_MAX: what it opens unless it is told otherwise.
+    "png": Limits(1_000_000, 8_000_000),
+    # libjpeg's JPEG_MAX_DIMENSION; a comment's length has 16 bits and counts these two bytes.
+    "jpeg": Limits(65_500, 65_533),
+    # libwebp's WEBP_MAX_DIMENSION. Its chunks have lengths of 32 bits: the bound is that of PNG.
+    "webp": Limits(16_383, 8_000_000),
+    # GIF89a: sides of 16 bits, comments of any length. Pillow makes one frame of equal ones, whose duration is their
+    # sum, and that has 16 bits of hundredths of a second.
+    "gif": Limits(65_535, 8_000_000, 65_535 * 10 // _FRAME_MS),
+}
 _PLACES = 10  # of every index in a file name, so that folders made from several ranges sort together
 
 _Images = Iterator[npt.NDArray[Any]]
@@ -69,16 +95,23 @@ class Plan:
         channels, height, width = self.image_shape
         if channels not in DRAWN and kind not in ARRAYS:
             return f"pictures are grey or have 3 channels, and this model's have {channels}; write .npy or .npz"
-        if kind in ARRAYS or kind == FOLDER:
+        if kind in ARRAYS:
             return None
+        limits = LIMITS["png" if kind == FOLDER else kind]
         rows, columns = (self.rows, self.columns) if kind in GRIDS else (1, 1)
         height, width = rows * height * self.scale, columns * width * self.scale
-        pixels = height * width * (self.count if kind == "gif" else 1)
-        if max(height, width) > _MAX_SIDE.get(kind, MAX_PIXELS) or pixels > MAX_PIXELS:
-            frames = f"{self.count} frames of " if kind == "gif" else ""
+        frames = self.count if kind == "gif" else 1
+        if max(height, width) > limits.side or height * width * frames > MAX_PIXELS or frames > limits.frames:
+            of = f"{frames} frames of " if kind == "gif" else ""
+            picture, other = kind, "make fewer images, or write a folder of pictures or .npy"
+            if kind == FOLDER:
+                picture, other = "png", "scale less, or write .npy"
+            return f"{of}{width}x{height} pixels are too many for one {picture} picture; {other}"
+        text = len(json.dumps(self.facts))
+        if text > limits.text:
             return (
-                f"{frames}{width}x{height} pixels are too many for one {kind} picture; "
-                "make fewer images, or write a folder of pictures or .npy"
+                f"what it says of how it was made has {text:,} bytes, and a {kind} takes {limits.text:,}; "
+                "name fewer classes, or give them as --labels"
             )
         return None
 
@@ -102,7 +135,7 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
         raise OutputError(f"can't write {kind}: {problem}")
     try:
         if not isinstance(target, Path):
-            with tempfile.TemporaryFile() as file:
+            with _scratch() as file:
                 _WRITERS[kind](file, images, plan)
                 file.seek(0)
                 shutil.copyfileobj(file, target)
@@ -120,24 +153,45 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
         raise OutputError(f"can't write {name}: {first_line(error).lower()}") from error
 
 
+def _scratch() -> IO[bytes]:
+    """A file that nobody sees; in memory where there is no folder for one, as in a read-only container."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return io.BytesIO()
+
+
+def _encode(picture: Any, file: IO[bytes], kind: str, **options: Any) -> None:
+    """Let Pillow write a picture; whatever it raises, of one that no limit of ours names, becomes an OutputError."""
+    try:
+        picture.save(file, kind, **options)
+    except (DcganError, BrokenPipeError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:  # of the system: a full disk
+            raise
+        raise OutputError(f"can't write {kind}: Pillow says: {first_line(error)}; try another format") from error
+
+
 def _write_png(file: IO[bytes], images: _Images, plan: Plan) -> None:
     _save_png(file, _sheet(images, plan), plan.facts)
 
 
 def _write_jpeg(file: IO[bytes], images: _Images, plan: Plan) -> None:
-    _image(_sheet(images, plan)).save(file, "JPEG", quality=95, comment=json.dumps(plan.facts).encode())
+    _encode(_image(_sheet(images, plan)), file, "JPEG", quality=95, comment=json.dumps(plan.facts).encode())
 
 
 def _write_webp(file: IO[bytes], images: _Images, plan: Plan) -> None:
     picture = _image(_sheet(images, plan))
     exif = picture.getexif()
     exif[0x010E] = json.dumps(plan.facts)  # ImageDescription
-    picture.save(file, "WEBP", lossless=True, exif=exif)
+    _encode(picture, file, "WEBP", lossless=True, exif=exif)
 
 
 def _write_gif(file: IO[bytes], images: _Images, plan: Plan) -> None:
     frames = (_image(_scaled(image, plan.scale)) for batch in images for image in batch)
-    next(frames).save(
+    _encode(
+        next(frames),
         file,
         "GIF",
         save_all=True,
@@ -237,7 +291,7 @@ def _save_png(file: IO[bytes], image: npt.NDArray[np.uint8], facts: dict[str, st
     info = PngInfo()
     for key, value in facts.items():
         info.add_text(key, value)
-    _image(image).save(file, "PNG", pnginfo=info)
+    _encode(_image(image), file, "PNG", pnginfo=info)
 
 
 def _image(pixels: npt.NDArray[np.uint8]) -> Any:
