@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import json
+import mmap
 import os
 import struct
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -439,18 +444,79 @@ def test_labels_of_a_file_may_be_names() -> None:
         assert np.array_equal(archive["images"], whole["images"][1:])
 
 
-def test_a_file_of_labels_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[Path] = []
-    load = inputs.load_labels
+def piped(module: str, *words: str, **files: bytes) -> subprocess.CompletedProcess[bytes]:
+    """A command with options that are pipes, which can be read once, as a shell's <(...) makes them."""
 
-    def spy(path: Path) -> object:
-        read.append(path)
-        return load(path)
+    def fill(writer: int, content: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "wb") as file:
+            file.write(content)
 
-    monkeypatch.setattr(inputs, "load_labels", spy)
-    Path("numbers.txt").write_text("1 2 0")
-    done(*CLOTHES, "--labels", "numbers.txt", "-o", "a.png")
-    assert read == [Path("numbers.txt")]
+    readers = []
+    for option, content in files.items():
+        reader, writer = os.pipe()
+        readers.append(reader)
+        threading.Thread(target=fill, args=(writer, content)).start()
+        words = (*words, f"--{option}", f"/dev/fd/{reader}")
+    command = [sys.executable, "-c", f"from dcgan_infer.{module} import main; main()", *words]
+    result = subprocess.run(command, pass_fds=readers, capture_output=True, check=False, timeout=60)
+    for reader in readers:
+        os.close(reader)
+    return result
+
+
+def test_pipes_are_read_once_and_their_digests_recorded() -> None:
+    z = io.BytesIO()
+    np.save(z, latents(5, 0, 3, 5))
+    model, labels = (MODELS / "clothes.onnx").read_bytes(), b"2\n0\n1\n"
+    result = piped("cli", "-o", "a.png", model=model, labels=labels, latents=z.getvalue())
+    assert (result.returncode, result.stderr) == (0, b"")
+    with Image.open("a.png") as picture:
+        facts = picture.text
+    digests = {f"dcgan.{name}_sha256" for name in ("model", "labels", "latents")}
+    assert {facts[key] for key in digests} == {
+        hashlib.sha256(each).hexdigest() for each in (model, labels, z.getvalue())
+    }
+    expected = ImageGenerator(MODELS / "clothes.onnx", provider="cpu").generate_from(latents(5, 0, 3, 5), [2, 0, 1])
+    assert np.array_equal(coloured("a.png")[:4, :6], expected[0])
+    golden = (MODELS / "clothes.golden").read_bytes()
+    result = piped("verify_cli", str(MODELS / "clothes.onnx"), golden=golden)
+    assert b"passed   golden" in result.stdout
+    result = piped("cli", "-o", "a.png", latents=z.getvalue()[:-1])
+    assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
+    assert b"is no .npy file, or a truncated one" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"2,0,1,\r\n",
+        b"\xef\xbb\xbf2\r\n0\r\n1\r\n",
+        "\ufeff2\r\n0\r\n1".encode("utf-16-le"),
+        b"\xef\xbb\xbfT-shirt, top\r\nsneaker\r\nankle boot\r\n\r\n",
+        b"T-shirt, top,\nsneaker,\nankle boot,\n",
+        b"T-shirt, top,\nsneaker ,\nankle boot",
+        b"T-shirt, top\rsneaker\rankle boot",
+        b"npy",
+    ],
+)
+def test_labels_are_read_as_programs_write_them(content: bytes) -> None:
+    if content == b"npy":  # whatever its name is
+        file = io.BytesIO()
+        np.save(file, np.array([2, 0, 1], np.uint8))
+        content = file.getvalue()
+    Path("labels.txt").write_bytes(content)
+    done(*CLOTHES, "--labels", "labels.txt", "-o", "a.npz")
+    with np.load("a.npz") as archive:
+        assert archive["labels"].tolist() == [2, 0, 1]
+
+
+def test_latents_of_a_file_are_mapped_and_of_any_order() -> None:
+    z = latents(0, 0, 3, 5)
+    np.save("z", np.asfortranarray(z))
+    rows = inputs.load(Path("z.npy"))
+    assert isinstance(rows.content, mmap.mmap)
+    assert np.array_equal(rows.values, z)
+    assert rows.sha256 == sha256_of(Path("z.npy"))
 
 
 def test_classes_are_listed() -> None:

@@ -194,7 +194,7 @@ def test_files_that_hold_no_latents_are_refused(tmp_path: Path, monkeypatch: pyt
     for name in names:
         with pytest.raises(LatentError):
             load(tmp_path / name)
-    assert load(tmp_path / "good.npy").shape == (2, 4)
+    assert load(tmp_path / "good.npy").values.shape == (2, 4)
     assert not (tmp_path / "pwned").exists()
 
 

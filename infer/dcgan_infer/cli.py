@@ -243,11 +243,11 @@ def _rows(latents_file: Path | None, labels_file: Path | None) -> tuple[Rows | N
     """What the files hold."""
     if latents_file is None and labels_file is None:
         return None, None
-    from .inputs import Rows, load, load_labels
+    from .inputs import load, load_labels
 
     return (
-        None if latents_file is None else Rows(latents_file, "latents", load(latents_file)),
-        None if labels_file is None else Rows(labels_file, "labels", load_labels(labels_file)),
+        None if latents_file is None else load(latents_file),
+        None if labels_file is None else load_labels(labels_file),
     )
 
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import hashlib
+import io
 import math
+import mmap
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +25,8 @@ _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
 
 _SHOWN = 12  # names of classes in a message
+_ZIP = b"PK\x03\x04"  # how an .npz begins
+_LONGEST_HEADER = 1 << 17  # of a .npy file; NumPy refuses more than 10,000 bytes
 
 
 @dataclass(frozen=True)
@@ -70,24 +78,82 @@ def checked(z: npt.NDArray[np.generic], latent_dim: int, first: int = 0) -> _F32
     return result
 
 
-def load(path: Path) -> npt.NDArray[np.generic]:
+class Rows(NamedTuple):
+    """What a file holds for each image.
+
+    Attributes:
+        path: of the file.
+        what: it holds, for messages.
+        values: one for each image.
+        content: the bytes that these were found in. A pipe can't be read a second time, and a file may change.
+    """
+
+    path: Path
+    what: str
+    values: Any
+    content: bytes | mmap.mmap
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of the file."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def part(self, start: int, n: int) -> Any:
+        """Those of images `start` to `start + n - 1`.
+
+        Raises:
+            LatentError: there are not so many.
+        """
+        count = len(self.values)
+        if start + n > count:
+            raise LatentError(f"{self.path} holds {count} {self.what}, asked for {n} from number {start}")
+        return self.values[start : start + n]
+
+
+def load(path: Path) -> Rows:
     """Latents of a .npy file, mapped and not read: `checked` looks at them in use, block by block.
+
+    A pipe, which can't be mapped, is read whole.
 
     Raises:
         LatentError: the file is missing, truncated or foreign, or holds no list of latents.
     """
+    content = _content(path, "latents")
+    if content[:4] == _ZIP:
+        raise LatentError(f"{path} holds several arrays (.npz); write the latents alone with numpy.save")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise LatentError(f"can't read latents {path}: {first_line(error).lower()}") from error
+        array = _array(content)
     except Exception as error:  # what NumPy raises depends on where it stumbles: ValueError, EOFError, SyntaxError...
         raise LatentError(f"{path} is no .npy file, or a truncated one; write it with numpy.save") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise LatentError(f"{path} holds several arrays (.npz); write the latents alone with numpy.save")
     if array.ndim != 2 or len(array) == 0:
         raise LatentError(f"{path}: latents must have shape (N, latent_dim) with N >= 1, found {array.shape}")
-    return array
+    return Rows(path, "latents", array, content)
+
+
+def _content(path: Path, what: str) -> bytes | mmap.mmap:
+    """The bytes of a file: mapped, or of a pipe read."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if stat.S_ISREG(found.st_mode) and found.st_size:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return file.read()
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
+        raise LatentError(f"can't read {what} {path}: {first_line(error).lower()}") from error
+
+
+def _array(content: bytes | mmap.mmap) -> npt.NDArray[Any]:
+    """The array of a .npy file, over the very bytes.
+
+    Raises:
+        Exception: of several kinds: it is none, or holds objects, or less than it says.
+    """
+    file = io.BytesIO(content[:_LONGEST_HEADER])
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    count = math.prod(shape)
+    values = np.frombuffer(content, dtype, count, file.tell()) if count else np.empty(0, dtype)
+    return values.reshape(shape, order="F" if is_fortran else "C")
 
 
 def checked_labels(labels: npt.NDArray[Any], num_classes: int, first: int = 0) -> _I64:
@@ -111,63 +177,43 @@ def checked_labels(labels: npt.NDArray[Any], num_classes: int, first: int = 0) -
     return np.ascontiguousarray(labels, dtype=np.int64)
 
 
-def load_labels(path: Path) -> npt.NDArray[np.generic] | list[str]:
+def load_labels(path: Path) -> Rows:
     """Labels of a file, as `class_numbers` takes them.
 
     Args:
-        path: of a .npy file of integers; or of text: numbers between white space or commas, or else a name a line.
+        path: of a .npy file of integers, whatever its name; or of text in UTF-8: numbers between white space or commas,
+            or else a name a line. A byte order mark, any ends of lines and commas at the ends of them are fine.
     Raises:
         LatentError: the file is missing, truncated or foreign, or holds no list of labels.
     """
-    labels: Any
+    content = _content(path, "labels")
     try:
-        if path.suffix.lower() == ".npy":
-            labels = np.load(path, allow_pickle=False)
-            if not isinstance(labels, np.ndarray):
-                labels.close()
-                raise ValueError("an .npz archive")
-        else:
-            text = path.read_text(encoding="utf-8")
-            words = text.replace(",", " ").split()
-            numbers = all(re.fullmatch(r"-?[0-9]+", word) for word in words)
-            labels = words if numbers else [line.strip() for line in text.splitlines() if line.strip()]
-            if not all(label.isprintable() and len(label) <= LONGEST_NAME for label in labels):
-                raise ValueError("no text")
-    except OSError as error:
-        raise LatentError(f"can't read labels {path}: {first_line(error).lower()}") from error
+        labels = _array(content) if content[:6] == np.lib.format.MAGIC_PREFIX else _text_labels(content[:])
     except Exception as error:  # ValueError, UnicodeDecodeError, and what NumPy stumbles on
         raise LatentError(
             f"{path} holds no labels: give numbers or a name a line in a text file, or integers in a .npy file"
         ) from error
     if np.ndim(labels) != 1 or len(labels) == 0:
         raise LatentError(f"{path}: labels must have shape (N,) with N >= 1, found {np.shape(labels)}")
-    found: npt.NDArray[np.generic] | list[str] = labels
-    return found
+    return Rows(path, "labels", labels, content)
 
 
-class Rows(NamedTuple):
-    """What a file holds for each image.
+def _text_labels(content: bytes) -> list[str]:
+    """Numbers, or else names, of a text as editors and shells write it.
 
-    Attributes:
-        path: of the file.
-        what: it holds, for messages.
-        values: one for each image.
+    Raises:
+        ValueError: it is none.
     """
-
-    path: Path
-    what: str
-    values: Any
-
-    def part(self, start: int, n: int) -> Any:
-        """Those of images `start` to `start + n - 1`.
-
-        Raises:
-            LatentError: there are not so many.
-        """
-        count = len(self.values)
-        if start + n > count:
-            raise LatentError(f"{self.path} holds {count} {self.what}, asked for {n} from number {start}")
-        return self.values[start : start + n]
+    is_utf16 = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as PowerShell writes it
+    text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+    labels = text.replace(",", " ").split()
+    if not all(re.fullmatch(r"-?[0-9]+", label) for label in labels):
+        labels = [label for line in text.splitlines() if (label := line.strip())]
+        if all(label.endswith(",") for label in labels[:-1]):  # a list with commas; no name ends with one
+            labels = [label.removesuffix(",").rstrip() for label in labels]
+    if not all(label.isprintable() and len(label) <= LONGEST_NAME for label in labels):
+        raise ValueError("no text")
+    return labels
 
 
 Classes = str | int | Sequence[str | int] | npt.NDArray[np.generic]

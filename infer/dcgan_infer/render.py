@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from . import __version__
 from .contract.errors import ModelError
-from .contract.files import sha256_of
 from .inputs import walk
 from .request import GRIDS, Request
 from .session import ImageGenerator
@@ -134,11 +133,11 @@ def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.in
     if request.latents is None:
         facts["dcgan.seed"] = str(request.seed or 0)
     else:
-        facts["dcgan.latents_sha256"] = sha256_of(request.latents.path)
+        facts["dcgan.latents_sha256"] = request.latents.sha256
     facts["dcgan.start"] = str(request.start)
     facts["dcgan.n"] = str(request.n)
     if request.labels is not None:
-        facts["dcgan.labels_sha256"] = sha256_of(request.labels.path)
+        facts["dcgan.labels_sha256"] = request.labels.sha256
     elif len(asked):
         # A name may hold anything printable, so no mark on a line could part two of them.
         key, mark = ("dcgan.digits", " ") if generator.makes_digits else ("dcgan.class", "\n")
