@@ -26,12 +26,12 @@ import click
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 
 from dcgan_export import onnx_file
 from dcgan_infer import shipped
 from dcgan_infer.contract.files import replacing
 from dcgan_infer.contract.vectors import Case, read_vectors
+from dcgan_infer.runtime import onnxruntime
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
@@ -110,6 +110,9 @@ class Runtime:
 
 
 ORT = """
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 def load(path, inputs):
@@ -703,7 +706,7 @@ def make(
 
 def by_onnxruntime(model: Path, cases: Sequence[Case], batches: Sequence[Batch]) -> list[npt.NDArray[Any]]:
     """The same in this process, by the onnxruntime of this Python."""
-    run = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"]).run
+    run = onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"]).run
     names = list(describe(model))
     return [run(["image"], cases[batch.case].feeds(names, batch.start, batch.n))[0] for batch in batches]
 

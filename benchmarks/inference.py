@@ -26,6 +26,8 @@ from dcgan_infer.measure import measure, ratios
 NAME = "dcgan-mnist"  # unconditional
 MODEL = shipped.path_of(NAME, ".onnx")
 BARE = f"""
+import os
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy, onnxruntime
 from PIL import Image
 session = onnxruntime.InferenceSession({str(MODEL)!r}, providers=["CPUExecutionProvider"])

@@ -40,6 +40,7 @@ from dcgan_infer.contract.pixels import tile
 from dcgan_infer.contract.spec import DRAWN, PRECISION_KEY, GeneratorSpec, Interface
 from dcgan_infer.contract.tolerance import LATENT_TOLERANCE, TOLERANCES
 from dcgan_infer.contract.vectors import INDEX, Case, read_vectors
+from dcgan_infer.runtime import onnxruntime
 
 ROOT = Path(__file__).resolve().parent.parent
 VECTORS = ROOT / "examples" / "vectors"
@@ -295,9 +296,7 @@ def largest(pairs: Pairs) -> float:
 
 def onnxruntime_images(file: Path, case: Case) -> Array:
     """What onnxruntime makes of a test vector here, with the vector's own latents where a file takes any."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = onnxruntime().InferenceSession(file, providers=["CPUExecutionProvider"])
     images: Array = session.run(None, case.feeds([value.name for value in session.get_inputs()]))[0]
     return images
 
@@ -352,9 +351,7 @@ def as_it_is(file: Path) -> Variant:
     """The form of a file that somebody made."""
     options = {}
     if file.suffix == ".onnx":
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        session = onnxruntime().InferenceSession(file, providers=["CPUExecutionProvider"])
         options["precision"] = session.get_modelmeta().custom_metadata_map.get(PRECISION_KEY, "fp32")
         options["image"] = "uint8" if session.get_outputs()[0].type == "tensor(uint8)" else "float"
     return Variant("as it is", options, file.suffix)

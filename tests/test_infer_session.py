@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -16,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import MODELS, OLD
+from conftest import MODELS, OLD, ROOT
 
 from dcgan_infer import ImageGenerator, runtime, shipped
 from dcgan_infer.contract.errors import DeviceError, LatentError, ModelError, RuntimeMissingError
@@ -289,6 +291,60 @@ def test_a_missing_or_doubled_onnxruntime_is_said_with_what_mends_it(
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     with pytest.raises(RuntimeMissingError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
         runtime.onnxruntime()
+
+
+def test_threads_that_can_not_be_had_are_refused_before_onnxruntime_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, left = _thread.start_new_thread, 5
+
+    def limited(*arguments: Any) -> int:
+        nonlocal left
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left -= 1
+        return start(*arguments)
+
+    monkeypatch.setattr(_thread, "start_new_thread", limited)
+    with pytest.raises(DeviceError, match="the process can have 6 threads, asked for 8; take --threads 6, or"):
+        ImageGenerator(PLAIN, provider="cpu", threads=8)
+    left = 5
+    assert ImageGenerator(PLAIN, provider="cpu", threads=6).threads == 6
+    assert left == 0
+    assert _thread.stack_size() == 0  # as before
+
+
+@pytest.mark.parametrize("home", ["empty", "missing", "/dev/null", None])
+def test_onnxruntime_writes_nothing_and_asks_nobody(home: str | None, tmp_path: Path) -> None:
+    """Without ORT_DISABLE_TELEMETRY it makes ~/.cache/Microsoft with an identity and a database."""
+    (tmp_path / "empty").mkdir()
+    surroundings = {name: value for name, value in os.environ.items() if name not in ("HOME", "ORT_DISABLE_TELEMETRY")}
+    if home is not None:
+        surroundings["HOME"] = str(tmp_path / home)
+    code = f"from dcgan_infer import ImageGenerator; ImageGenerator({PLAIN!r}).generate(1)"
+    done = subprocess.run([sys.executable, "-c", code], env=surroundings, capture_output=True, check=True, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == (b"", b"")
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_a_wish_for_telemetry_is_left_alone() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORT_DISABLE_TELEMETRY", "0")
+        runtime.onnxruntime()
+        assert os.environ["ORT_DISABLE_TELEMETRY"] == "0"
+        patch.delenv("ORT_DISABLE_TELEMETRY")
+        runtime.onnxruntime()
+        assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_whoever_imports_onnxruntime_switches_its_telemetry_off() -> None:
+    """Or gets it of `runtime.onnxruntime`. Of the tests conftest.py does it for all."""
+    folders = ("infer", "export", "dcgan", "examples", "benchmarks", "tools", "docs")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".md")]
+    imports = re.compile(r"^\s*(import (.*, *)?onnxruntime\b(?!-)|from onnxruntime\b)", re.MULTILINE)
+    found = [path for path in files if imports.search(path.read_text())]
+    assert len(found) > 5
+    assert [path for path in found if "ORT_DISABLE_TELEMETRY" not in path.read_text()] == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -17,8 +18,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from latents import labels, latents
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would write into ~/.cache, and ask for a server's address
+import onnxruntime
 
 Array = npt.NDArray[Any]
 

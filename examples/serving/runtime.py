@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from mlserver import MLModel
 from mlserver.errors import InferenceError
 from mlserver.types import (
@@ -27,6 +27,9 @@ from mlserver.types import (
     ResponseOutput,
 )
 from mlserver.utils import get_model_uri
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would write into ~/.cache, and ask for a server's address
+import onnxruntime
 
 # By onnxruntime's name of a type: the protocol's, and NumPy's.
 _TYPES = {

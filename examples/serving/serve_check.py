@@ -30,10 +30,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from dcgan_infer.contract.vectors import Case, read_vectors
 from dcgan_infer.measure import measure
+from dcgan_infer.runtime import onnxruntime
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE.parent / "vectors"
@@ -220,7 +220,7 @@ class Served:
         self.vectors = vectors
         self.ours = ours
         try:
-            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime().InferenceSession(file, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise CheckError(f"onnxruntime does not load {file}: {error}") from error
         self.metadata: dict[str, str] = self.session.get_modelmeta().custom_metadata_map

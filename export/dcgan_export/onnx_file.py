@@ -10,11 +10,11 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from torch import nn
@@ -22,6 +22,7 @@ from torch import nn
 from dcgan_infer import __version__
 from dcgan_infer.contract.errors import ExportError, first_line
 from dcgan_infer.contract.spec import Interface
+from dcgan_infer.runtime import onnxruntime
 
 from . import seeded
 from .formats import FloatArray, IntArray, Runner, Seeded, SeedRunner, Variant
@@ -80,7 +81,7 @@ def write(generator: nn.Module, spec: Interface, path: Path, metadata: Mapping[s
         why = "; one that takes a seed computes on bits, which opset 17 can't" if opset == OLDEST_OPSET else ""
         raise ExportError(
             f"opset {opset} can't be written; choose one from {oldest} to {newest}, "
-            f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__} both know{why}"
+            f"the newest that onnx {onnx.__version__} and onnxruntime {onnxruntime().__version__} both know{why}"
         )
     written = Pictures(generator, spec).eval() if variant.is_uint8 else generator
     model = _convert(_translate(written, spec), opset)
@@ -145,7 +146,7 @@ def load_seeded(path: Path) -> SeedRunner:
     return run
 
 
-def open_session(content: bytes | Path) -> onnxruntime.InferenceSession:
+def open_session(content: bytes | Path) -> Any:
     """A session on the CPU.
 
     Args:
@@ -153,10 +154,11 @@ def open_session(content: bytes | Path) -> onnxruntime.InferenceSession:
     Raises:
         ExportError: onnxruntime refuses the file.
     """
-    options = onnxruntime.SessionOptions()
+    ort = onnxruntime()
+    options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would print it as well
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
         raise ExportError(f"onnxruntime refuses the ONNX file; a lower --opset may do: {first_line(error)}") from error
 

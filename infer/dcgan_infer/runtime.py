@@ -6,12 +6,14 @@ a session either runs on the provider that was asked for, or the reason why not 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import importlib
 import importlib.util
 import io
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +22,11 @@ from .contract.spec import SPEC_KEY, GeneratorSpec
 from .onnx_outline import read_outline
 
 PROVIDERS = ("auto", "cpu", "cuda")
+NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "1")
 _EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
+_SMALL_STACK = 1 << 16  # bytes, of a thread that only waits
 _FATAL = 4  # the only severity of onnxruntime's log that is let through; failures reach us as exceptions
 
 
@@ -41,7 +45,9 @@ class Opened(NamedTuple):
 
 
 def onnxruntime() -> Any:
-    """The module onnxruntime, quiet.
+    """The module onnxruntime, quiet: without telemetry, unless the environment asks for it.
+
+    Its wheels would write a device's identity and a database into ~/.cache, and ask for the address of a server.
 
     Raises:
         RuntimeMissingError: it is missing, broken, or installed twice.
@@ -51,6 +57,7 @@ def onnxruntime() -> Any:
         raise RuntimeMissingError("onnxruntime is not installed: pip install onnxruntime (onnxruntime-gpu for CUDA)")
     for folder in found.submodule_search_locations or ():
         _refuse_doubled(Path(folder).parent)
+    os.environ.setdefault(*NO_TELEMETRY)  # programs that we start have it too
     try:
         module = importlib.import_module("onnxruntime")
         module.set_default_logger_severity(_FATAL)
@@ -81,11 +88,18 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
         provider: `cpu`; `cuda`; or `auto`, which is CUDA where it works and the CPU otherwise.
         threads: of the CPU provider.
     Raises:
-        DeviceError: the provider is unknown, or is `cuda` and the session would not run on it.
+        DeviceError: the provider is unknown, or is `cuda` and the session would not run on it, or there can't be so
+            many threads.
         ModelError: onnxruntime can't read these bytes, or their weights lie in other files.
     """
     if isinstance(model, bytes):
         _refuse_external(model)
+    to_be_had = 1 + _startable(threads - 1)
+    if to_be_had < threads:
+        raise DeviceError(
+            f"the process can have {to_be_had} threads, asked for {threads}; take --threads {to_be_had}, "
+            "or raise its limit (ulimit -u, a container's pids limit)"
+        )
     if provider not in PROVIDERS:
         raise DeviceError(f"unknown provider {provider!r}; choose from {', '.join(PROVIDERS)}")
     ort = onnxruntime()
@@ -126,6 +140,45 @@ def _refuse_external(content: bytes) -> None:
             f"it keeps weights in other files ({names}), and a model is one file here; make one of it: "
             "onnx.save(onnx.load(FILE), FILE) in Python, or dcgan-export"
         )
+
+
+def _startable(count: int) -> int:
+    """How many of `count` threads can be started: tried out, since limits come from many sides.
+
+    onnxruntime waits for ever for a thread that it can't start, deaf to signals. One thread takes a fifth of a
+    millisecond.
+    """
+    if not count:
+        return 0
+
+    def running() -> int:
+        try:
+            return len(os.listdir("/proc/self/task"))  # noqa: PTH208  a fifth of the time of pathlib
+        except OSError:  # not Linux
+            return 0
+
+    def wait() -> None:
+        with gate:
+            pass
+
+    gate = _thread.allocate_lock()
+    gate.acquire()
+    before, started = running(), 0
+    size = _thread.stack_size(_SMALL_STACK)
+    try:
+        while started < count:
+            _thread.start_new_thread(wait, ())
+            started += 1
+    except RuntimeError:  # there are no more
+        pass
+    finally:
+        _thread.stack_size(size)
+        gate.release()
+    # One that has ended in Python still counts until the system has seen it end.
+    deadline = time.monotonic() + 1.0
+    while running() > before and time.monotonic() < deadline:
+        time.sleep(1e-4)
+    return started
 
 
 def _session(ort: Any, model: bytes | str, providers: list[str], threads: int) -> Any:
