@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
 from PIL import Image
 
-from dcgan_infer import ImageGenerator, inputs, shipped, sinks
+from dcgan_infer import ImageGenerator, inputs, runtime, shipped, sinks
 from dcgan_infer.cli import main
 from dcgan_infer.contract.errors import OutputError
 from dcgan_infer.contract.files import sha256_of
@@ -168,7 +168,7 @@ def test_stdout_carries_the_picture_and_stderr_the_summary() -> None:
 def test_json_tells_all() -> None:
     facts = json.loads(done("--n", "2", "--seed", "9", "-o", "grid.png", "--json").stdout)
     assert facts["out"] == "grid.png"
-    assert (facts["n"], facts["seed"], facts["provider"]) == (2, 9, "cpu")
+    assert (facts["n"], facts["seed"], facts["provider"], facts["provider_note"]) == (2, 9, "cpu", "")
     assert facts["images_per_second"] > 0
 
 
@@ -177,6 +177,7 @@ def test_lists() -> None:
     providers = json.loads(done("--list-providers", "--json").stdout)
     assert providers["cpu"] == {"works": True, "reason": ""}
     assert providers["cuda"]["works"] or providers["cuda"]["reason"]
+    assert set(providers) >= set(runtime.providers(runtime.onnxruntime()))
 
 
 def test_help_and_version() -> None:
@@ -196,7 +197,7 @@ def test_help_and_version() -> None:
         (["--seed", str(1 << 63)], 2, "'--seed'"),
         (["--threads", "0"], 2, "'--threads'"),
         (["--batch-size", "0"], 2, "'--batch-size'"),
-        (["--provider", "tpu"], 2, "'tpu' is not one of"),
+        (["--provider", "tpu"], 1, "has no provider 'tpu'; it has "),
         (["--grid", "4by4"], 2, "is no grid"),
         (["--grid", "2x2"], 2, "has 4 places for 16 images"),
         (["--n", "0"], 2, "0 is not from 1 to 4294967296"),

@@ -239,7 +239,8 @@ def cuda_offered() -> bool:
 def test_cuda_is_refused_with_the_reason_where_it_is_not_built_in() -> None:
     with pytest.raises(DeviceError, match=r"built without it.*--provider cpu"):
         ImageGenerator(PLAIN, provider="cuda")
-    assert ImageGenerator(PLAIN, provider="auto").model.provider == "cpu"
+    model = ImageGenerator(PLAIN, provider="auto").model
+    assert (model.provider, model.note) == ("cpu", "the installed onnxruntime has no CUDA")
 
 
 class Offering:
@@ -252,7 +253,7 @@ class Offering:
         return getattr(self._module, name)
 
     def get_available_providers(self) -> list[str]:
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return ["CUDAExecutionProvider", "SlowExecutionProvider", "CPUExecutionProvider"]
 
     def InferenceSession(self, model: bytes, options: Any, **_arguments: Any) -> Any:  # noqa: N802
         assert options.log_severity_level == 4  # a GPU build writes its reasons to stderr otherwise
@@ -266,12 +267,35 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(monkeypatch: 
         ImageGenerator(PLAIN, provider="cuda")
     generator = ImageGenerator(PLAIN, provider="auto")
     assert generator.model.provider == "cpu"
-    assert generator.model.note
+    assert generator.model.note == "onnxruntime fell back to the CPU"
+    with pytest.raises(
+        DeviceError, match="provider slow does not work here: onnxruntime fell back to the CPU; it needs"
+    ):
+        ImageGenerator(PLAIN, provider="slow")
 
 
-def test_unknown_providers_are_refused() -> None:
-    with pytest.raises(DeviceError, match="choose from auto, cpu, cuda"):
+def test_the_reason_of_a_provider_is_what_people_read() -> None:
+    said = RuntimeError("/onnxruntime_src/python/state.cc:729 void onnxruntime::F(A&, const B&) Please install")
+    assert runtime.reason(said) == "Please install"
+    assert runtime.reason(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : No (GPU) Here")) == "No (GPU) Here"
+
+
+def test_providers_are_those_of_the_installed_onnxruntime() -> None:
+    ort = runtime.onnxruntime()
+    names = runtime.providers(ort)
+    assert names["cpu"] == "CPUExecutionProvider"
+    assert list(names.values()) == ort.get_available_providers()
+    with pytest.raises(
+        DeviceError, match=f"{ort.__version__} .* no provider 'tpu'; it has {', '.join(sorted(names))}: "
+    ):
         ImageGenerator(PLAIN, provider="tpu")
+
+
+@pytest.mark.skipif("azure" not in runtime.providers(runtime.onnxruntime()), reason="this onnxruntime has no Azure")
+def test_a_provider_that_takes_nothing_is_not_said_to_run_the_model() -> None:
+    """A session names it, and runs every operator on the CPU."""
+    with pytest.raises(DeviceError, match="provider azure does not work here: it takes no operator of this model"):
+        ImageGenerator(PLAIN, provider="azure")
 
 
 def test_a_missing_or_doubled_onnxruntime_is_said_with_what_mends_it(

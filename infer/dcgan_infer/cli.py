@@ -18,7 +18,7 @@ from .commands import Command, FiniteFloat, WholeNumber, closed
 from .contract.errors import DeviceError
 from .contract.spec import INDICES, SEEDS
 from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
-from .runtime import PROVIDERS
+from .runtime import NO_CUDA
 
 if TYPE_CHECKING:
     from .inputs import Rows
@@ -163,7 +163,11 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     help="Of arrays: 0 to 255, or float32 in the model's range, -1 to 1 or 0 to 1.",
 )
 @click.option(
-    "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where the model runs."
+    "--provider",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Where the model runs: auto is CUDA or else the CPU; cpu, cuda, or another that --list-providers names.",
 )
 @click.option(
     "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
@@ -273,6 +277,7 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
                 "images": rendered.images,
                 **facts,
                 **counts,
+                "provider_note": rendered.note,
                 "threads": rendered.threads,
                 "batch_size": request.batch_size,
                 "seconds": round(rendered.seconds, 4),
@@ -289,7 +294,7 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
     where = f"{rendered.provider}, {rendered.threads} thread{'s' * (rendered.threads > 1)}"
     if rendered.provider != "cpu":
         where = rendered.provider
-    elif rendered.note:
+    elif rendered.note not in ("", NO_CUDA):
         where += f" (CUDA does not work here: {rendered.note})"
     return (
         f"{'stdout' if out == '-' else out}: {made}{f' in {rows}x{columns}' if request.kind in GRIDS else ''} "
@@ -336,6 +341,7 @@ def _list_classes(model: str, as_json: bool) -> None:
 
 def _list_providers(model: str, threads: int | None, as_json: bool) -> None:
     """Try each one on the model: what onnxruntime lists as available need not work."""
+    from .runtime import onnxruntime, providers
     from .session import ImageGenerator
 
     def reason(provider: str) -> str:
@@ -345,9 +351,10 @@ def _list_providers(model: str, threads: int | None, as_json: bool) -> None:
             return str(error)
         return ""
 
-    reasons = {provider: reason(provider) for provider in PROVIDERS[1:]}
+    names = dict.fromkeys(["cpu", "cuda", *sorted(providers(onnxruntime()))])
+    reasons = {provider: reason(provider) for provider in names}
     if as_json:
         click.echo(json.dumps({name: {"works": not why, "reason": why} for name, why in reasons.items()}))
     else:
         for name, why in reasons.items():
-            click.echo(f"{name:<5} {why or 'works'}")
+            click.echo(f"{name:<{max(map(len, names))}} {why or 'works'}")

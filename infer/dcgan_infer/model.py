@@ -37,8 +37,8 @@ class Model:
         metadata: all the text that it carries.
         takes_seed: whether it makes its latents itself (dcgan-export --inputs seed).
         gives_uint8: whether it gives pictures, so that there are no floats to be had (dcgan-export --image uint8).
-        provider: `cpu` or `cuda`, where it runs.
-        note: with `auto`, why CUDA was offered and not taken; else empty.
+        provider: where it runs, such as `cpu` or `cuda`.
+        note: with `auto`, why that is not CUDA; else empty.
     """
 
     def __init__(self, opened: runtime.Opened, path: Path, content: bytes) -> None:
@@ -142,11 +142,11 @@ def open_model(model: str | Path, provider: str = "cpu", threads: int = 1) -> Mo
 
     Args:
         model: name of a shipped model, path of an ONNX file that dcgan-export wrote, or of a folder that holds one.
-        provider: `auto`, `cpu` or `cuda`.
+        provider: `auto`, `cpu`, `cuda`, or another as `runtime.open_session` takes them.
         threads: of the CPU provider.
     Raises:
         ModelError: the model is missing, unreadable, or not a generator this version can run.
-        DeviceError: the provider is unknown, or is `cuda` and does not work here.
+        DeviceError: the provider is not installed or does not work here, or there can't be so many threads.
         RuntimeMissingError: onnxruntime is missing, broken or installed twice.
     """
     return open_content(*read_model(model), provider, threads)

@@ -28,8 +28,8 @@ class Rendered(NamedTuple):
     Attributes:
         images: their number.
         facts: text that the pictures carry.
-        provider: `cpu` or `cuda`, where the model ran.
-        note: why `auto` did not take CUDA although onnxruntime offers it; else empty.
+        provider: where the model ran, such as `cpu` or `cuda`.
+        note: why `auto` did not take CUDA; else empty.
         threads: of the CPU provider.
         seconds: from the first latent to the finished file.
     """

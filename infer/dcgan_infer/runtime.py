@@ -13,6 +13,7 @@ import importlib.util
 import io
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,9 +22,8 @@ from .contract.errors import DeviceError, ModelError, RuntimeMissingError, SpecE
 from .contract.spec import SPEC_KEY, GeneratorSpec
 from .onnx_outline import read_outline
 
-PROVIDERS = ("auto", "cpu", "cuda")
 NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "1")
-_EXECUTION_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+NO_CUDA = "the installed onnxruntime has no CUDA"
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
 _SMALL_STACK = 1 << 16  # bytes, of a thread that only waits
@@ -35,8 +35,8 @@ class Opened(NamedTuple):
 
     Attributes:
         session: an onnxruntime InferenceSession.
-        provider: `cpu` or `cuda`, where it really runs.
-        note: with `auto`, why CUDA was offered and not taken; else empty.
+        provider: where it really runs, as `providers` calls it.
+        note: with `auto`, why that is not CUDA; else empty.
     """
 
     session: Any
@@ -85,11 +85,12 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
 
     Args:
         model: an ONNX file's bytes, which must hold all its weights; or its path, beside which some may lie.
-        provider: `cpu`; `cuda`; or `auto`, which is CUDA where it works and the CPU otherwise.
+        provider: one that this onnxruntime has, as `providers` calls it, such as `cpu`, `cuda` or `openvino`; or
+            `auto`, which is CUDA where it works and the CPU otherwise.
         threads: of the CPU provider.
     Raises:
-        DeviceError: the provider is unknown, or is `cuda` and the session would not run on it, or there can't be so
-            many threads.
+        DeviceError: this onnxruntime has no such provider, or the session would not run on it, or there can't be
+            so many threads.
         ModelError: onnxruntime can't read these bytes, or their weights lie in other files.
     """
     if isinstance(model, bytes):
@@ -100,35 +101,61 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
             f"the process can have {to_be_had} threads, asked for {threads}; take --threads {to_be_had}, "
             "or raise its limit (ulimit -u, a container's pids limit)"
         )
-    if provider not in PROVIDERS:
-        raise DeviceError(f"unknown provider {provider!r}; choose from {', '.join(PROVIDERS)}")
     ort = onnxruntime()
+    offered = providers(ort)
     note = ""
-    if provider != "cpu":
-        offered = _EXECUTION_PROVIDERS["cuda"] in ort.get_available_providers()
-        if offered:
-            hints = _preload(ort)
-            try:
-                session = _session(ort, model, ["cuda", "cpu"], threads)
-                if _EXECUTION_PROVIDERS["cuda"] in session.get_providers():
-                    return Opened(session, "cuda", "")
-                note = hints or "onnxruntime fell back to the CPU"
-            except Exception as error:  # what it raises depends on what is wrong: driver, libraries, memory, model
-                note = reason(error)
-        if provider == "cuda":
-            if not offered:
-                raise DeviceError(
-                    "CUDA is not available: the installed onnxruntime is built without it; "
-                    "pip uninstall -y onnxruntime && pip install onnxruntime-gpu, or take --provider cpu"
-                )
-            raise DeviceError(
-                f"CUDA does not work here: {note}; it needs an NVIDIA driver, CUDA and cuDNN "
-                "(pip install 'onnxruntime-gpu[cuda,cudnn]'), or take --provider cpu"
-            )
+    if provider == "auto" and "cuda" not in offered:
+        note = NO_CUDA
+    elif provider != "cpu":
+        wanted = "cuda" if provider == "auto" else provider
+        if wanted not in offered:
+            raise _not_offered(ort, wanted, offered)
+        hints = _preload(ort)
+        try:
+            session = _session(ort, model, [offered[wanted], offered["cpu"]], threads)
+            note = _why_not_on(session, offered[wanted])
+            if not note:
+                return Opened(session, wanted, "")
+            note = hints or note
+        except Exception as error:  # what it raises depends on what is wrong: driver, libraries, memory, model
+            note = reason(error)
+        if provider != "auto":
+            what, needs = f"provider {wanted}", "its libraries and its device"
+            if wanted == "cuda":
+                what, needs = "CUDA", "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')"
+            raise DeviceError(f"{what} does not work here: {note}; it needs {needs}, or take --provider cpu")
     try:
-        return Opened(_session(ort, model, ["cpu"], threads), "cpu", note)
+        return Opened(_session(ort, model, [offered["cpu"]], threads), "cpu", note)
     except Exception as error:  # its exceptions have no common base below Exception
         raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
+
+
+def providers(ort: Any) -> dict[str, str]:
+    """Onnxruntime's names of the providers that it is built with, by short ones: of XyzExecutionProvider `xyz`."""
+    return {name.removesuffix("ExecutionProvider").lower(): name for name in ort.get_available_providers()}
+
+
+def _not_offered(ort: Any, wanted: str, offered: dict[str, str]) -> DeviceError:
+    if wanted == "cuda":
+        return DeviceError(
+            "CUDA is not available: the installed onnxruntime is built without it; "
+            "pip uninstall -y onnxruntime && pip install onnxruntime-gpu, or take --provider cpu"
+        )
+    return DeviceError(
+        f"onnxruntime {ort.__version__} as it is installed has no provider {wanted[:40]!r}; it has "
+        f"{', '.join(sorted(offered))}: choose one of these or auto, or install the onnxruntime that has it"
+    )
+
+
+def _why_not_on(session: Any, name: str) -> str:
+    """Why a session doesn't run on a provider, or empty if it does: onnxruntime falls back to the CPU in silence."""
+    if name not in session.get_providers():
+        return "onnxruntime fell back to the CPU"
+    # Since 1.24 it can say what runs where. A provider may be there and take nothing, as Azure's does.
+    told = getattr(session, "get_provider_graph_assignment_info", None)
+    if told and not any(part.ep_name == name for part in told()):
+        return "it takes no operator of this model, all would run on the CPU"
+    return ""
 
 
 def _refuse_external(content: bytes) -> None:
@@ -181,12 +208,13 @@ def _startable(count: int) -> int:
     return started
 
 
-def _session(ort: Any, model: bytes | str, providers: list[str], threads: int) -> Any:
+def _session(ort: Any, model: bytes | str, names: list[str], threads: int) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graph is one line of layers
-    names = [_EXECUTION_PROVIDERS[name] for name in providers]
+    if len(names) > 1:  # for _why_not_on
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Its fallback prints to stdout and would hide the reason.
     return ort.InferenceSession(model, options, providers=names, enable_fallback=0)
 
@@ -256,6 +284,7 @@ def reason(error: Exception) -> str:
     text = first_line(error, limit=400)
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
+    text = re.sub(r"^/\S+:\d+ .*?\) (?=[A-Z])", "", text)  # a line of its sources, and a function
     return text if len(text) <= 200 else text[:197] + "..."
 
 

@@ -49,11 +49,11 @@ class ImageGenerator:
         """
         Args:
             model: name of a shipped model, path of an ONNX file that dcgan-export wrote, or of a folder that holds one.
-            provider: `auto`, `cpu` or `cuda`.
+            provider: `auto`, `cpu`, `cuda`, or another as `runtime.open_session` takes them.
             threads: of the CPU provider; None takes the cores this process may use.
         Raises:
             ModelError: the model is missing, unreadable, or not a generator this version can run.
-            DeviceError: the provider is unknown, or is `cuda` and does not work here.
+            DeviceError: the provider is not installed or does not work here, or there can't be so many threads.
             RuntimeMissingError: onnxruntime is missing, broken or installed twice.
         """
         self.threads = runtime.cores() if threads is None else threads
