@@ -70,7 +70,8 @@ class Host:
         prepare: makes it ready, with a folder of its own for what it builds, and gives the start of its command line.
             Raises `UnavailableError` where the machine lacks something, and `HostError` where the example is at fault.
         suffix: of the model files that it takes.
-        without: names of variants that it can't take, or "picture", "latents" or "graph-latents" where it has none.
+        without: names of variants that it can't take, or "picture", "latents" or "graph-latents" where it has none, or
+            "home" where others write there.
         timed: whether it knows `--threads` and `--repeat`.
     """
 
@@ -130,9 +131,9 @@ VARIANTS = (
     Variant("seed-int8", {"inputs": "seed", "precision": "int8", "image": "uint8"}),
     Variant("torchscript", {"format": "torchscript"}, ".pt"),
 )
-# Checked beside the forms of a model: a picture, and latents alone, made by the host's own code and inside the graph of
-# a model that takes a seed.
-PICTURE, LATENTS, GRAPH_LATENTS = "picture", "latents", "graph-latents"
+# Checked beside the forms of a model: a picture; latents alone, made by the host's own code and inside the graph of a
+# model that takes a seed; and what is left in the home of who runs it.
+PICTURE, LATENTS, GRAPH_LATENTS, HOME = "picture", "latents", "graph-latents", "home"
 
 
 @dataclass(frozen=True)
@@ -336,6 +337,23 @@ def check_picture(host: str, command: Sequence[str], model: Model, file: Path, f
     return Row(host, model.name, PICTURE, (Figure("off by", largest(pairs), 1, " levels"),))
 
 
+def check_home(host: str, command: Sequence[str], file: Path, folder: Path) -> Row:
+    """Let a host make an image in a home without files, which it should leave so; its row in the table.
+
+    onnxruntime writes a device id there unless `ORT_DISABLE_TELEMETRY` is set before its first session.
+    """
+    home = folder / HOME
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    clean = ["env", "-u", "ORT_DISABLE_TELEMETRY", f"HOME={home}", *command]
+    try:
+        run_host(clean, [str(file), "--seed", "0", "--n", "1"], folder / "out.raw")
+    except HostError as error:
+        return Row(host, "", HOME, (), str(error))
+    left = sorted(str(path.relative_to(home)) for path in home.rglob("*") if path.is_file())
+    return Row(host, "", HOME, (Figure("files left", len(left), 0, ""),), ", ".join(left))
+
+
 def variant_of_latents(what: str) -> str:
     return LATENTS if what == LATENTS else GRAPH_LATENTS
 
@@ -485,7 +503,7 @@ HOSTS = (
     Host("node", prepare_node),
     Host("cpp-ort", prepare_cpp_ort),
     Host("cpp-torch", prepare_cpp_torch, suffix=".pt"),
-    Host("browser", prepare_browser, without=(PICTURE,), timed=False),
+    Host("browser", prepare_browser, without=(PICTURE, HOME), timed=False),
 )
 
 
@@ -498,6 +516,8 @@ def check_host(host: Host, command: Sequence[str], models: Sequence[Model], work
             yield check_images(host.name, command, model, variant, model_file(model, variant, work), folder)
         if forms and PICTURE not in host.without and model.interface.image_shape[0] in DRAWN:
             yield check_picture(host.name, command, model, model_file(model, forms[0], work), folder)
+    if forms and HOME not in host.without:
+        yield check_home(host.name, command, model_file(model, forms[0], work), folder)
     cases = models[-1].cases  # latents are of the seed alone, the same for all models
     if LATENTS not in host.without:
         yield check_latents(host.name, command, LATENTS, cases, folder)

@@ -270,7 +270,18 @@ def test_the_python_lines_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.
     assert names["images"].dtype == np.uint8
 
 
+def test_the_node_example_leaves_nothing_in_the_home(tmp_path: Path) -> None:
+    row = check.check_home("node", host_command("node"), SHIPPED, tmp_path)
+    assert row.passed, row
+
+
 # What the checker must notice.
+
+
+def test_a_device_id_in_the_home_is_noticed(tmp_path: Path) -> None:
+    program = "import os, sys; open(os.environ['HOME'] + '/id', 'w'); open(sys.argv[-1], 'w')"
+    row = check.check_home("spy", [sys.executable, "-c", program], SHIPPED, tmp_path)
+    assert (row.passed, row.note) == (False, "id")
 
 
 def test_one_wrong_rotation_is_noticed(tmp_path: Path) -> None:
@@ -354,7 +365,7 @@ def broken(_work: Path) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The command with one host that is there, one that is not and one that does not build, and one shipped model."""
-    here = check.Host("here", lambda _work: PYTHON, without=(check.GRAPH_LATENTS,))
+    here = check.Host("here", lambda _work: PYTHON, without=(check.GRAPH_LATENTS, check.HOME))
     monkeypatch.setattr(check, "HOSTS", (here, check.Host("absent", absent), check.Host("broken", broken)))
     monkeypatch.setattr(check, "MODELS", ("dcgan-mnist",))
     monkeypatch.setattr(check, "VARIANTS", (FP32,))

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <memory>
 
 #include "program.hpp"
@@ -77,4 +78,12 @@ Run load(const Options& options, dcgan::Spec& spec) {
 
 }  // namespace
 
-int main(int argc, char** argv) { return run_program(argc, argv, load); }
+int main(int argc, char** argv) {
+  // Or onnxruntime writes a device id into ~/.cache and looks up a host of Microsoft's. It reads this with the first Ort::Env.
+#ifdef _WIN32
+  if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // 0: a value that is there stays
+#endif
+  return run_program(argc, argv, load);
+}

@@ -72,6 +72,8 @@ function makeInputs({ Tensor }, session, spec, { seed, n, classes }) {
 // Runs the model; its spec, and its images: float32 (n, C, H, W), or uint8 (n, H, W) or (n, H, W, 3).
 async function generate(options) {
   const spec = specOf(await readFile(options.model)); // onnxruntime-node does not show it
+  // Or it writes a device id into ~/.cache and looks up a host of Microsoft's. It reads this with the first session.
+  process.env.ORT_DISABLE_TELEMETRY ??= '1';
   const ort = await import('onnxruntime-node');
   const settings = options.threads ? { intraOpNumThreads: options.threads } : {};
   const session = await ort.InferenceSession.create(options.model, settings);
