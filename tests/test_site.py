@@ -26,7 +26,7 @@ import dcgan_export.site
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
 from dcgan_export.cli import main
-from dcgan_export.site import PAGE, VERSION, _makes_digits
+from dcgan_export.site import PAGE, RUNTIME, VERSION, _makes_digits
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.files import sha256_of
@@ -81,11 +81,11 @@ def test_the_site_holds_what_it_should_and_nothing_else(shipped_site: tuple[Path
         "model.onnx",
         "model-fp16.onnx",
         "runtime/LICENSE.txt",
-        "runtime/ort.wasm.min.mjs",
-        "runtime/ort-wasm-simd-threaded.mjs",
+        "runtime/ort.wasm.min.js",
+        "runtime/ort-wasm-simd-threaded.js",
         "runtime/ort-wasm-simd-threaded.wasm",
-        "runtime/ort.webgpu.min.mjs",
-        "runtime/ort-wasm-simd-threaded.asyncify.mjs",
+        "runtime/ort.webgpu.min.js",
+        "runtime/ort-wasm-simd-threaded.asyncify.js",
         "runtime/ort-wasm-simd-threaded.asyncify.wasm",
     }
     assert left(site.parent) == ["g.golden", "site"]
@@ -103,15 +103,39 @@ def test_only_digits_are_called_digits(recipe: str, expected: bool) -> None:
     assert _makes_digits({"dcgan.spec": reference_spec().to_json(), "dcgan.recipe": recipe}) is expected
 
 
-@pytest.mark.parametrize("entry", ["ort.wasm.min.mjs", "ort.webgpu.min.mjs"])
-def test_each_build_of_the_runtime_has_what_it_loads(entry: str, shipped_site: tuple[Path, dict[str, Any]]) -> None:
-    """By the names that the files themselves give: the build names its module, and the module its WebAssembly."""
+@pytest.mark.parametrize("backend", RUNTIME)
+def test_the_page_and_each_build_of_the_runtime_name_what_is_there(
+    backend: str, shipped_site: tuple[Path, dict[str, Any]]
+) -> None:
+    """The page tells a build its module and WebAssembly, which must be those that the build would load by itself."""
     runtime = shipped_site[0] / "runtime"
-    text = (runtime / entry).read_text(encoding="utf-8")
+    build, module, binary = (name.replace(".mjs", ".js") for name in RUNTIME[backend])
+    assert f'["{build}", "{module}", "{binary}"]' in (PAGE / "generator.js").read_text(encoding="utf-8")
+    text = (runtime / build).read_text(encoding="utf-8")
     assert f"v{VERSION}" in text[:200]
-    (module,) = (path for path in runtime.glob("ort-wasm*.mjs") if f'"{path.name}"' in text)
-    assert f'"{module.stem}.wasm"' in module.read_text(encoding="utf-8")
-    assert (runtime / f"{module.stem}.wasm").read_bytes()[:4] == b"\0asm"
+    assert re.findall(r'"(ort-wasm[\w.-]+\.mjs)"', text) == [module.replace(".js", ".mjs")]
+    assert f'"{binary}"' in (runtime / module).read_text(encoding="utf-8")
+    assert (runtime / binary).read_bytes()[:4] == b"\0asm"
+
+
+def test_every_host_knows_what_the_files_are(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    """Browsers run no module of a type that is not JavaScript's, and hosts go by the ends of names.
+
+    Models and WebAssembly may have any type: the page reads them as bytes.
+    """
+    site, _ = shipped_site
+    known = {".html", ".css", ".js", ".json", ".svg", ".txt"}
+    found = {path.suffix for path in site.rglob("*") if path.is_file()}
+    assert found - known == {".onnx", ".wasm"}
+
+
+def test_the_page_names_what_it_needs(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    """So that it is fetched side by side, and that start.js knows where to look for what is wrong."""
+    site, _ = shipped_site
+    named = set(re.findall(r'(?:href|src)="([^"]+)"', (site / "index.html").read_text(encoding="utf-8")))
+    of_webgpu = {"model-fp16.onnx", *(f"runtime/{name.replace('.mjs', '.js')}" for name in RUNTIME["webgpu"])}
+    files = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
+    assert named == files - of_webgpu - {"index.html", "runtime/LICENSE.txt"}
 
 
 def test_model_json_is_true(shipped_site: tuple[Path, dict[str, Any]]) -> None:

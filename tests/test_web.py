@@ -1,28 +1,35 @@
 """The page in a real browser: of the site that dcgan-export writes, and of a colour model with named classes.
 
-tests/test_site.py looks at what is in a site.
+And on hosts that people have; `python tests/static_hosts.py` is the whole of that. tests/test_site.py looks at what is
+in a site.
 
-Chromium comes from Debian's packages, and its driver, as the site's runtime, from npm.
+Chromium and nginx come from Debian's packages, and Chromium's driver, as the site's runtime, from npm.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnxruntime
 import pytest
+import static_hosts
 from click.testing import CliRunner
 from conftest import ROOT
 from exported import export
 from small_models import COLOUR, GREY, write_small, write_vectors
+from static_hosts import POLICY, Condition
 
 from dcgan_export import site as site_module
 from dcgan_export.site import PAGE
+from dcgan_infer.contract import spec
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.spec import Interface
 from dcgan_infer.contract.vectors import read_vectors
@@ -42,11 +49,15 @@ def quietly(*command: str, folder: Path | None = None) -> str:
     return "" if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip() or "failed")[-600:]
 
 
+def may_install() -> bool:
+    """Whether this is a CI runner, which says so; on a developer's machine tests install nothing."""
+    return bool(os.environ.get("CI") and shutil.which("apt-get") and os.geteuid() == 0)
+
+
 def chromium() -> str:
     """Path of the browser, installed where it is missing and that can be done."""
     found = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    # A CI runner says so; on a developer's machine tests install nothing.
-    if found is None and os.environ.get("CI") and shutil.which("apt-get") and os.geteuid() == 0:
+    if found is None and may_install():
         quietly("apt-get", "update", "--quiet")
         problem = quietly("apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "chromium")
         found = shutil.which("chromium")
@@ -55,6 +66,24 @@ def chromium() -> str:
     if found is None:
         pytest.skip("chromium is not here: apt-get install chromium, or set CHROMIUM to the path of one")
     return found
+
+
+def nginx(folder: Path) -> str:
+    """Path of nginx, unpacked into a folder if it is missing and can be had; installed, it would start to serve."""
+    try:
+        return static_hosts.tool("nginx")
+    except static_hosts.UnavailableError as error:
+        if not may_install():
+            pytest.skip(f"{error}: apt-get install nginx")
+    quietly("apt-get", "update", "--quiet")
+    problem = quietly("apt-get", "download", "nginx", "nginx-common", folder=folder)
+    for package in folder.glob("*.deb"):
+        problem = problem or quietly("dpkg-deb", "-x", str(package), str(folder))
+    program = folder / "usr" / "sbin" / "nginx"
+    problem = problem or quietly(str(program), "-v")
+    if problem:
+        pytest.skip(f"nginx is not here and can't be had: {problem}")
+    return str(program)
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +116,20 @@ def look(check: Path, site: Path, vectors: Path, **more: Path | str) -> None:
     others.mkdir()
     many = Interface(1, (3, 32, 32), 1000, tuple(f"class number {i}" for i in range(1000)))
     environment = {
-        "CHROMIUM": chromium(),
-        "SITE": site,
         "VECTORS": vectors,
         "UNCONDITIONAL": write_small(others / "unconditional.onnx", GREY, uint8=True),
         "MANY": write_small(others / "many.onnx", many, uint8=True),
         "FOUR_CHANNELS": write_small(others / "four.onnx", Interface(image_shape=(4, 8, 8))),
-        **more,
     }
+    node_test(check, "page.test.mjs", site, environment | more)
+
+
+def node_test(check: Path, file: str, site: Path, more: Mapping[str, Path | str]) -> None:
+    """Run a test file of examples/web on a site; `more` as it says at its top."""
+    environment = {"CHROMIUM": chromium(), "SITE": str(site)} | {name: str(value) for name, value in more.items()}
     done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "page.test.mjs"],
-        cwd=check, env=os.environ | {name: str(value) for name, value in environment.items()},
-        capture_output=True, text=True, timeout=600, check=False,
+        ["node", "--test", "--test-reporter=spec", file],
+        cwd=check, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-6000:]
 
@@ -138,11 +169,52 @@ def write_site(folder: Path, of: Interface) -> Path:
     return folder
 
 
-def test_a_colour_model_with_named_classes_in_chromium(check: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def colour_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_site(tmp_path_factory.mktemp("colour") / "site", COLOUR)
+
+
+def test_a_colour_model_with_named_classes_in_chromium(check: Path, colour_site: Path, tmp_path: Path) -> None:
     chromium()
     vectors = write_vectors(tmp_path / "vectors", COLOUR, [(0, 8, (0, -1)), (7, 4, ()), (2**63 - 1, 4, (1,))])
-    site = write_site(tmp_path / "site", COLOUR)
-    look(check, site, vectors, EXACT=site / "model.onnx")
+    look(check, colour_site, vectors, EXACT=colour_site / "model.onnx")
+
+
+def test_what_the_page_says_where_its_host_is_at_fault(check: Path, colour_site: Path) -> None:
+    node_test(check, "hosts.test.mjs", colour_site, {})
+
+
+def test_the_page_on_real_hosts_with_the_strict_policy(
+    check: Path, colour_site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of the host: Python's server, and nginx, packed and with types for no more than a browser needs."""
+    monkeypatch.setenv("CHROMIUM", chromium())
+    served = functools.partial(static_hosts.nginx, program=nginx(tmp_path))
+    plain = Condition("plain", path="/some/where/", policy=POLICY)
+    with (
+        static_hosts.hosting(static_hosts.http_server, colour_site, plain) as one,
+        static_hosts.hosting(served, colour_site, replace(plain, gzip=True)) as two,
+        static_hosts.hosting(served, colour_site, replace(plain, typed=False)) as three,
+    ):
+        seen = static_hosts.visit([one, two, three], check)
+    conditions = (plain, replace(plain, gzip=True), replace(plain, typed=False))
+    assert [static_hosts.faults(on, each) for on, each in zip(conditions, seen, strict=True)] == [[], [], []]
+    # What is asked and not seen is noticed: packing, a policy, types that are missing.
+    assert [bool(static_hosts.faults(conditions[1], each)) for each in seen] == [True, False, True]
+    assert len(static_hosts.faults(replace(plain, policy="default-src 'none'", typed=False), seen[0])) == 2
+
+
+def test_the_policy_of_the_docs_is_the_pages_own() -> None:
+    assert POLICY.startswith("default-src 'none'; ")
+    assert f"Content-Security-Policy: {POLICY}" in " ".join((ROOT / "docs" / "embedding.md").read_text().split())
+
+
+def test_the_bound_of_latents_is_that_of_python(check: Path) -> None:
+    program = f"import {{ LARGEST_LATENT }} from '{(PAGE / 'latents.js').as_uri()}'; console.log(LARGEST_LATENT);"
+    done = subprocess.run(
+        ["node", "--input-type=module", "--eval", program], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == getattr(spec, "LARGEST_LATENT", 100.0)
 
 
 def unsafe(text: str) -> set[str]:

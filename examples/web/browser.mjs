@@ -9,7 +9,6 @@ const TYPES = {
   ".html": "text/html; charset=utf-8",
   ".css": "text/css",
   ".js": "text/javascript",
-  ".mjs": "text/javascript",
   ".json": "application/json",
   ".svg": "image/svg+xml",
   ".wasm": "application/wasm",
@@ -24,19 +23,23 @@ const FLAGS = [
  * Serve a folder, as any static host would.
  *
  * @param {string} folder
- * @param {{files?: Record<string, string>, missing?: string[], headers?: Record<string, string>}} [changes]
- *   `files`: URL paths of further or other files; `missing`: URL paths to answer 404; `headers`: to add
+ * @param {{files?: Record<string, string>, missing?: string[], headers?: Record<string, string>, types?: Record<string, string>, fallback?: string}} [changes]
+ *   `files`: URL paths of further or other files; `missing`: URL paths that are not there; `headers`: to add; `types`: other
+ *   MIME types, by the end of the name, "" for none; `fallback`: a file to give with status 200 for what is not there
  * @returns {Promise<{url: string, close: () => void}>}
  */
-export async function serve(folder, { files = {}, missing = [], headers = {} } = {}) {
+export async function serve(folder, { files = {}, missing = [], headers = {}, types = {}, fallback } = {}) {
   const server = createServer((request, answer) => {
     const path = new URL(request.url, "http://localhost").pathname; // no name of ours needs decoding
-    const file = files[path] ?? join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
-    if (missing.includes(path) || !existsSync(file) || statSync(file).isDirectory()) {
+    let file = files[path] ?? join(folder, normalize(path.endsWith("/") ? `${path}index.html` : path));
+    if (missing.includes(path) || !existsSync(file) || statSync(file).isDirectory()) file = fallback;
+    if (file === undefined) {
       answer.writeHead(404).end();
       return;
     }
-    answer.writeHead(200, { "Content-Type": TYPES[extname(file)] ?? TYPES[extname(path)] ?? "application/octet-stream", ...headers });
+    const known = { ...TYPES, ...types };
+    const type = known[extname(file)] ?? known[extname(path)] ?? "application/octet-stream";
+    answer.writeHead(200, { ...(type && { "Content-Type": type }), ...headers });
     createReadStream(file).pipe(answer);
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));

@@ -21,8 +21,9 @@ async function inPage({ seed, n, names, latentDim }) {
     const spec = specOf(bytes);
     const asked = names.map((name) => BigInt(classOf(spec, name)));
     const turn = (own, i) => (asked.length && asked[i % asked.length] >= 0n ? asked[i % asked.length] : own);
-    const ort = await import("/runtime/ort.wasm.min.mjs");
+    const ort = await import("/runtime/ort.wasm.min.js");
     ort.env.wasm.numThreads = 1;
+    ort.env.wasm.wasmPaths = { mjs: "/runtime/ort-wasm-simd-threaded.js", wasm: "/runtime/ort-wasm-simd-threaded.wasm" };
     const session = await ort.InferenceSession.create(bytes);
     const whole = (value, shape) => new ort.Tensor("int64", value, shape);
     const inputs = session.inputNames.includes("seed")

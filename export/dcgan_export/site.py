@@ -44,7 +44,7 @@ _SERVED = (".css", ".html", ".js", ".svg")  # of the page: an editor may have le
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 # Of the package's archive, as npm writes it. A new version takes a new one: npm view onnxruntime-web@X dist.integrity
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-# By the backends of generator.js: the two builds, and what each loads by itself.
+# As the package names them, by the backends of generator.js: the two builds, and what each loads.
 RUNTIME = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
@@ -55,7 +55,8 @@ MODELS = {"wasm": ("model.onnx", ("int8", "fp16", "fp32")), "webgpu": ("model-fp
 # Words of the page, and that grey levels are ink: black on white, and inverted in the dark.
 _DIGITS = {"title": "Digits that nobody wrote", "noun": "digit", "ink": True}
 # The archive has no licence file, its package.json says MIT; the licence wants its text to go with the copies.
-_LICENSE = f"""The files in this folder are from the npm package {PACKAGE} {VERSION}, unchanged.
+_LICENSE = f"""The files in this folder are from the npm package {PACKAGE} {VERSION}, unchanged but for names:
+modules end in .mjs there and in .js here. (The package's own files with those names are other ones.)
 
 MIT License
 
@@ -214,7 +215,8 @@ def _vendor(archive: Path | None, folder: Path) -> None:
             for file in (file for files in RUNTIME.values() for file in files):
                 member = members.extractfile(f"package/dist/{file}")
                 assert member is not None  # the digest says that it is there
-                (folder / file).write_bytes(member.read())
+                # Not every host knows .mjs (Debian 12's nginx does not), and browsers run no module of an unknown type.
+                (folder / file.replace(".mjs", ".js")).write_bytes(member.read())
     (folder / "LICENSE.txt").write_text(_LICENSE, encoding="utf-8")
 
 

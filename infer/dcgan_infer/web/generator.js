@@ -1,14 +1,21 @@
 // A generator in the browser: the model, its spec, and onnxruntime-web to run it. No page in here.
 
 import { specOf, toPictures } from "./interface.js";
-import { labels, latents } from "./latents.js";
+import { checkLatents, labels, latents } from "./latents.js";
 
 const HERE = new URL(".", import.meta.url);
 
-// By backend: the build of the runtime, and what runs there. model.json says which model it takes.
+// By backend, in runtime/: the build, and the module and the WebAssembly that it loads. model.json says which model it takes.
+// All modules end in .js: browsers run one only if the host gives it a type of JavaScript, and some hosts know no .mjs.
 const BACKENDS = {
-  wasm: { build: "runtime/ort.wasm.min.mjs", providers: ["wasm"] },
-  webgpu: { build: "runtime/ort.webgpu.min.mjs", providers: ["webgpu"] },
+  wasm: {
+    runtime: ["ort.wasm.min.js", "ort-wasm-simd-threaded.js", "ort-wasm-simd-threaded.wasm"],
+    providers: ["wasm"],
+  },
+  webgpu: {
+    runtime: ["ort.webgpu.min.js", "ort-wasm-simd-threaded.asyncify.js", "ort-wasm-simd-threaded.asyncify.wasm"],
+    providers: ["webgpu"],
+  },
 };
 
 /**
@@ -17,49 +24,49 @@ const BACKENDS = {
  * @param {"wasm" | "webgpu"} backend
  * @param {string} [file] another model than model.json names for this backend
  * @returns {Promise<Generator>}
- * @throws {Error} with a message for people: what is missing or refused
+ * @throws {Error} what is missing or refused; its `files` are the URLs that were needed
  */
 export async function openGenerator(backend = "wasm", file) {
   if (typeof WebAssembly !== "object") throw new Error("this browser has no WebAssembly; take a newer one");
-  const { build, providers } = BACKENDS[backend];
-  const [ort, site] = await Promise.all([loadRuntime(build), readSite()]);
+  const { runtime, providers } = BACKENDS[backend];
+  const site = await readSite();
   const name = file ?? site.models[backend].file;
-  const bytes = new Uint8Array(await (await fetchFrom(name)).arrayBuffer());
-  ort.env.wasm.wasmPaths = new URL("runtime/", HERE).href;
-  // Threads need shared memory, which browsers give only to pages served with the headers COOP and COEP.
-  ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
-  const spec = specOf(bytes);
-  let session;
-  try {
+  const [build, mjs, wasm, model] = [...runtime.map((part) => `runtime/${part}`), name].map(urlOf);
+  return needing([build, mjs, wasm, model], async () => {
+    const [ort, answer] = await Promise.all([import(build), fetchFrom(model)]);
+    const bytes = new Uint8Array(await answer.arrayBuffer());
+    const spec = specOf(bytes);
+    ort.env.wasm.wasmPaths = { mjs, wasm };
+    // Threads need shared memory, which browsers give only to pages served with the headers COOP and COEP.
+    const threads = globalThis.crossOriginIsolated ? Math.min(4, navigator.hardwareConcurrency || 1) : 1;
+    ort.env.wasm.numThreads = threads;
     // Severity 3, errors: it warns of operators that it leaves to the CPU, as it should.
-    session = await ort.InferenceSession.create(bytes, { executionProviders: providers, logSeverityLevel: 3 });
-  } catch (error) {
-    throw new Error(`onnxruntime-web refuses ${name}: ${String(error.message ?? error).split("\n")[0]}`);
-  }
-  return new Generator(ort, session, { ...site, spec, backend, file: name, bytes: bytes.length, threads: ort.env.wasm.numThreads });
+    const session = await ort.InferenceSession.create(bytes, { executionProviders: providers, logSeverityLevel: 3 });
+    return new Generator(ort, session, { ...site, spec, backend, file: name, bytes: bytes.length, threads });
+  });
 }
 
 let site;
 
 /** The site's model.json, fetched once. */
-export const readSite = () => (site ??= fetchFrom("model.json").then((answer) => answer.json()));
+export const readSite = () =>
+  (site ??= needing([urlOf("model.json")], async () => (await fetchFrom(urlOf("model.json"))).json()));
 
-async function loadRuntime(build) {
+const urlOf = (name) => new URL(name, HERE).href;
+
+/** What `work` gives; when it fails, the error tells the files that it needed: which of them is at fault, it often does not. */
+async function needing(files, work) {
   try {
-    return await import(new URL(build, HERE).href);
-  } catch {
-    throw new Error(`${build} is missing; export the site again, and serve all of it`);
+    return await work();
+  } catch (error) {
+    const reason = String(error?.message ?? error).split("\n")[0];
+    throw Object.assign(new Error(`can't use ${files.at(-1)}: ${reason}`, { cause: error }), { files });
   }
 }
 
-async function fetchFrom(name) {
-  let answer;
-  try {
-    answer = await fetch(new URL(name, HERE));
-  } catch {
-    throw new Error(`can't fetch ${name}; a page opened as a file can't, so serve the folder: python -m http.server`);
-  }
-  if (!answer.ok) throw new Error(`can't fetch ${name}: the server says ${answer.status}`);
+async function fetchFrom(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
   return answer;
 }
 
@@ -82,9 +89,10 @@ class Generator {
   /**
    * Images of latents.
    *
-   * @param {Float32Array} z N * latentDim numbers, from N(0, 1)
+   * @param {Float32Array} z N * latentDim numbers, from N(0, 1); none beyond LARGEST_LATENT
    * @param {BigInt64Array} [label] N labels; for a conditional model only
    * @returns {Promise<Uint8Array | Uint8ClampedArray>} N * size levels: row by row, the channels of a pixel side by side, 0 is black
+   * @throws {RangeError} a latent is not a number, or beyond LARGEST_LATENT
    */
   images(z, label) {
     // A session runs one request at a time: the next waits for the last, whether that failed or not.
@@ -119,6 +127,7 @@ class Generator {
 
   async #run(z, label) {
     const { Tensor } = this.#ort;
+    checkLatents(z);
     const count = z.length / this.latentDim;
     const inputs = { z: new Tensor("float32", z, [count, this.latentDim]) };
     if (this.classes) inputs.label = new Tensor("int64", label, [count]);

@@ -5,6 +5,9 @@ const KEY_PARITY = 0x1bd11bda;
 const ROTATIONS = [13, 15, 26, 6, 17, 29, 16, 24];
 const LABEL_COUNTER = 65536;
 
+/** The largest number, by amount, in a latent. Draws from N(0, 1) never pass 9; far beyond, images become NaN inside. */
+export const LARGEST_LATENT = 100;
+
 /**
  * Threefry-2x32 with 20 rounds (Salmon, Moraes, Dror and Shaw, SC 2011).
  *
@@ -64,6 +67,18 @@ export function latents(seed, start, count, latentDim) {
     }
   }
   return z;
+}
+
+/**
+ * Refuse latents that no model can take.
+ *
+ * @param {Float32Array} z any number of latents
+ * @throws {RangeError} one holds something that is no number, or beyond LARGEST_LATENT
+ */
+export function checkLatents(z) {
+  const at = z.findIndex((value) => !(Math.abs(value) <= LARGEST_LATENT));
+  if (at < 0) return;
+  throw new RangeError(`a latent holds numbers from -${LARGEST_LATENT} to ${LARGEST_LATENT}, drawn from N(0, 1); found ${z[at]} at ${at}`);
 }
 
 /**

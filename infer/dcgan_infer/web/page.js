@@ -17,6 +17,7 @@ const SAVED_SIDE = 224; // pixels, at least, along the longer side of a saved im
 const byId = (id) => document.getElementById(id);
 const [seedBox, grid, stage, pad, point] = ["seed", "grid", "stage", "pad", "point"].map(byId);
 
+let fail; // of start.js
 let generator;
 let site; // model.json
 let ink = false; // whether grey levels are ink on paper, in the colours of the page
@@ -448,14 +449,9 @@ function listen() {
   window.addEventListener("unhandledrejection", (event) => fail(event.reason)); // of a drag, or of a choice
 }
 
-function say(text, failed = false) {
+function say(text) {
   byId("status").textContent = text;
-  byId("status").classList.toggle("failed", failed);
-}
-
-function fail(error, what = "This") {
-  console.error(error);
-  say(`${what} does not work here: ${String(error?.message ?? error).replace(/\.+$/, "")}.`, true);
+  byId("status").classList.remove("failed");
 }
 
 /** Go over to the backend that the box says, or say why not, and stay. */
@@ -512,7 +508,13 @@ function measure() {
   document.body.classList.toggle("pixelated", Math.max(width, height) <= PIXELATED);
 }
 
-async function start() {
+/**
+ * Start the page; the rest of it happens by itself.
+ *
+ * @param {(error: Error, what?: string) => void} show tells people that something failed
+ */
+export async function start(show) {
+  fail = show;
   site = await readSite();
   name();
   generator = await openGenerator();
@@ -526,8 +528,3 @@ async function start() {
   await report();
   if (await navigator.gpu?.requestAdapter().catch(() => null)) byId("gpu-label").hidden = false;
 }
-
-start().catch((error) => {
-  document.querySelector("main").hidden = true; // nothing to use, and the reason stands where a phone shows it
-  fail(error);
-});
