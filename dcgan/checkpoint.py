@@ -25,6 +25,7 @@ from . import modules, user_code
 from .networks import Generator, with_counters
 from .recognise import AmbiguousError, Recognised, recognise, unknown
 from .tensor_files import SAVE, read_pt, read_safetensors, write_safetensors
+from .torch_state import our_settings
 from .unwrap import StateDict, T, search, state_dicts
 
 _KIND_KEY = "dcgan.kind"
@@ -125,6 +126,7 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
     write_safetensors(path, tensors, metadata)
 
 
+@our_settings()
 def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
     """Read a generator from a file, whichever kind it is.
 

@@ -15,7 +15,6 @@ from dcgan_infer.commands import Command, WholeNumber
 from dcgan_infer.contract.errors import EvaluationError, RunError
 from dcgan_infer.contract.spec import MNIST_NAMES, SEEDS
 from dcgan_infer.extras import require
-from dcgan_infer.runtime import cores
 
 from .data import IMAGES, SPLITS
 from .data_options import data_options, with_own_images
@@ -102,7 +101,7 @@ def main(source: str | None, images: Path | None, as_json: bool, make_evaluator:
     options = with_own_images(images, given)
     _refuse_contradictions(source, make_evaluator, options)
     if options["two_sample"] or options["cas"]:
-        require("torch", "train").set_num_threads(options["threads"] or cores())
+        require("torch", "train")  # before images are read, which may take minutes
     if make_evaluator:
         train, _ = read_images(_choice(options, None), "validation", _tell, _progress)
         made = _evaluator(train, options, make=True)
@@ -229,7 +228,7 @@ def _evaluate(source: str, options: dict[str, Any], run: Path | None) -> tuple[E
             f"{train.name} has no labels to train an evaluator with, so there is the two-sample test alone; the "
             "Frechet distance and the others need features: --features FILE.onnx"
         )
-        require("torch", "train").set_num_threads(options["threads"] or cores())
+        require("torch", "train")
     first = options["seed"] or 0
     evaluation = evaluate(
         images,
@@ -241,6 +240,7 @@ def _evaluate(source: str, options: dict[str, Any], run: Path | None) -> tuple[E
         nearest_neighbour=options["nearest_neighbour"],
         cas=options["cas"],
         two_sample=options["two_sample"] or judge is None,
+        threads=options["threads"],
         say=_status,
     )
     if images.seeded and images.num_classes and train.labels is not None:

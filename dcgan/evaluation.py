@@ -17,6 +17,7 @@ import numpy.typing as npt
 from dcgan_infer.contract.errors import EvaluationError
 from dcgan_infer.contract.spec import MNIST_NAMES
 from dcgan_infer.extras import require
+from dcgan_infer.runtime import cores
 
 from .data import IMAGES, SPLITS, Dataset, Progress, silent, split_validation
 from .datasets import DATASETS
@@ -239,6 +240,7 @@ def evaluate(
     nearest_neighbour: bool = False,
     cas: bool = False,
     two_sample: bool = False,
+    threads: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Judge a model's images, and real ones.
@@ -254,6 +256,7 @@ def evaluate(
         nearest_neighbour: also measure the 1-NN error, for which images need labels; half a minute a seed.
         cas: also measure the classification accuracy score, for which images need labels; many minutes a seed.
         two_sample: also the two-sample test, which needs torch; about a minute a seed.
+        threads: of the CPU for what trains a network; None takes the cores this process may use.
         say: told what is being done, in a few words.
     Raises:
         EvaluationError: too few images, or labels are needed and there are none.
@@ -292,7 +295,7 @@ def evaluate(
     for name in asked:
         say(f"{METRICS[name].label} of real images")
         part = real[: counts[name]]
-        floor[name] = _train_on(name, part.images, part.labels, held, 0, say)
+        floor[name] = _train_on(name, part.images, part.labels, held, 0, threads, say)
     figures: dict[str, list[float]] = {}
     warnings = []
     for seed in seeds:
@@ -313,7 +316,7 @@ def evaluate(
         for name in asked:
             say(f"{METRICS[name].label} of seed {seed}")
             some = None if labels is None else labels[: counts[name]]
-            row[name] = _train_on(name, images[: counts[name]], some, held, seed, say)
+            row[name] = _train_on(name, images[: counts[name]], some, held, seed, threads, say)
         for name, value in row.items():
             figures.setdefault(name, []).append(value)
     sha256, stated = (None, {}) if judge is None else (judge.sha256, describe(judge))
@@ -374,11 +377,18 @@ def _warning(images: Pictures, reference: Reference, figures: dict[str, float], 
 
 
 def _train_on(
-    name: str, images: Pictures, labels: Labels | None, held: Dataset, seed: int, say: Callable[[str], None]
+    name: str,
+    images: Pictures,
+    labels: Labels | None,
+    held: Dataset,
+    seed: int,
+    threads: int | None,
+    say: Callable[[str], None],
 ) -> float:
+    threads = threads or cores()
     if name == "two_sample_accuracy":
         test = require(f"{__package__}.metrics.two_sample", "train").two_sample_accuracy
-        accuracy: float = test(images, held.images[: len(images)], seed=seed)
+        accuracy: float = test(images, held.images[: len(images)], seed=seed, threads=threads)
         return accuracy
     assert labels is not None
     assert held.labels is not None
@@ -390,5 +400,5 @@ def _train_on(
 
     classification = require(f"{__package__}.metrics.classification", "train")
     score = classification.classification_accuracy_score
-    result: float = score(images, labels, held.images, held.labels, seed=seed, on_epoch=on_epoch)
+    result: float = score(images, labels, held.images, held.labels, seed=seed, threads=threads, on_epoch=on_epoch)
     return result

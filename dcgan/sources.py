@@ -154,8 +154,8 @@ def open_images(source: str, threads: int | None = None) -> Images:
     if suffix == ".onnx":
         return _drawn(_ModelImages(str(path), ImageGenerator(path, provider="cpu", threads=threads or cores())))
     checkpoint = require("dcgan.checkpoint", "train").load_generator(path)
-    require("torch", "train").set_num_threads(threads or cores())
-    return _drawn(Images(str(path), checkpoint.module.spec, generator_run(checkpoint.module), checkpoint.recipe))
+    run = generator_run(checkpoint.module, threads or cores())
+    return _drawn(Images(str(path), checkpoint.module.spec, run, checkpoint.recipe))
 
 
 def _drawn(images: Images) -> Images:
@@ -166,14 +166,17 @@ def _drawn(images: Images) -> Images:
     return images
 
 
-def generator_run(generator: Generator) -> Run:
-    """How a torch generator in eval mode is run."""
+def generator_run(generator: Generator, threads: int | None = None) -> Run:
+    """How a torch generator in eval mode is run; threads as `torch_state.our_settings` takes them."""
     import torch
 
+    from .torch_state import our_settings, usual_threads
+
     device = next(generator.parameters()).device
+    threads = threads or usual_threads()
 
     def run(z: npt.NDArray[np.float32], wanted: npt.NDArray[np.int64] | None) -> npt.NDArray[np.float32]:
-        with torch.inference_mode():
+        with our_settings(threads), torch.inference_mode():
             label = None if wanted is None else torch.from_numpy(wanted).to(device)
             images = generator(torch.from_numpy(z).to(device), label)
         array: npt.NDArray[np.float32] = images.float().cpu().numpy()

@@ -421,3 +421,10 @@ def test_a_mismatch_leaves_no_half_of_a_repository(folder: Path) -> None:
     one_line_and_nothing_left(result, folder, "digits.safetensors", "models")
     assert "model.onnx was not written" in result.stderr
     assert not list((folder / "models").iterdir())
+
+
+def test_torchscript_that_is_switched_off_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.jit._state._enabled, "enabled", False)  # what PYTORCH_JIT=0 sets at the start
+    result = run("digits.safetensors", "--out", "a.pt")
+    one_line_and_nothing_left(result, folder, "digits.safetensors")
+    assert "unset it" in result.stderr

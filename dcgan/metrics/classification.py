@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import EvaluationError
 
+from ..torch_state import our_settings
+
 EPOCHS = 10
 HELD_OUT = 5_000
 _BATCH_SIZE = 64
@@ -57,6 +59,7 @@ def classification_accuracy_score(
     seed: int = 0,
     epochs: int = EPOCHS,
     held_out: int | None = None,
+    threads: int | None = None,
     on_epoch: Callable[[int], None] = lambda _: None,
 ) -> float:
     """Accuracy on the test images of a network trained on the others.
@@ -71,6 +74,7 @@ def classification_accuracy_score(
         seed: of the initial weights, the order of images and dropout.
         epochs: passes over the images.
         held_out: number of images that choose the epoch; None takes `HELD_OUT`, and of fewer than 6 times that a sixth.
+        threads: of the CPU, as `our_settings` takes them.
         on_epoch: called with the number of each epoch that is done.
     Returns:
         From 0 to 1; higher is better.
@@ -93,7 +97,7 @@ def classification_accuracy_score(
     x, y = tensors(images, labels)
     classes = int(max(labels.max(), test_labels.max())) + 1
     split = len(x) - held_out
-    with torch.random.fork_rng(devices=[]):
+    with our_settings(threads):
         torch.manual_seed(seed)
         classifier = _Classifier(x.shape[1:], classes).to(memory_format=torch.channels_last)
         optimizer = torch.optim.Adam(classifier.parameters(), lr=_LR, fused=True)

@@ -25,6 +25,7 @@ from dcgan_infer.contract.files import replacing
 from dcgan_infer.runtime import cores
 
 from ..data import Dataset, Progress, silent
+from ..torch_state import our_settings
 from .evaluator import STATEMENT_KEY, Statement
 
 EPOCHS = 12
@@ -118,14 +119,10 @@ def make_evaluator(
         )
     if not path.parent.is_dir():  # noticed before the training
         raise OutputError(f"can't write {path}: there is no folder {path.parent}; choose one that exists")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or cores())
-    try:
+    with our_settings(threads or cores()):
         network, accuracy = trained(train, held, seed, progress)
-    finally:
-        torch.set_num_threads(before)
-    statement = Statement(train.image_shape, train.class_names, Path(train.name).name, round(accuracy, 4), key)
-    write(network, path, {STATEMENT_KEY: statement.to_json()}, train.images.shape[1:])
+        statement = Statement(train.image_shape, train.class_names, Path(train.name).name, round(accuracy, 4), key)
+        write(network, path, {STATEMENT_KEY: statement.to_json()}, train.images.shape[1:])
     return accuracy
 
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import EvaluationError
 
+from ..torch_state import our_settings
+
 MOST = 10_000  # images of either kind; half of them train
 LEAST = 10
 STEPS = 1200  # of batches: 8 passes over 5,000 + 5,000 images, and more over fewer
@@ -28,7 +30,9 @@ _LARGEST = 48  # pixels a side of what the convolutions see; larger images are a
 _Images = npt.NDArray[np.uint8]
 
 
-def two_sample_accuracy(generated: _Images, real: _Images, *, seed: int = 0, steps: int = STEPS) -> float:
+def two_sample_accuracy(
+    generated: _Images, real: _Images, *, seed: int = 0, steps: int = STEPS, threads: int | None = None
+) -> float:
     """Accuracy of a new network, trained on a half of both sets, in telling their other halves apart.
 
     Args:
@@ -36,6 +40,7 @@ def two_sample_accuracy(generated: _Images, real: _Images, *, seed: int = 0, ste
         real: as many, of the same shape.
         seed: of the halves, the initial weights and the order of images.
         steps: batches of training.
+        threads: of the CPU, as `our_settings` takes them.
     Returns:
         About 0.5 for equal distributions, 1 where every image gives itself away; lower is better.
     Raises:
@@ -49,7 +54,7 @@ def two_sample_accuracy(generated: _Images, real: _Images, *, seed: int = 0, ste
     half = len(real) // 2
     random = np.random.default_rng(seed)  # sets are often in an order: MNIST's last images are of other hands
     generated, real = (images[random.permutation(len(images))] for images in (generated, real))
-    with torch.random.fork_rng(devices=[]):
+    with our_settings(threads):
         torch.manual_seed(seed)
         x, y = _both(generated[:half], real[:half])
         network = _network(x.shape[1:]).to(memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from dcgan.torch_state import our_settings
 from dcgan_infer.contract.errors import CheckpointError
 from dcgan_infer.contract.spec import Interface
 
@@ -77,6 +78,7 @@ def make_probes(generator: nn.Module, spec: Interface, seed: int = SEED) -> tupl
     return tuple(probes)
 
 
+@our_settings()
 def run_exactly(
     generator: nn.Module, latents: FloatArray, labels: IntArray | None, batches: Sequence[int], name: str
 ) -> tuple[ExactArray, FloatArray]:

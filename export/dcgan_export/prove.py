@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from dcgan.modules import fit
+from dcgan.torch_state import our_settings
 from dcgan.user_code import user_error
 from dcgan_infer.contract.errors import CheckpointError, ExportError, ParityError
 
@@ -22,6 +23,7 @@ from .formats import FORMATS, FloatArray, IntArray, Runner, Variant
 from .parity_report import ParityReport
 
 
+@our_settings()
 def prove(
     module: nn.Module,
     artifact: str | Path,

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from dcgan.checkpoint import GeneratorCheckpoint
+from dcgan.torch_state import our_settings
 from dcgan_infer import __version__
 from dcgan_infer.contract.errors import ExportError, ParityError
 from dcgan_infer.contract.files import make_folder, replacing, sha256_of
@@ -84,6 +85,7 @@ class Beside:
     vectors: Path | None = None
 
 
+@our_settings()
 def publish(
     source: GeneratorCheckpoint,
     path: Path,
