@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, Genera
 from . import modules, user_code
 from .networks import Generator, with_counters
 from .recognise import AmbiguousError, Recognised, recognise, unknown
-from .tensor_files import SAVE, read_pt, read_safetensors, write_safetensors
+from .tensor_files import SAVE, read_bytes, read_safetensors, read_tensors, write_safetensors
 from .torch_state import our_settings
 from .unwrap import StateDict, T, search, state_dicts
 
@@ -32,6 +33,8 @@ _KIND_KEY = "dcgan.kind"
 _STATE_KEY = "dcgan.state"
 # Tensors of a training state whose names begin with this are the generator that a run would publish now.
 PUBLISHED = "published."
+_LONGEST_NAME = 1000  # of a tensor, dotted
+_EXPANDED = 1 << 24  # weights that may be views of fewer values, as of one that was expanded
 # What a folder is looked through for, the best first.
 _IN_FOLDERS = ("generator.safetensors", "best.safetensors", "checkpoint.safetensors")
 
@@ -127,7 +130,7 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
 
 
 @our_settings()
-def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
+def load_generator(path: Path, hints: Hints = Hints(), content: bytes | None = None) -> GeneratorCheckpoint:
     """Read a generator from a file, whichever kind it is.
 
     Takes `generator.safetensors`, the `checkpoint.safetensors` of a run (the generator it would publish now), a run's
@@ -135,34 +138,24 @@ def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
     or of safetensors, by itself or in dicts. The kind is read from the content, not from the suffix.
 
     Args:
-        path: of the checkpoint.
+        path: of the checkpoint, a file, a run's folder or a pipe.
         hints: what the file does not say; what it does say must agree.
+        content: of the file, where it was read already.
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or of another shape than its spec says; or it is not
             known what network it is of.
     """
-    try:
-        file, notes = _file_of(path)
-        with file.open("rb") as stream:
-            magic = stream.read(9)
-    except OSError as error:
-        raise CheckpointError(f"can't read checkpoint {path}: {first_line(error).lower()}") from error
-    content: Any
-    metadata: dict[str, str] = {}
-    # A safetensors file begins with the length of its JSON header, which may look like anything, then the header.
-    if magic[8:] != b"{" and magic[:1] in (b"P", b"\x80"):
-        content = read_pt(file)
-    else:
-        content, metadata = read_safetensors(file)
-        if metadata.get(_KIND_KEY) == "training":
-            content = {name.removeprefix(PUBLISHED): t for name, t in content.items() if name.startswith(PUBLISHED)}
+    file, notes = _file_of(path)
+    tensors, metadata = read_tensors(read_bytes(file) if content is None else content, file)
+    if metadata.get(_KIND_KEY) == "training":
+        tensors = {name.removeprefix(PUBLISHED): t for name, t in tensors.items() if name.startswith(PUBLISHED)}
     try:
         if hints.module is not None:
-            found = _load_into_module(content, file, hints, notes, metadata.get(RECIPE_KEY, ""))
+            found = _load_into_module(tensors, file, hints, notes, metadata.get(RECIPE_KEY, ""))
         elif SPEC_KEY in metadata:
-            found = _load_ours(content, metadata, file, hints, notes)
+            found = _load_ours(tensors, metadata, file, hints, notes)
         else:
-            found = _load_recognised(content, file, hints, notes)
+            found = _load_recognised(tensors, file, hints, notes)
         return dataclasses.replace(found, path=file)
     except SpecError as error:
         raise CheckpointError(f"{file}: {error}") from error
@@ -170,17 +163,13 @@ def load_generator(path: Path, hints: Hints = Hints()) -> GeneratorCheckpoint:
 
 def _file_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     """The file to read, and a note where that is not `path` itself."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the system has no such name
         file = next((path / name for name in _IN_FOLDERS if (path / name).is_file()), None)
         if file is None:
             is_run = (path / "options.json").exists()
             what = "a run that has not saved a generator yet" if is_run else "no run's folder"
             raise CheckpointError(f"{path} is {what}; give a run, or a file such as {_IN_FOLDERS[0]}")
         return file, (f"read {file}",)
-    if not path.is_file():
-        raise CheckpointError(
-            f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
-        )
     return path, ()
 
 
@@ -223,7 +212,7 @@ def _load_recognised(content: Any, path: Path, hints: Hints, notes: tuple[str, .
     doubts: list[AmbiguousError] = []
 
     def match(candidate: StateDict) -> Recognised | None:
-        shapes = {name: tuple(tensor.shape) for name, tensor in candidate.tensors.items()}
+        shapes = {name: _shape(tensor) for name, tensor in candidate.tensors.items()}
         try:
             network = recognise(shapes, hints.activation, hints.output, hints.eps)
         except AmbiguousError as error:
@@ -236,6 +225,10 @@ def _load_recognised(content: Any, path: Path, hints: Hints, notes: tuple[str, .
     if found is None:
         if doubts:
             raise CheckpointError(f"{path}: {doubts[0]}")
+        for each in wholes:
+            for name, tensor in each.tensors.items():
+                if kind := _odd_kind(tensor):  # so it has no shape that would fit
+                    raise CheckpointError(f"{path}: {name} is {kind}, expected plain numbers; {SAVE}")
         whole = next((whole for whole in wholes if whole.name == hints.key), wholes[0])
         raise CheckpointError(f"{path}: {unknown(list(whole.tensors))}")
     state, network = found
@@ -307,6 +300,11 @@ def _load_into_module(
         )
     state, _ = found
     weights, more = _clean(state.tensors, path)
+    for name, own in module.state_dict().items():  # torch would drop the imaginary part
+        if name in weights and weights[name].is_complex() and not own.is_complex():
+            raise CheckpointError(
+                f"{path}: {name} is complex, and the module's is not; give the class it was trained in"
+            )
     try:
         module.load_state_dict(with_counters(weights, expected), strict=True)
     except Exception as error:  # a module may load its weights in ways of its own
@@ -340,6 +338,10 @@ def _chosen(
     wholes = state_dicts(content)
     if not wholes:
         raise CheckpointError(f"{path} holds no state dict of tensors; {SAVE}")
+    for whole in wholes:  # names are printed, and nobody's module has such a one
+        for name in (whole.key, *whole.tensors):
+            if not name.isprintable() or len(name) > _LONGEST_NAME:
+                raise CheckpointError(f"{path}: no tensor can be called {name[:40]!a}; it is damaged; give another")
     found = [each for whole in wholes for each in search(whole, match)]
     names = ", ".join(state.name or "the file itself" for state, _ in found)
     if key is not None:
@@ -372,16 +374,20 @@ def _clean(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
     """The tensors in float32, and a note where they were not.
 
     Raises:
-        CheckpointError: a tensor has no values, or some that are not finite.
+        CheckpointError: a tensor is of a kind that has no plain values, or some are not finite.
     """
+    for name, tensor in tensors.items():
+        if kind := _odd_kind(tensor):
+            raise CheckpointError(f"{path}: {name} is {kind}, expected plain numbers; {SAVE}")
+    claimed = sum(tensor.numel() for tensor in tensors.values())
+    held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}.values())
+    if claimed > max(held, _EXPANDED):  # a byte at least for each; views may show one value many times
+        raise CheckpointError(f"{path} claims {claimed:,} weights, and holds {held:,} bytes; {SAVE}")
     weights, kinds = {}, set()
     for name, tensor in tensors.items():
-        if tensor.is_meta:
-            raise CheckpointError(f"{path}: {name} is on the meta device, so it has no values; save the weights")
-        weights[name] = tensor.detach()
+        weights[name] = _plain(tensor)
         if tensor.is_floating_point():
-            weights[name] = tensor.detach().float()
-            kinds.add(str(tensor.dtype).removeprefix("torch."))
+            kinds.add(_short(tensor.dtype))
             if not weights[name].isfinite().all():
                 raise CheckpointError(
                     f"{path}: {name} holds values that are not finite; training diverged, so take an earlier checkpoint"
@@ -390,8 +396,45 @@ def _clean(tensors: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
     return weights, [f"weights in {', '.join(others)} became float32"] if others else []
 
 
+def _odd_kind(tensor: Tensor) -> str:
+    """In which way a tensor is not an array of numbers; empty if it is one."""
+    if tensor.is_meta:
+        return "on the meta device, so it has no values"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.layout != torch.strided:
+        return f"a sparse tensor ({_short(tensor.layout)})"
+    if tensor.is_quantized:
+        return "quantized"
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    try:
+        _plain(tensor.flatten()[:1]).numpy()
+    except Exception:  # torch has types that nothing can be done with
+        return f"of {_short(tensor.dtype)}"
+    return ""
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Its values, in float32 if they are floats."""
+    values = tensor.detach().resolve_neg().resolve_conj()
+    return values.float() if values.is_floating_point() else values
+
+
+def _short(name: object) -> str:
+    return str(name).removeprefix("torch.")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Of a tensor; that of a nested one, which has none, fits nothing."""
+    return (-1,) if tensor.is_nested else tuple(tensor.shape)
+
+
 def _generator(spec: GeneratorSpec, weights: dict[str, Tensor], path: Path) -> Generator:
     """Ours, with these weights, in eval mode."""
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point() and not name.endswith("num_batches_tracked"):
+            raise CheckpointError(f"{path}: {name} is of {_short(tensor.dtype)}, expected floats; {SAVE}")
     try:
         return Generator.with_weights(spec, weights)
     except RuntimeError as error:
@@ -413,9 +456,9 @@ def _differences(expected: Mapping[str, tuple[int, ...] | None], found: StateDic
     missing = [name for name in expected if name not in found.tensors and name not in counters]
     more = [name for name in found.tensors if name not in expected]
     other = [
-        f"{name} has the shape {tuple(found.tensors[name].shape)} for {shape}"
+        f"{name} has the shape {_shape(found.tensors[name])} for {shape}"
         for name, shape in expected.items()
-        if shape is not None and name in found.tensors and tuple(found.tensors[name].shape) != shape
+        if shape is not None and name in found.tensors and _shape(found.tensors[name]) != shape
     ]
     parts = [f"{what} {_some(names)}" for what, names in (("it lacks", missing), ("it also has", more)) if names]
     return "; ".join([*parts, *other[:2]])
@@ -439,7 +482,7 @@ def load_training_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, truncated, foreign, or a bare generator.
     """
-    tensors, metadata = read_safetensors(path)
+    tensors, metadata = read_safetensors(read_bytes(path), path)
     try:
         if metadata.get(_KIND_KEY) == "training":
             return tensors, json.loads(metadata[_STATE_KEY])

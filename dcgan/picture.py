@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from dcgan_infer.contract.errors import DatasetError, first_line
+from dcgan_infer.contract.errors import DatasetError, first_line, printable
 
 from .data import Channels
 
@@ -149,5 +149,5 @@ def reason_of(error: Exception) -> str:
 
 
 def shown(text: str | Path) -> str:
-    """Control characters and bytes that are not UTF-8 escaped: it goes to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    """As it may go to a terminal."""
+    return printable(str(text))

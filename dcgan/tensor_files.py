@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import io
 import json
 import pickle
 import re
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from dcgan_infer.contract.errors import CheckpointError, first_line
 from dcgan_infer.contract.files import replacing
 
 SAVE = 'save its weights alone: torch.save(model.state_dict(), "generator.pth")'
+_MOST_UNPACKED = 4  # times the size of a zip archive
+_LONGEST_HEADER = 1 << 24  # bytes of JSON: some 100,000 tensors; as Python's objects they take a hundred times as much
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -43,78 +46,117 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
         temporary.write_bytes(struct.pack("<Q", len(header)) + header + content[8 + length :])
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes, or a pipe's, which can be read once only; so all that reads a file reads these bytes.
+
+    Raises:
+        CheckpointError: there is no such file, it can't be read, or it is a device or a folder.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):  # a device may never end
+            raise CheckpointError(f"{path} is neither a file nor a pipe; give a .safetensors or .pt file")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise CheckpointError(f"can't read checkpoint {path}: {first_line(error).lower()}") from error
+
+
+def read_tensors(content: bytes, path: Path) -> tuple[Any, dict[str, str]]:
+    """What a file holds, whichever kind it is: the kind is read from the content, not from the suffix.
+
+    Args:
+        content: of the file.
+        path: of the file, for messages.
+    Returns:
+        Of safetensors, tensors by name, and metadata; of `torch.save`, tensors, numbers, text, and dicts and lists of
+        them, without metadata.
+    Raises:
+        CheckpointError: it is another file, or a truncated one.
+    """
+    # A safetensors file begins with the length of its JSON header, which may look like anything, then the header.
+    if content[8:9] != b"{" and content[:1] in (b"P", b"\x80"):
+        return read_pt(content, path), {}
+    return read_safetensors(content, path)
+
+
+def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors by name, and metadata.
 
     Raises:
         CheckpointError: it is another file, or a truncated one.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names: list[str] = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        with path.open("rb") as stream:
-            begins = stream.read(9)
-        if begins[:1] == b"\x08":  # protobuf's field 1, ir_version: the first that every exporter writes
+        length = int.from_bytes(content[:8], "little")
+        if _LONGEST_HEADER < length <= len(content) - 8:
+            raise CheckpointError(f"{path} has a header of {length:,} bytes, expected at most {_LONGEST_HEADER:,}")
+        # The library judges the header before anybody else reads it.
+        return safetensors.torch.load(content), json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a dtype that torch has no word for it raises a KeyError
+        if content[:1] == b"\x08":  # protobuf's field 1, ir_version: the first that every exporter writes
             raise _is_artifact(path, "an ONNX file") from error
-        if not begins:
+        if not content:
             raise CheckpointError(f"{path} is empty; copy it again, or give another checkpoint") from error
-        if begins[8:] != b"{" and path.suffix != ".safetensors":
+        if content[8:9] != b"{" and path.suffix != ".safetensors":
             raise CheckpointError(
                 f"{path} is no checkpoint: neither what torch.save writes nor safetensors; give another file"
             ) from error
         raise CheckpointError(
-            f"{path} is no safetensors file, or a truncated one ({error}); give another checkpoint"
+            f"{path} is no safetensors file, or a truncated one ({first_line(error)}); give another checkpoint"
         ) from error
 
 
-def read_pt(path: Path) -> Any:
+def read_pt(content: bytes, path: Path) -> Any:
     """What `torch.save` wrote: tensors, numbers, text, and dicts and lists of them."""
-    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    members = _members(content)
     if any("/code/" in name for name in members):
         raise _is_artifact(path, "a TorchScript file")
     if any(name.endswith("/archive_format") for name in members):
         raise _is_artifact(path, "a pt2 file")
+    unpacked = sum(members.values())
+    if unpacked > _MOST_UNPACKED * len(content) + _LONGEST_HEADER:  # torch.save packs nothing; weights hardly pack
+        raise CheckpointError(
+            f"{path} is no state dict that can be read: a file of {len(content):,} bytes that says it unpacks to "
+            f"{unpacked:,}; {SAVE}"
+        )
     try:
         # Beside what torch allows: argparse's options and NumPy's numbers. Many files hold them; they run nothing.
         scalar: Any = np.float64(0).__reduce__()[0]  # its module has another name in NumPy 1 and 2
         numpy_types: list[Any] = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
         scalars: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
         with torch.serialization.safe_globals([argparse.Namespace, *scalars, *numpy_types]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
-        raise CheckpointError(_why_unreadable(path, bool(members), error)) from error
+        raise CheckpointError(_why_unreadable(content, path, bool(members), error)) from error
 
 
-def _why_unreadable(path: Path, is_zip: bool, error: Exception) -> str:
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        begins = file.read(2)
-        if begins == b"PK" and not is_zip:
-            return f"{path} is truncated or damaged, so it is no state dict that can be read; copy it again"
+def _members(content: bytes) -> dict[str, int]:
+    """Names and unpacked sizes of what is in a zip archive; none if it is no archive, or a damaged one."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {info.filename: info.file_size for info in archive.infolist()}
+    except Exception:  # zipfile raises seven kinds of them
+        return {}
+
+
+def _why_unreadable(content: bytes, path: Path, is_zip: bool, error: Exception) -> str:
+    if content[:2] == b"PK" and not is_zip:
+        return f"{path} is truncated or damaged, so it is no state dict that can be read; copy it again"
     found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if found is None:
         reason = first_line(error, limit=120)
         if "Weights only load failed" in reason:
             reason = "not what torch.save writes, truncated, or damaged"
         return f"{path} is no state dict that can be read ({reason}); {SAVE}"
-    if _holds_module(path):
+    # Of an archive these lie in data.pkl, which torch.save does not pack; in older files pickles come first.
+    if b"_parameters" in content and b"_modules" in content:
         return f"{path} holds a whole pickled module, which is code; where its class is at hand, {SAVE}"
     return f"{path} is no state dict alone: it holds a {found[1]}, and reading that could run code; {SAVE}"
-
-
-def _holds_module(path: Path) -> bool:
-    """Whether a pickle has the fields of an `nn.Module`."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                content = b"".join(archive.read(name) for name in archive.namelist() if name.endswith("/data.pkl"))
-        else:
-            with path.open("rb") as file:
-                content = file.read(1 << 24)  # pickles come first, then the tensors' values
-    except (OSError, zipfile.BadZipFile):
-        return False
-    return b"_parameters" in content and b"_modules" in content
 
 
 def _is_artifact(path: Path, what: str) -> CheckpointError:

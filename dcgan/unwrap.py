@@ -16,6 +16,7 @@ _NAMES = frozenset(
     "decoder".split()
 )
 _WRAPPERS = ("module.", "_orig_mod.")  # of nn.DataParallel and its relatives, and of torch.compile
+_MOST_DICTS = 10_000
 _DEEPEST = 6  # nested dicts and prefixes
 
 
@@ -39,15 +40,21 @@ class StateDict:
         return ".".join(part for part in (self.key, self.prefix.rstrip(".")) if part)
 
 
-def state_dicts(content: Any, key: str = "") -> list[StateDict]:
+def state_dicts(content: Any) -> list[StateDict]:
     """Every state dict in nested dicts; what optimizers keep has numbers for names, and is none."""
-    if not isinstance(content, Mapping) or key.count(".") > _DEEPEST:
-        return []
-    named = {name: value for name, value in content.items() if isinstance(name, str)}
-    if named and all(isinstance(value, Tensor) for value in named.values()) and len(named) == len(content):
-        return [StateDict(named, key)]
-    below = [state_dicts(value, f"{key}.{name}" if key else name) for name, value in named.items()]
-    return [found for part in below for found in part]
+    found, below = [], [("", content)]
+    for _ in range(_MOST_DICTS):  # a few of them that hold each other many times would never end
+        while below and not (isinstance(below[-1][1], Mapping) and below[-1][0].count(".") <= _DEEPEST):
+            below.pop()
+        if not below:
+            break
+        key, whole = below.pop()
+        named = {name: value for name, value in whole.items() if isinstance(name, str)}
+        if named and all(isinstance(value, Tensor) for value in named.values()) and len(named) == len(whole):
+            found.append(StateDict(named, key))
+        else:
+            below += [(f"{key}.{name}" if key else name, value) for name, value in reversed(named.items())]
+    return found
 
 
 def search(whole: StateDict, match: Callable[[StateDict], T | None]) -> list[tuple[StateDict, T]]:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import pickle
 import struct
+import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -435,3 +438,131 @@ def test_an_onnx_file_is_known_whatever_its_name(tmp_path: Path) -> None:
     path.write_bytes(shipped.path_of("dcgan-mnist", ".onnx").read_bytes())
     with pytest.raises(CheckpointError, match="is an ONNX file, which is an artifact"):
         load_generator(path)
+
+
+FIRST = WEIGHTS["main.0.weight"].detach()
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: FIRST.to_sparse(), "a sparse tensor"),
+        (lambda: FIRST.flatten(1).to_sparse_csr(), "a sparse tensor"),
+        (lambda: torch.quantize_per_tensor(FIRST, 0.1, 0, torch.qint8), "quantized"),
+        (lambda: torch.nested.nested_tensor([FIRST[0], FIRST[1]]), "a nested tensor"),
+        (lambda: torch.nested.nested_tensor([FIRST[0], FIRST[1]], layout=torch.jagged), "a nested tensor"),
+        (lambda: FIRST.to(torch.complex64), "of complex64"),
+        (lambda: FIRST.to(torch.complex64).conj(), "of complex64"),
+        (lambda: FIRST.to(torch.complex32), "of complex32"),
+        (lambda: FIRST > 0, "of bool"),
+        (lambda: (100 * FIRST).int(), "of int32"),
+        (lambda: (FIRST > 0).to(torch.uint8).view(torch.float4_e2m1fn_x2), "of float4_e2m1fn_x2"),
+        (lambda: (FIRST > 0).to(torch.uint8).view(torch.bits8), "of bits8"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_tensors_that_hold_no_plain_numbers_are_refused(
+    tmp_path: Path, make: Callable[[], torch.Tensor], kind: str
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"theirs\.pth: main\.0\.weight is {kind}") as caught:
+        load_generator(saved(tmp_path, {**WEIGHTS, "main.0.weight": make()}))
+    assert "\n" not in str(caught.value)
+    beside = {"netG": WEIGHTS, "optimizer": {"what": make()}}  # nobody reads these
+    assert load_generator(saved(tmp_path, beside)).spec == load_generator(saved(tmp_path, WEIGHTS)).spec
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda: torch.nn.Parameter(FIRST),
+        lambda: FIRST.transpose(0, 1).contiguous().transpose(0, 1),
+        lambda: torch.complex(FIRST, -FIRST).conj().imag,  # a negative bit
+        lambda: torch.cat([FIRST, FIRST])[: len(FIRST)],
+    ],
+)
+def test_views_of_the_same_numbers_give_the_same_weights(tmp_path: Path, view: Callable[[], torch.Tensor]) -> None:
+    expected = load_generator(saved(tmp_path, WEIGHTS)).weights_sha256
+    assert load_generator(saved(tmp_path, {**WEIGHTS, "main.0.weight": view()})).weights_sha256 == expected
+
+
+def test_a_view_that_shows_one_number_a_billion_times_takes_no_memory(tmp_path: Path) -> None:
+    huge = torch.zeros(1).expand(1 << 12, 1 << 16, 4, 4)
+    norm = torch.ones(1).expand(1 << 16)
+    content = {"main.0.weight": huge, "main.3.weight": torch.ones(1).expand(1 << 16, 3, 4, 4)}
+    content |= {f"main.1.{name}": norm for name in ("weight", "bias", "running_mean", "running_var")}
+    with pytest.raises(CheckpointError, match=r"claims 4,298,\d+,\d+ weights, and holds [\d,]+ bytes"):
+        load_generator(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize("name", ["main.0.weight\x1b[31m", "a\nb", "\u202egnp", "x" * 2000])
+@pytest.mark.parametrize("below", [False, True])
+def test_names_that_would_garble_a_terminal_are_refused(tmp_path: Path, name: str, below: bool) -> None:
+    content = {name: WEIGHTS, "netG": WEIGHTS} if below else {name: FIRST}
+    with pytest.raises(CheckpointError, match="no tensor can be called") as caught:
+        load_generator(saved(tmp_path, content))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_dicts_that_hold_each_other_many_times_come_to_an_end(tmp_path: Path) -> None:
+    content: dict[str, object] = {"x": 1}
+    for _ in range(6):
+        content = {f"k{number}": content for number in range(40)}  # 4e9 ways to the last
+    with pytest.raises(CheckpointError, match="holds no state dict"):
+        load_generator(saved(tmp_path, content))
+
+
+def test_an_archive_that_would_fill_memory_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", pickle.dumps({}, 2))
+        archive.writestr("bomb/data/0", bytes(1 << 25))
+    with pytest.raises(CheckpointError, match=r"a file of [\d,]+ bytes that says it unpacks to 33,554,"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 400]}}, "or a truncated one"),
+        ({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}, "or a truncated one"),
+        ({"a": {"dtype": "F4", "shape": [8], "data_offsets": [0, 4]}}, "or a truncated one"),  # torch lacks a name
+        ({"a": {"dtype": "F32", "shape": [1 << 62, 1 << 62], "data_offsets": [0, 4]}}, "or a truncated one"),
+        ({"a": {"dtype": "F32\u202e", "shape": [1], "data_offsets": [0, 4]}}, "or a truncated one"),
+        ({"__metadata__": {"x": "y" * (1 << 25)}}, "has a header of 33,554,"),
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path: Path, header: dict[str, object], message: str) -> None:
+    path = tmp_path / "g.safetensors"
+    text = json.dumps(header, ensure_ascii=False).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_generator(path)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are POSIX's")
+@pytest.mark.parametrize("kind", ["safetensors", "zip", "legacy", "whole module"])
+def test_a_pipe_is_read_once(tmp_path: Path, tiny: Path, kind: str) -> None:
+    whole = tiny
+    if kind != "safetensors":
+        whole = tmp_path / "theirs.pth"
+        content = DCGAN if kind == "whole module" else WEIGHTS
+        torch.save(content, whole, _use_new_zipfile_serialization=kind != "legacy")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(whole.read_bytes()), daemon=True)
+    writer.start()
+    if kind == "whole module":
+        with pytest.raises(CheckpointError, match="holds a whole pickled module"):
+            load_generator(pipe)
+    else:
+        assert load_generator(pipe).weights_sha256 == load_generator(whole).weights_sha256
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="a device of POSIX")
+def test_a_device_that_never_ends_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="neither a file nor a pipe"):
+        load_generator(Path("/dev/zero"))

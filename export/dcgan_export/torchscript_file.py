@@ -40,9 +40,7 @@ def write(
         for _ in range(2):
             traced = torch.jit.trace(generator, example_inputs(spec), check_trace=False)  # type: ignore[no-untyped-call]
         if not isinstance(traced, torch.jit.ScriptModule):  # torch gives the module back as it is
-            raise ExportError(
-                "PYTORCH_JIT=0 switches TorchScript off; unset it, and export again"
-            )
+            raise ExportError("PYTORCH_JIT=0 switches TorchScript off; unset it, and export again")
         torch.jit.save(traced, buffer, _extra_files=dict(sorted(metadata.items())))
     path.write_bytes(canonical(buffer.getvalue(), _HOST_PATHS))
 

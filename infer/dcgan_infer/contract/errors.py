@@ -30,8 +30,13 @@ def first_line(error: BaseException, limit: int = 200) -> str:
     Of an error of the operating system the reason alone: whoever quotes it names the file.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    line = (text.strip() or type(error).__name__).splitlines()[0]
+    line = printable((text.strip() or type(error).__name__).splitlines()[0])
     return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Control characters and bytes that are not UTF-8 escaped: a file's words go to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class DcganError(Exception):
