@@ -119,7 +119,7 @@ class FormatModule(Protocol):
         """
 
     def load(self, path: Path) -> Runner:
-        """Read a file back as a consumer would, with the runtime's default settings.
+        """Read a file back as a consumer would, with the runtime's default settings but for threads.
 
         Raises:
             ExportError: the runtime refuses the file, or its inputs and outputs are not as promised.

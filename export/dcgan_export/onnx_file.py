@@ -22,7 +22,7 @@ from torch import nn
 from dcgan_infer import __version__
 from dcgan_infer.contract.errors import ExportError, first_line
 from dcgan_infer.contract.spec import Interface
-from dcgan_infer.runtime import onnxruntime
+from dcgan_infer.runtime import cores, onnxruntime
 
 from . import seeded
 from .formats import FloatArray, IntArray, Runner, Seeded, SeedRunner, Variant
@@ -157,6 +157,7 @@ def open_session(content: bytes | Path) -> Any:
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised; onnxruntime would print it as well
+    options.intra_op_num_threads = cores()  # onnxruntime looks at the machine, and not at a container's quota
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class
