@@ -22,6 +22,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import warnings
 import zipfile
@@ -236,9 +237,21 @@ def _contents(entries: Sequence[Entry], digest: hashlib._Hash) -> Iterator[bytes
 # Many files
 
 
+class _NoProcessesError(Exception):
+    """Why there are none that decode, and what to do."""
+
+
 def _start_worker(lock: contextlib.AbstractContextManager[object]) -> None:
     picture.one_at_a_time = lock
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    if (first := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_end_with, args=(first,), daemon=True).start()
+
+
+def _end_with(process: Any) -> None:
+    """End this process when the first one does: one that is killed can't say so, and its workers would wait forever."""
+    process.join()
+    os._exit(1)
 
 
 def _rows(contents: Iterable[bytes | str], options: Options, workers: int) -> Generator[Pixels | str, None, None]:
@@ -249,14 +262,18 @@ def _rows(contents: Iterable[bytes | str], options: Options, workers: int) -> Ge
     if workers < 2:
         yield from (pixels_of(content, options) for content in contents)
         return
-    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(multiprocessing.Lock(),))
+    try:
+        lock = multiprocessing.Lock()
+    except (OSError, ImportError) as error:  # a semaphore, which Linux keeps in /dev/shm
+        raise _NoProcessesError(f"there is no lock to be had ({first_line(error)}): mount /dev/shm") from error
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker, initargs=(lock,))
     waiting: deque[tuple[Future[list[Pixels | str]], int]] = deque()
     held = 0
     try:
         for chunk in _chunks(contents):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Python 3.12: of a fork beside threads; a worker touches no lock
-                waiting.append((pool.submit(_decode_chunk, chunk, options), sum(map(len, chunk))))
+                waiting.append((_submitted(pool, chunk, options), sum(map(len, chunk))))
             held += waiting[-1][1]
             while len(waiting) > 3 * workers or held > _IN_FLIGHT:
                 future, size = waiting.popleft()
@@ -266,6 +283,15 @@ def _rows(contents: Iterable[bytes | str], options: Options, workers: int) -> Ge
             yield from waiting.popleft()[0].result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submitted(pool: ProcessPoolExecutor, chunk: list[bytes | str], options: Options) -> Future[list[Pixels | str]]:
+    try:
+        return pool.submit(_decode_chunk, chunk, options)
+    except OSError as error:  # of the first, which starts the processes
+        for process in pool._processes.values():  # those that were started would wait for work
+            process.kill()
+        raise _NoProcessesError(f"{first_line(error).lower()}: allow more of them, or free memory") from error
 
 
 def _chunks(contents: Iterable[bytes | str]) -> Iterator[list[bytes | str]]:
@@ -329,6 +355,10 @@ def _decoded(
                 written.replace(final)
         except BrokenPipeError:  # of progress
             raise
+        except _NoProcessesError as error:
+            raise DatasetError(
+                f"the processes that decode images of {name} can't be started; {error}, or take one worker"
+            ) from error
         except OSError as error:
             raise DatasetError(
                 f"can't keep the decoded images of {name} in {shown(room or folder)}: {first_line(error).lower()}; "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import multiprocessing
 import os
 import random
 import resource
@@ -619,6 +621,55 @@ def test_a_worker_that_is_killed_is_one_line(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(images, "pixels_of", lambda *_: os._exit(9))
     with pytest.raises(DatasetError, match="died, perhaps for want of memory; use one worker"):
         load_images(fill(tmp_path / "x"), workers=2)
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)"])
+def test_workers_end_with_the_first_process(tmp_path: Path, end: str) -> None:
+    code = f"""
+        import multiprocessing, os, sys
+        from pathlib import Path
+        from dcgan.images import Entry, decode
+
+        def leave(task, done, total):
+            if done:
+                print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+                {end}
+
+        entries = [Entry(str(number), Path(sys.argv[1])) for number in range(1000)]
+        decode(entries, (), "x", cache=Path(sys.argv[2]), workers=2, progress=leave)
+    """
+    path = tmp_path / "x.png"
+    path.write_bytes(encoded(plain(RED, side=500)))
+    command = [sys.executable, "-c", textwrap.dedent(code), str(path), str(tmp_path / "kept")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        workers = running.stdout.readline().split()
+    assert len(workers) == 2
+    limit = time.monotonic() + 20
+    while alive := [pid for pid in workers if _is_alive(pid)]:
+        assert time.monotonic() < limit, alive
+        time.sleep(0.1)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_processes_that_cannot_be_started_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(multiprocessing.context, "_default_context", multiprocessing.get_context("fork"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        with pytest.raises(DatasetError, match="can't be started; resource temporarily unavailable: allow more"):
+            load_images(fill(tmp_path / "x"), workers=2)
+    monkeypatch.setattr(multiprocessing, "Lock", lambda: open("/nowhere/shm"))  # noqa: PTH123, SIM115
+    with pytest.raises(DatasetError, match=r"can't be started; .*\(No such file or directory\): mount /dev/shm"):
+        load_images(tmp_path / "x", workers=2)
 
 
 # What is refused
