@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy.typing as npt
 
 from dcgan_infer.contract.errors import DatasetError
 
+_UNPACKED = 100  # times the size of a gzip file, and a little: images don't pack so far, what fills memory does
+_LEAST = 1 << 20
 _MAX_IMAGES = 1 << 24  # a header that claims more is damaged
 
 
@@ -26,7 +29,11 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     try:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+                most = _UNPACKED * len(content) + _LEAST
+                content = file.read(most + 1)
+                if len(content) > most:
+                    raise DatasetError(f"{path} unpacks to more than {_UNPACKED} times its size; fetch it again")
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} can't be read, or is a truncated gzip file ({error}); fetch it again") from error
     # Two zero bytes, 8 for unsigned bytes, the number of axes; then each axis as a big-endian 32-bit integer.

@@ -6,6 +6,8 @@ Latents, and labels where none are asked for, are those of docs/latents.md, so t
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .networks import Generator
 
 _BATCH = 250
+_NPY = b"\x93NUMPY"  # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
+_UNPACKED, _LEAST = 100, 1 << 20  # times the size of an archive, and a little
 
 Pictures = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer]
@@ -149,13 +153,42 @@ def open_images(source: str, threads: int | None = None) -> Images:
     """
     path = shipped.path_of(source, ".onnx") if source in shipped.names(".onnx") else Path(source)
     suffix = path.suffix.lower()
-    if suffix in (".npy", ".npz"):
-        return _open_file(path)
+    content = None
+    if suffix in (".npy", ".npz") or path.is_fifo():  # a pipe can be read once only, and has no suffix
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise EvaluationError(f"can't read images {path}: {first_line(error).lower()}") from error
+        if suffix or content[:6] == _NPY or _is_npz(content):
+            return _open_arrays(content, path)
     if suffix == ".onnx":
         return _drawn(_ModelImages(str(path), ImageGenerator(path, provider="cpu", threads=threads or cores())))
-    checkpoint = require("dcgan.checkpoint", "train").load_generator(path)
+    checkpoint = require("dcgan.checkpoint", "train").load_generator(path, content=content)
     run = generator_run(checkpoint.module, threads or cores())
     return _drawn(Images(str(path), checkpoint.module.spec, run, checkpoint.recipe))
+
+
+def _is_npz(content: bytes) -> bool:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except Exception:  # zipfile raises seven kinds of them
+        return False
+
+
+def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
+    """The arrays that are looked at."""
+    if content[:2] == b"PK":
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _UNPACKED * len(content) + _LEAST:
+                raise EvaluationError(
+                    f"unpacks to more than {_UNPACKED} times its size, as what fills memory does; give other images"
+                )
+    loaded = np.load(io.BytesIO(content), allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return {"images": loaded}
+    with loaded:
+        return {name: loaded[name] for name in ("images", "labels") if name in loaded.files}
 
 
 def _drawn(images: Images) -> Images:
@@ -185,19 +218,15 @@ def generator_run(generator: Generator, threads: int | None = None) -> Run:
     return run
 
 
-def _open_file(path: Path) -> Images:
+def _open_arrays(content: bytes, path: Path) -> Images:
+    """Images of a .npy or .npz file."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"images": loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
+        arrays = _arrays(content)
         images, wanted = arrays["images"], arrays.get("labels")
     except KeyError as error:
         raise EvaluationError(f"{path} holds no array called images") from error
-    except OSError as error:
-        raise EvaluationError(f"can't read images {path}: {first_line(error).lower()}") from error
+    except EvaluationError as error:
+        raise EvaluationError(f"{path} {error}") from error
     except Exception as error:  # what NumPy raises depends on where it stumbles: ValueError, EOFError, BadZipFile...
         raise EvaluationError(f"{path} is no .npy or .npz file, or a truncated one") from error
     given = f"{images.dtype} of shape {images.shape}"

@@ -86,6 +86,7 @@ def test_the_sample_is_the_head_of_the_training_set(tmp_path: Path) -> None:
         (idx_bytes(np.zeros((0, 28, 28), np.uint8)), "damaged"),
         (bytes((0, 0, 8, 3)) + b"\xff" * 12, "truncated"),
         (gzip.compress(idx_bytes(np.zeros((2, 28, 28), np.uint8)), mtime=0)[:-9], "truncated gzip"),
+        (gzip.compress(idx_bytes(np.zeros((9000, 28, 28), np.uint8)), mtime=0), "more than 100 times its size"),
         (b"\x1f\x8b" + bytes(40), "truncated gzip"),
     ],
 )

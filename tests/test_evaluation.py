@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -432,6 +433,26 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
     assert "Traceback" not in result.output
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are POSIX's")
+@pytest.mark.parametrize("kind", ["images.npy", "images.npz", "checkpoint"])
+def test_images_and_checkpoints_come_from_pipes(tmp_path: Path, kind: str) -> None:
+    if kind == "checkpoint":
+        pytest.importorskip("torch")
+        whole = shipped.path_of(shipped.DEFAULT, ".safetensors")
+    else:
+        whole = tmp_path / kind
+        images = np.arange(20 * 28 * 28).reshape(20, 28, 28).astype(np.uint8)
+        np.save(whole, images) if kind.endswith("npy") else np.savez(whole, images=images)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(whole.read_bytes()), daemon=True)
+    writer.start()
+    found, right = (open_images(str(path), 1)(20, 0)[0] for path in (pipe, whole))
+    assert (found == right).all()
+    writer.join(10)
+    assert not writer.is_alive()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -458,6 +479,7 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
         (["images.npy", "-n", "300"], 1, "holds 200 images, and 300 are needed"),
         (["text.npy"], 1, "no .npy or .npz file"),
         (["other.npz"], 1, "holds no array called images"),
+        (["bomb.npz"], 1, "bomb.npz unpacks to more than 100 times its size"),
         (["labels.npz"], 1, "labels must be integers"),
     ],
 )
@@ -469,6 +491,7 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     np.save("images.npy", np.zeros((200, 28, 28), np.uint8))
     np.save("floats.npy", np.zeros((200, 784), np.float32))
+    np.savez_compressed("bomb.npz", images=np.zeros((6000, 28, 28), np.uint8))
     np.savez("other.npz", pictures=np.zeros((200, 28, 28), np.uint8))
     np.savez("labels.npz", images=np.zeros((200, 28, 28), np.uint8), labels=np.zeros(3, int))
     np.save("unit.npy", np.full((200, 28, 28), 0.5, np.float32))
