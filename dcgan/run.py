@@ -37,7 +37,6 @@ from dcgan_infer.contract.errors import (
 )
 from dcgan_infer.contract.files import is_empty, lock, make_folder, replacing
 from dcgan_infer.extras import require
-from dcgan_infer.runtime import cores
 
 from .activity import measure_activity
 from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
@@ -50,6 +49,7 @@ from .recipes import Recipe
 from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
 from .run_options import OPTIONS, RunOptions, images_sha256_of
 from .sources import Images, generator_run
+from .torch_state import our_settings, usual_threads
 from .trainer import Trainer, resolve_device, resolve_precision
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -76,8 +76,7 @@ def resolved(options: RunOptions) -> RunOptions:
     """
     device = resolve_device(options.device)
     recipe = replace(options.recipe, precision=resolve_precision(options.recipe.precision, device))
-    threads = options.threads or min(torch.get_num_threads(), cores())  # torch knows nothing of a container's quota
-    return replace(options, recipe=recipe, device=str(device), threads=threads)
+    return replace(options, recipe=recipe, device=str(device), threads=options.threads or usual_threads())
 
 
 def train(
@@ -118,33 +117,34 @@ def train(
     device = resolve_device(options.device)
     if options.tensorboard:
         require("torch.utils.tensorboard", "tensorboard")
-    torch.set_num_threads(options.threads)
-    # Before the images, which may take minutes.
-    start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
-    try:
-        dataset = options.real_images.load("train", progress)
-    except DatasetError as error:
-        if resume and options.dataset == IMAGES and not folder.exists():
-            moved = f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE"
-            raise RunError(moved) from error
-        raise
-    images_sha256 = dataset.sha256()
-    if resume and images_sha256 != images_sha256_of(run):
-        option = "--images" if options.dataset == IMAGES else "--data-dir"
-        raise RunError(f"{run} was trained on other images than these; give {option} with the place where they are")
-    seen, held = split_validation(dataset)
-    if not options.holdout:
-        seen = dataset
-    recipe = options.recipe if start is None else replace(options.recipe, latent_dim=start.spec.latent_dim)
-    options = replace(options, recipe=recipe.settled(seen))
-    _refuse_batches(options.recipe, len(seen))
-    on_start(options, dataset)
-    # The judge first: the training of its evaluator seeds the device's random numbers, and the trainer seeds them anew.
-    judge = _Judge(dataset, held, options.threads, say, progress) if options.eval_every else None
-    trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
-    if not resume:
-        make_folder(run, parents=True)
-    with _locked(run):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(our_settings(options.threads))
+        # Before the images, which may take minutes.
+        start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
+        try:
+            dataset = options.real_images.load("train", progress)
+        except DatasetError as error:
+            if resume and options.dataset == IMAGES and not folder.exists():
+                moved = f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE"
+                raise RunError(moved) from error
+            raise
+        images_sha256 = dataset.sha256()
+        if resume and images_sha256 != images_sha256_of(run):
+            option = "--images" if options.dataset == IMAGES else "--data-dir"
+            raise RunError(f"{run} was trained on other images than these; give {option} with the place where they are")
+        seen, held = split_validation(dataset)
+        if not options.holdout:
+            seen = dataset
+        recipe = options.recipe if start is None else replace(options.recipe, latent_dim=start.spec.latent_dim)
+        options = replace(options, recipe=recipe.settled(seen))
+        _refuse_batches(options.recipe, len(seen))
+        on_start(options, dataset)
+        # The judge first: training its evaluator seeds the device's random numbers, and the trainer seeds them anew.
+        judge = _Judge(dataset, held, options.threads, say, progress) if options.eval_every else None
+        trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
+        if not resume:
+            make_folder(run, parents=True)
+        stack.enter_context(_locked(run))
         if resume:
             state = _restore(run, trainer, images_sha256)
         else:
@@ -153,9 +153,8 @@ def train(
         if start is not None and not resume:
             save_generator(run / INIT, start.state_dict(), start.spec, "")
         _write_options(run, options, images_sha256, len(dataset))  # from here on it is a run, which can be resumed
-        with contextlib.ExitStack() as stack:
-            events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
-            return _train_epochs(run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted)
+        events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
+        return _train_epochs(run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted)
 
 
 def _refuse_batches(recipe: Recipe, images: int) -> None:

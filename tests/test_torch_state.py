@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,6 +20,9 @@ from dcgan import torch_state
 from dcgan.checkpoint import load_generator
 from dcgan.metrics.classification import classification_accuracy_score
 from dcgan.metrics.two_sample import two_sample_accuracy
+from dcgan.recipes import RECIPES
+from dcgan.run import train
+from dcgan.run_options import RunOptions
 from dcgan.sources import open_images
 from dcgan.torch_state import our_settings
 from dcgan_export.formats import Variant
@@ -188,3 +192,13 @@ def test_figures_are_the_same(name: str, checkpoint: Path) -> None:
     right = figures()
     with set_and_found_again(name):
         assert figures() == right
+
+
+def test_a_run_is_the_same(data_dir: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["fast"], epochs=1, batch_size=16, precision="fp32")
+    options = RunOptions(recipe=recipe, dataset="mnist", data_dir=str(data_dir), seed=0, device="cpu", threads=1)
+    train(tmp_path / "plain", options)
+    with set_and_found_again("all of them"):
+        train(tmp_path / "ambient", options)
+    expected, found = (tmp_path / name / "generator.safetensors" for name in ("plain", "ambient"))
+    assert found.read_bytes() == expected.read_bytes()
