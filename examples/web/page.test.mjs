@@ -492,5 +492,5 @@ test("a thousand classes stand in a menu; a latent of one number has a pad too",
 
 test("what the page can't draw is said in a line", { skip: FOUR_CHANNELS ? false : "no FOUR_CHANNELS" }, async () => {
   await withModel(FOUR_CHANNELS, async (page) => assert.match(await page.textContent("#status.failed"), /have 4 channels/));
-  await withModel(`${SITE}/icon.svg`, async (page) => assert.match(await page.textContent("#status.failed"), /no dcgan\.spec/));
+  await withModel(`${SITE}/runtime/ort-wasm-simd-threaded.wasm`, async (page) => assert.match(await page.textContent("#status.failed"), /no dcgan\.spec/));
 });
