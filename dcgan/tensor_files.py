@@ -54,15 +54,15 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):  # a device may never end
-            raise CheckpointError(f"{path} is neither a file nor a pipe; give a .safetensors or .pt file")
-        return path.read_bytes()
+        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):  # a device may never end
+            return path.read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(
             f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise CheckpointError(f"can't read checkpoint {path}: {first_line(error).lower()}") from error
+    raise CheckpointError(f"{path} is neither a file nor a pipe; give a .safetensors or .pt file")
 
 
 def read_tensors(content: bytes, path: Path) -> tuple[Any, dict[str, str]]:

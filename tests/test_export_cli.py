@@ -428,3 +428,11 @@ def test_torchscript_that_is_switched_off_is_said(folder: Path, monkeypatch: pyt
     result = run("digits.safetensors", "--out", "a.pt")
     one_line_and_nothing_left(result, folder, "digits.safetensors")
     assert "unset it" in result.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are POSIX's")
+def test_a_pipe_needs_a_name_for_the_artifact(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    result = run("pipe")
+    assert result.exit_code == 2
+    assert "give --out" in result.stderr

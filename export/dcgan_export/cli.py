@@ -104,7 +104,7 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     "--module",
     metavar="FILE.py:NAME",
     help="The network, where no layout is known or what is assumed of one is wrong: a class or function in your own "
-    "code, called without arguments. The code is run. CHECKPOINT is its state dict.",
+    "code, called without arguments. The code is run, with your rights: read it first. CHECKPOINT is its state dict.",
 )
 @click.option(
     "--activation",
@@ -211,7 +211,9 @@ def main(
         raise click.UsageError("--runtime is for --target web with a folder as --out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
     # Of a folder such as "." the name is that of the folder itself.
-    name = checkpoint.stem if checkpoint.suffix else checkpoint.resolve().name
+    name = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
+    if out is None and checkpoint.is_fifo():
+        raise click.UsageError("a pipe has no name to call the artifact by; give --out.")
     form = FORMATS[variant.format]
     if out is None and makes_folder:
         out = Path(TARGETS[target_name or ""].folder)
