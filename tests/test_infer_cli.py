@@ -12,7 +12,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +123,68 @@ def test_a_folder_of_single_pictures() -> None:
     assert "already holds 1 of the files" in result.stderr
     done("--n", "1", "--start", "12", "-o", "digits")
     assert len(names("digits")) == 4
+
+
+def held(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_two_that_write_into_one_folder_do_not_overwrite_each_other(waits: bool, tmp_path: Path) -> None:
+    """The other one is done while we still make images, or is just moving its files."""
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    theirs: list[threading.Thread] = []
+
+    def other(is_ready: threading.Event) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        is_ready.set()
+        time.sleep(0.5 * waits)
+        (folder / "0000000001.png").write_bytes(b"theirs")
+        os.close(descriptor)
+
+    def images() -> Iterator[np.ndarray[Any, Any]]:
+        is_ready = threading.Event()
+        theirs.append(threading.Thread(target=other, args=(is_ready,)))
+        theirs[0].start()
+        is_ready.wait()
+        if not waits:
+            theirs[0].join()
+        yield np.zeros((3, 4, 4), np.uint8)
+
+    plan = Plan(count=3, image_shape=(1, 4, 4))
+    with pytest.raises(OutputError, match=r"already holds 1 of the files to be written, 0000000001.png first"):
+        sinks.save(folder, "folder", images(), plan)
+    theirs[0].join()
+    assert held(folder) == {"0000000001.png": b"theirs"}
+
+
+def test_a_folder_gets_all_files_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("keep")
+    rename = Path.rename
+
+    def stopped(self: Path, target: Path) -> Path:
+        if target.name == "0000000002.png":
+            raise SystemExit(143)  # as SIGTERM ends a command
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(SystemExit):
+        sinks.save(tmp_path, "folder", iter([np.zeros((3, 4, 4), np.uint8)]), Plan(count=3, image_shape=(1, 4, 4)))
+    assert held(tmp_path) == {"notes.txt": b"keep"}
+
+
+def test_a_folder_without_locks_is_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def unsupported(*_arguments: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    sinks.save(tmp_path, "folder", iter([np.zeros((3, 4, 4), np.uint8)]), Plan(count=3, image_shape=(1, 4, 4)))
+    assert len(held(tmp_path)) == 3
 
 
 def test_the_text_of_a_png_makes_the_picture_again() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import _thread
+import copy
+import hashlib
 import io
 import json
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +92,40 @@ def test_latents_come_without_gap_or_repeat(generator: ImageGenerator, batch_siz
     own = [block.z for block in generator.blocks(300, z=latents(5, 7, 300, 100), batch_size=batch_size)]
     assert [len(block) for block in own] == [len(block) for block in blocks]
     assert np.array_equal(np.concatenate(own), np.concatenate(blocks))
+
+
+def test_threads_may_share_a_generator(generator: ImageGenerator) -> None:
+    expected = [generator.generate(20, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            found = list(pool.map(lambda seed: generator.generate(20, seed=seed), range(8)))
+            assert all(map(np.array_equal, found, expected))
+
+
+def test_copies_and_pickles_open_the_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(MODELS / "clothes.onnx", "m.onnx")
+    generator = ImageGenerator("m.onnx", provider="cpu", threads=2)
+    expected = generator.generate(3, seed=4)
+    twin = copy.deepcopy(generator)
+    assert twin.model is not generator.model
+    assert np.array_equal(twin.generate(3, seed=4), expected)
+    Path("generator.pickle").write_bytes(pickle.dumps(generator))
+    code = (
+        "import pickle, sys, hashlib; generator = pickle.load(open(sys.argv[1], 'rb'));"
+        "print(generator.threads, generator.model._session.get_session_options().intra_op_num_threads,"
+        " generator.model.provider, hashlib.sha256(generator.generate(3, seed=4)).hexdigest())"
+    )
+    (tmp_path / "elsewhere").mkdir()  # a relative path is one of here
+    command = [sys.executable, "-c", code, str(tmp_path / "generator.pickle")]
+    done = subprocess.run(command, cwd="elsewhere", capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "2", "cpu", hashlib.sha256(expected.tobytes()).hexdigest()]
+    shutil.copy(MODELS / "colour.onnx", "m.onnx")
+    with pytest.raises(ModelError, match=r"m.onnx has changed since it was opened: its sha256 was"):
+        pickle.loads(Path("generator.pickle").read_bytes())
+    Path("m.onnx").unlink()
+    with pytest.raises(ModelError, match="there is no model"):
+        copy.copy(generator.model)
 
 
 def test_a_stream_of_a_billion_starts_at_once(generator: ImageGenerator) -> None:

@@ -63,6 +63,11 @@ class Model:
         self._outputs = [output.name]
         self._image = self.spec.picture_shape if self.gives_uint8 else self.spec.image_shape
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, or a pickle for another process, opens the file again: a session can be neither copied nor sent."""
+        threads = self._session.get_session_options().intra_op_num_threads
+        return _reopen, (self.path.absolute(), self.sha256, self.provider, threads)
+
     @property
     def multiply_adds(self) -> int | None:
         """Multiplications, each with its addition, for one image; None where nobody says."""
@@ -158,6 +163,22 @@ def open_content(path: Path, content: bytes, provider: str = "cpu", threads: int
         return Model(runtime.open_session(content, provider, threads), path, content)
     except ModelError as error:
         raise ModelError(f"can't use model {path}: {error}") from error
+
+
+def _reopen(path: Path, sha256: str, provider: str, threads: int) -> Model:
+    """A model that was open before.
+
+    Raises:
+        ModelError: the file is gone, or another.
+    """
+    _, content = read_model(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ModelError(
+            f"model {path} has changed since it was opened: its sha256 was {sha256[:12]}..., and is {found[:12]}...; "
+            "open it again"
+        )
+    return open_content(path, content, provider, threads)
 
 
 def read_model(model: str | Path) -> tuple[Path, bytes]:

@@ -35,6 +35,9 @@ class ImageGenerator:
         from dcgan_infer import ImageGenerator
         images = ImageGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
 
+    Threads may share one. A copy, and one that is pickled into another process, opens the file again, on the same
+    provider with as many threads, and refuses a file that has changed.
+
     Attributes:
         model: the file, opened.
         name: of the model: a shipped name, or the file's name without suffix.

@@ -7,8 +7,10 @@ open.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -249,14 +251,7 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
 
     exists = folder.is_dir()
     if exists:
-        # Judged from what is there: to list all names to come would need memory for each.
-        found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
-        taken = sorted(stem for stem in found if len(stem) == _PLACES and 0 <= int(stem) - plan.first < plan.count)
-        if taken:
-            raise OutputError(
-                f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "
-                "remove them, or choose another folder"
-            )
+        _refuse_taken(folder, plan)
     if folder.exists() and not exists:
         raise OutputError(f"can't write folder {folder}: a file has that name; choose another")
     with tempfile.TemporaryDirectory(
@@ -269,11 +264,49 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
         for i, image in enumerate(flat):
             with (temporary / name(i)).open("wb") as file:
                 _save_png(file, _scaled(image, plan.scale), plan.facts | plan.facts_of(i))
-        if exists:
-            for i in range(plan.count):
-                (temporary / name(i)).rename(folder / name(i))
-        else:
+        if not exists:
             temporary.rename(folder)
+            return
+        with _owned(folder):
+            _refuse_taken(folder, plan)  # another one may have been writing here meanwhile
+            try:
+                for i in range(plan.count):
+                    (temporary / name(i)).rename(folder / name(i))
+            except BaseException:  # a signal too: all of them, or none
+                for i in range(plan.count):
+                    if (temporary / name(i)).exists():
+                        break
+                    (folder / name(i)).unlink()
+                raise
+
+
+def _refuse_taken(folder: Path, plan: Plan) -> None:
+    # Judged from what is there: to list all names to come would need memory for each.
+    found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
+    taken = sorted(stem for stem in found if len(stem) == _PLACES and 0 <= int(stem) - plan.first < plan.count)
+    if taken:
+        raise OutputError(
+            f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "
+            "remove them, or choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Keep other commands like this one out of a folder, where the system has locks for that."""
+    descriptor = None
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except (ImportError, OSError):  # not of this system, or of this file system
+        pass
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)  # and with it the lock
 
 
 def _sheet(images: _Images, plan: Plan) -> npt.NDArray[np.uint8]:
