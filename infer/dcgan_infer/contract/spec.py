@@ -34,7 +34,8 @@ SCHEMA_VERSION = 2
 SEEDS = 1 << 63  # seeds are 0 ... 2^63 - 1, so that an ONNX int64 scalar can carry one
 INDICES = 1 << 32  # latents of one seed: one counter word
 # The largest number in a caller's latents, either way. Those of a seed end at 5.77 (docs/latents.md), and truncation
-# doubles them at most; from 1e15 on products inside of a network leave float32, and images come out black or as NaN.
+# doubles them at most. Far beyond, sums inside of a network leave float32 (in the shipped ones from 1e36 on, measured),
+# and images come out as NaN, or black.
 LARGEST_LATENT = 100.0
 
 # Keys of the metadata that artifacts carry.
