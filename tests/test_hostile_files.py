@@ -27,7 +27,7 @@ def refusal_of_golden(content: bytes) -> str:
 
 def refusal_of_outline(content: bytes) -> str:
     try:
-        read_outline(content)
+        read_outline(content).weights()
     except ModelError as error:
         return str(error)
     return ""
