@@ -442,9 +442,8 @@ def needed(command: Sequence[str]) -> None:
 
 
 def install(npm: str, folder: Path) -> None:
-    """Let npm install what a folder's package.json names."""
-    options = ["--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund"]
-    needed([npm, "install", "--prefix", str(folder), *options])
+    """Let npm install what a folder's lock names, and nothing with another digest."""
+    needed([npm, "ci", "--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund"])
 
 
 def prepare_python(_work: Path) -> list[str]:

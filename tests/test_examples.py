@@ -119,13 +119,27 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in EXAMPLES.glob("*/package.json")), ids=lambda it: it.name
+)
+def test_what_npm_gets_is_pinned(folder: Path) -> None:
+    asked = json.loads((folder / "package.json").read_text())["dependencies"]
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert locked.pop("")["dependencies"] == asked
+    assert {package: locked[f"node_modules/{package}"]["version"] for package in asked} == asked
+    for path, package in locked.items():
+        assert package["integrity"].startswith("sha512-"), path
+        assert "resolved" not in package, path  # it would name a registry
+    assert "ignore-scripts=true" in (folder / ".npmrc").read_text().splitlines()
+
+
 def host_command(host: str) -> list[str]:
     """Of a host with its runtime, where that is here."""
     if host == "python":
         return PYTHON
     needs("node")
     if not (EXAMPLES / "node" / "node_modules").exists():
-        pytest.skip("onnxruntime-node is not here: npm install in examples/node")
+        pytest.skip("onnxruntime-node is not here: npm ci in examples/node")
     return NODE
 
 

@@ -94,7 +94,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pytest.skip(f"{program} is not here; install Node.js")
     folder = tmp_path_factory.mktemp("web") / "check"
     shutil.copytree(WEB, folder, ignore=shutil.ignore_patterns("node_modules"))
-    problem = quietly("npm", "install", "--no-audit", "--no-fund", folder=folder)
+    problem = quietly("npm", "ci", "--no-audit", "--no-fund", folder=folder)
     if re.search(UNREACHABLE, problem):
         pytest.skip(f"npm can't install playwright-core: {problem}")
     assert problem == ""

@@ -116,7 +116,7 @@ try {
   const raw = new Uint8Array(images.buffer, images.byteOffset, images.byteLength); // little-endian on x86 and ARM
   await writeFile(options.out, spec && /\.p[gp]m$/.test(options.out) ? picture(images, spec, options.n) : raw);
 } catch (error) {
-  const advice = error.code === 'ERR_MODULE_NOT_FOUND' ? '; run npm install in this folder first' : '';
+  const advice = error.code === 'ERR_MODULE_NOT_FOUND' ? '; run npm ci in this folder first' : '';
   console.error(`generate.mjs: ${error.message.split('\n')[0]}${advice}`);
   process.exitCode = error instanceof UsageError ? 2 : 1;
 }
