@@ -1,4 +1,4 @@
-# Two commands set up everything on a fresh machine with Python 3.10+: `make demo` and `make test`.
+# Two commands set up everything on a fresh machine with Python 3.11+: `make demo` and `make test`.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests that need neither torch nor onnx; `make test-light` runs them where there is neither.
 LIGHT_TESTS := $(wildcard tests/test_infer_*.py) $(addprefix tests/test_,latents.py import_rules.py install.py spec.py pixels.py files.py old_files.py golden.py images.py metrics.py evaluation.py)
 
-.PHONY: help demo test test-light lint types check examples models sample clean
+# Of test-lowest and test-newest; with torch: EXTRAS=cpu,train,export TESTS=tests/test_fuse.py
+EXTRAS ?= cpu
+TESTS ?= $(LIGHT_TESTS)
+
+.PHONY: help demo test test-light test-lowest test-newest lint types check examples models sample clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +29,12 @@ test-light: $(DEMO)/installed  ## Run the inference tests on the installed packa
 	$(DEMO)/bin/pip install --quiet pytest pytest-xdist
 	! $(DEMO)/bin/python -c "import torch" 2>/dev/null
 	$(DEMO)/bin/pytest -p no:cacheprovider --numprocesses auto --dist worksteal $(LIGHT_TESTS)
+
+test-lowest:  ## Run them at the lowest versions that pyproject.toml admits
+	$(PYTHON) tools/test_versions.py lowest $(EXTRAS) $(TESTS)
+
+test-newest:  ## Run them at the newest versions that it admits
+	$(PYTHON) tools/test_versions.py newest $(EXTRAS) $(TESTS)
 
 lint: $(VENV)/installed  ## Check style
 	$(VENV)/bin/ruff check .

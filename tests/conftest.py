@@ -23,6 +23,7 @@ OLD = ROOT / "tests" / "fixtures" / "0.1"  # that version 0.1 wrote
 # an installed package is not shadowed.
 sys.path.append(str(ROOT / "benchmarks"))
 sys.path.append(str(ROOT / "examples"))  # check.py
+sys.path.append(str(ROOT / "tools"))
 
 
 def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import http.server
+import inspect
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -248,6 +251,26 @@ def test_every_constructor_takes_its_arguments_and_has_no_files_yet(tmp_path: Pa
             with pytest.raises((RuntimeError, FileNotFoundError)):
                 torchvision_class(name)(tmp_path, **arguments, download=False)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [name for name, source in DATASETS.items() if source.constructor])
+def test_whatever_is_downloaded_has_a_digest(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, digests = torchvision_class(name), []
+    module = sys.modules[kind.download.__module__ if hasattr(kind, "download") else kind.__module__]
+    for function in ("download_url", "download_and_extract_archive", "download_file_from_google_drive"):
+        if hasattr(module, function):
+            signature = inspect.signature(getattr(module, function))
+
+            def told(*given: Any, _signature: inspect.Signature = signature, **named: Any) -> None:
+                digests.append(_signature.bind(*given, **named).arguments.get("md5"))
+
+            monkeypatch.setattr(module, function, told)
+    for arguments in DATASETS[name].arguments.values():
+        digests.clear()
+        with contextlib.suppress(Exception):  # nothing has come
+            kind(tmp_path / name, **arguments, download=True)
+        assert digests
+        assert all(re.fullmatch("[0-9a-f]{32}", digest or "") for digest in digests), digests
 
 
 def test_idx_files_need_no_torch(tmp_path: Path, sample_images: Images) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from test_versions import floors
 
 COMMANDS = ("dcgan-infer", "dcgan-verify", "dcgan-bench", "dcgan-eval", "dcgan-export", "dcgan-train")
 NAMES = {"dcgan", "dcgan_export", "dcgan_infer", "dcgan_models"}
@@ -43,6 +45,15 @@ def test_a_wheel_has_four_names_and_all_that_is_needed(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "a") as archive:
         archive.writestr("infer/__init__.py", "")
     assert top_level(wheel) != NAMES
+
+
+def test_every_dependency_has_one_lower_bound_and_no_upper_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert floors(project)["numpy"] == "1.26"
+    for wrong in ("numpy", "numpy>=1.26,<3", "numpy>=2"):
+        project["project"]["optional-dependencies"]["wrong"] = [wrong]
+        with pytest.raises(ValueError, match="lower bound"):
+            floors(project)
 
 
 @pytest.fixture
