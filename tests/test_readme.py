@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_versions import floors
 
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "models").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*/README.md")),
@@ -66,3 +69,16 @@ def test_the_evaluator_has_its_digest() -> None:
     folder = ROOT / "models" / "evaluator"
     digest = hashlib.sha256((folder / "mnist-evaluator.onnx").read_bytes()).hexdigest()
     assert digest in (folder / "README.md").read_text()
+
+
+def test_security_names_tests_that_are_there_and_the_bounds_of_pyproject() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    promises, bounds = page.split("| promise | test |")[1].split("| package | bound | what it excludes |")
+    named = re.findall(r"`(tests/\w+\.py)`", promises)
+    assert len(set(named)) > 10
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    rows = dict(re.findall(r"^\| ([\w-]+) \| ([\d.]+) \|", bounds, re.MULTILINE))
+    assert len(rows) == 10
+    declared = floors(tomllib.loads((ROOT / "pyproject.toml").read_text()))
+    assert {name: declared[name] for name in rows} == rows
+    assert declared["onnxruntime-gpu"] == declared["onnxruntime"]
