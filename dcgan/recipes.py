@@ -159,17 +159,17 @@ class Recipe:
             if field.default is not dataclasses.MISSING
         }
         fields = later | fields
-        activations = {
-            field.name: Activation.parse(fields[field.name])
-            for field in dataclasses.fields(cls)
-            if field.type == "Activation"
-        }
         for name, names in CHOICES.items():
             if fields[name] not in names:
                 raise ValueError(f"{name} is {fields[name]!r}")
         for name, value in (RECIPES[DEFAULT_RECIPE].to_dict() | later).items():
             if not isinstance(fields[name], (int, float) if isinstance(value, float) else type(value)):
                 raise TypeError(f"{name} is {fields[name]!r}")
+        activations = {
+            field.name: Activation.parse(fields[field.name])
+            for field in dataclasses.fields(cls)
+            if field.type == "Activation"
+        }
         return cls(**{**fields, **activations})
 
 

@@ -112,7 +112,7 @@ def read_options(run: Path) -> RunOptions:
         raise RunError(
             f"{run} is no run folder: it has no {OPTIONS}; start a new run with dcgan-train --out"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{run / OPTIONS} is damaged or of another version ({error}); start a new run") from error
 
 
@@ -124,7 +124,7 @@ def images_sha256_of(run: Path) -> str:
     """
     try:
         return str(json.loads((run / OPTIONS).read_text())["images_sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{run / OPTIONS} is damaged or of another version ({error}); start a new run") from error
 
 

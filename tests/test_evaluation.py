@@ -298,10 +298,13 @@ def test_statements_are_read_or_refused() -> None:
     statement = Statement((3, 32, 32), ("a", "b"), "pets", 0.9, "00")
     assert Statement.from_json(statement.to_json()) == statement
     fields = json.loads(statement.to_json())
-    for change in ({"schema": 2}, {"more": 1}, {"image_shape": [32, 32]}, {"class_names": ["a", "a"]}):
+    for change in (
+        {"schema": 2}, {"more": 1}, {"image_shape": [32, 32]}, {"class_names": ["a", "a"]}, {"class_names": [["a"], "b"]},
+        {"dataset": 7}, {"accuracy": "high"}, {"training": None},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=r"."):
             Statement.from_json(json.dumps(fields | change))
-    for text in ("", "[]", "{}"):
+    for text in ("", "[]", "{}", "[" * 5000):
         with pytest.raises(ValueError, match=r"."):
             Statement.from_json(text)
 

@@ -247,7 +247,10 @@ def test_a_damaged_run_is_said(data_dir: Path, tmp_path: Path) -> None:
     assert "options.json is damaged" in result.stderr
 
 
-@pytest.mark.parametrize(("field", "value"), [("loss", "foo"), ("discriminator", 3), ("epochs", "x"), ("g_lr", None)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("loss", "foo"), ("discriminator", 3), ("epochs", "x"), ("g_lr", None), ("g_activation", False)],
+)
 def test_options_that_say_what_they_can_not_are_one_line(field: str, value: object, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -257,4 +260,8 @@ def test_options_that_say_what_they_can_not_are_one_line(field: str, value: obje
     result = CliRunner().invoke(main, ["--resume", str(run)])
     assert result.exit_code == 1
     assert f"options.json is damaged or of another version ({field} is" in result.stderr
+    assert result.stderr.count("\n") == 1
+    (run / "options.json").write_text('{"options": ' + "[" * 5000)
+    result = CliRunner().invoke(main, ["--resume", str(run)])
+    assert result.exit_code == 1
     assert result.stderr.count("\n") == 1

@@ -63,7 +63,10 @@ class Statement:
         Raises:
             ValueError: it is no JSON, or not of this schema.
         """
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError:
+            raise ValueError("nested too deep") from None
         if not isinstance(fields, dict) or fields.pop("schema", None) != 1:
             raise ValueError("not of schema 1")
         try:
@@ -71,6 +74,10 @@ class Statement:
             statement = cls(shape, names, **fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"a field is missing, or one too many: {error}") from error
+        if not all(isinstance(each, str) for each in (*names, statement.dataset, statement.training)):
+            raise ValueError("a number where a text should be")
+        if not isinstance(statement.accuracy, int | float | None):
+            raise ValueError("an accuracy that is no number")
         if len(shape) != 3 or not all(isinstance(size, int) for size in shape) or len(set(names)) < len(names):
             raise ValueError("sizes or class names that can't be")
         return statement

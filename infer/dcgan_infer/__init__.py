@@ -8,15 +8,10 @@ It is imported when it is first used, so `import dcgan_infer` alone costs nothin
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .session import DigitGenerator, ImageGenerator
-
-# Before anything imports onnxruntime, which reads it then: 1.32 writes an identifier and a database into the home
-# otherwise, for its makers' telemetry. Whoever wants that sets it to 0.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["DigitGenerator", "ImageGenerator"]

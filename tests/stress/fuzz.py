@@ -94,7 +94,7 @@ def run_case(name: str, number: int, seed: int, folder: Path) -> Outcome:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     size = _memory("VmRSS")
-    with _at(folder), warnings.catch_warnings(record=True) as warned:
+    with fuzz_targets.at(folder), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         outcome = _called(target, job, path)
     if outcome.verdict != FORBIDDEN:
@@ -139,16 +139,6 @@ def _place(error: BaseException) -> tuple[str, str]:
     ]
     place = f"{Path(ours[-1].filename).relative_to(ROOT)}:{ours[-1].lineno}" if ours else ""
     return place, "".join(traceback.format_exception(error))
-
-
-@contextlib.contextmanager
-def _at(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 # Faults on purpose: --self-test

@@ -12,12 +12,14 @@ import gzip
 import importlib
 import io
 import json
+import os
 import shutil
 import sys
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -99,7 +101,7 @@ def _latents() -> list[bytes]:
 def _npz() -> list[bytes]:
     images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
     arrays: list[dict[str, Any]] = [
-        {"images": images, "labels": np.arange(20) % 3},
+        {"images": images, "labels": np.arange(20) % 2},
         {"images": images[:, None] / 127.5 - 1.0},
         {"images": np.stack([images] * 3, 3)},
     ]
@@ -124,6 +126,8 @@ def _waves(side: int = 24) -> npt.NDArray[np.uint8]:
 
 def _picture(kind: str, mode: str = "RGB", **options: Any) -> bytes:
     image = Image.fromarray(_waves())
+    if mode == "F":
+        image = Image.fromarray(_waves()[..., 0].astype(np.float32) / 255)
     image = Image.fromarray(_waves()[..., 0].astype(np.uint16) * 200) if mode == "I;16" else image.convert(mode)
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -247,11 +251,10 @@ def _run() -> dict[str, bytes]:
     from dcgan.checkpoint import load_training_state, save_training_state
     from dcgan.cli import main
 
-    runner = CliRunner()
-    with runner.isolated_filesystem() as name:
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name, at(Path(name)):
         folder = Path(name)
         (folder / PICTURES).write_bytes(_zips()[0])
-        done = runner.invoke(main, [*_TRAIN, *_SMALL, "-o", "run"])
+        done = CliRunner().invoke(main, [*_TRAIN, *_SMALL, "-o", "run"])
         assert done.exit_code == 0, done.output
         options = json.loads((folder / "run" / "options.json").read_text())
         options["options"]["data_dir"] = PICTURES
@@ -527,7 +530,7 @@ def _in_run(name: str) -> Target:
 
 
 def _with_real_images(target: Target) -> Target:
-    return target._replace(beside=lambda: {"real.zip": _zips()[0], "some.npz": _npz()[2]})
+    return target._replace(beside=lambda: {"real.zip": _zips()[0], "some.npz": _npz()[0]})
 
 
 _REAL = ("--images", "real.zip", "--size", "28", "--threads", "1", "-n", "10")
@@ -550,13 +553,14 @@ JOBS = {
         ("m.onnx", "--rounds", "1", "--burst", "0.002", "--rest", "0", "--threads", "1", "--batch", "2"),
     ),
     "eval-images": Job(
-        "eval", _with_real_images(TARGETS["npz"]), ("images.npz", *_REAL, "--features", str(EVALUATOR)), says=True
+        "eval", _with_real_images(TARGETS["npz"]._replace(seeds=lambda: _npz()[:2])),
+        ("images.npz", *_REAL, "--features", str(EVALUATOR)), says=True,
     ),
     "eval-features": Job(
         "eval", _with_real_images(TARGETS["features"]), ("some.npz", *_REAL, "--features", "e.onnx"), says=True
     ),
     "eval-real": Job(
-        "eval", TARGETS["zip"]._replace(beside=lambda: {"some.npz": _npz()[2]}),
+        "eval", TARGETS["zip"]._replace(beside=lambda: {"some.npz": _npz()[0]}),
         ("some.npz", "--images", PICTURES, "--size", "28", "--threads", "1", "-n", "10", "--features", str(EVALUATOR)),
         says=True,
     ),
@@ -632,6 +636,17 @@ def judge(status: int, stderr: str, says: bool) -> None:
     else:
         assert says or len(lines) == 1, f"{len(lines)} lines: {stderr!r}"
     raise Failed(lines[-1])
+
+
+@contextlib.contextmanager
+def at(folder: Path) -> Iterator[None]:
+    """Work in a folder."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def left_in(folder: Path, leaves: tuple[str, ...], before: set[str]) -> list[str]:

@@ -50,7 +50,16 @@ def mutated(random: Random, seeds: Sequence[bytes], form: str) -> bytes:
             try:
                 data = mutation(random, data)
                 continue
-            except (ValueError, LookupError, struct.error, zlib.error, OSError, EOFError, RecursionError):
+            except (
+                ValueError,
+                LookupError,
+                OverflowError,
+                struct.error,
+                zlib.error,
+                OSError,
+                EOFError,
+                RecursionError,
+            ):
                 pass  # it was damaged so far that it has no form any more
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError):
                 pass
