@@ -299,8 +299,8 @@ def test_statements_are_read_or_refused() -> None:
     assert Statement.from_json(statement.to_json()) == statement
     fields = json.loads(statement.to_json())
     for change in (
-        {"schema": 2}, {"more": 1}, {"image_shape": [32, 32]}, {"class_names": ["a", "a"]}, {"class_names": [["a"], "b"]},
-        {"dataset": 7}, {"accuracy": "high"}, {"training": None},
+        {"schema": 2}, {"more": 1}, {"image_shape": [32, 32]}, {"class_names": ["a", "a"]},
+        {"class_names": [["a"], "b"]}, {"dataset": 7}, {"accuracy": "high"}, {"training": None},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"."):
             Statement.from_json(json.dumps(fields | change))

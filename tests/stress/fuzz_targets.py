@@ -292,13 +292,13 @@ def _read_spec(path: Path) -> object:
 def _read_latents(path: Path) -> object:
     from dcgan_infer.inputs import checked, load
 
-    return checked(load(path)[:16], 5)
+    return checked(load(path).values[:16], 5)
 
 
 def _read_labels(path: Path) -> object:
     from dcgan_infer.inputs import class_numbers, load_labels
 
-    return class_numbers(load_labels(path)[:16], Interface(num_classes=3, class_names=("fox", "red hound", "7")))
+    return class_numbers(load_labels(path).values[:16], Interface(num_classes=3, class_names=("fox", "red hound", "7")))
 
 
 def _read_manifest(path: Path) -> object:
