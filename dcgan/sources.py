@@ -188,7 +188,8 @@ def _arrays(content: bytes) -> dict[str, npt.NDArray[Any]]:
     if isinstance(loaded, np.ndarray):
         return {"images": loaded}
     with loaded:
-        return {name: loaded[name] for name in ("images", "labels") if name in loaded.files}
+        found = {name: loaded[name] for name in ("images", "labels") if name in loaded.files}
+    return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}  # bytes are no .npy's
 
 
 def _drawn(images: Images) -> Images:

@@ -9,6 +9,7 @@ import pickle
 import re
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -129,7 +130,8 @@ def read_pt(content: bytes, path: Path) -> Any:
         scalar: Any = np.float64(0).__reduce__()[0]  # its module has another name in NumPy 1 and 2
         numpy_types: list[Any] = [np.dtype, *(type(np.dtype(code)) for code in "?bBhHiIlLqQefd")]
         scalars: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-        with torch.serialization.safe_globals([argparse.Namespace, *scalars, *numpy_types]):
+        with torch.serialization.safe_globals([argparse.Namespace, *scalars, *numpy_types]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle's protocol: what can't be read is refused
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
         raise CheckpointError(_why_unreadable(content, path, bool(members), error)) from error

@@ -6,6 +6,7 @@ import os
 import pickle
 import struct
 import threading
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -539,6 +540,16 @@ def test_headers_that_lie_are_refused(tmp_path: Path, header: dict[str, object],
     with pytest.raises(CheckpointError, match=message) as caught:
         load_generator(path)
     assert str(caught.value).isprintable()
+
+
+def test_the_protocol_of_a_pickle_is_no_news(tmp_path: Path) -> None:
+    """Torch warns of all but its own default, with a request to report it."""
+    path = tmp_path / "theirs.pth"
+    torch.save(WEIGHTS, path, pickle_protocol=3)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        load_generator(path)
+    assert warned == []
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are POSIX's")

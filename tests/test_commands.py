@@ -195,6 +195,24 @@ def test_names_that_the_encoding_lacks(environment: dict[str, str], name: str, t
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (1, ["--model", "no\nmodel\x1b[2J"]),
+        (1, ["--latents", "\u202eno.npy"]),
+        (2, ["-o", "a\nb"]),
+        (1, ["-o", "no\n/a.png"]),
+    ],
+)
+def test_whatever_a_name_holds_the_message_is_plain(status: int, words: list[str]) -> None:
+    done = subprocess.run([*INFER, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    *usage, line = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    assert line.isprintable()
+    assert [each for each in usage if each and not each.startswith(("Usage: ", "Try "))] == []
+
+
 def test_a_full_stdout_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
         finished = subprocess.run(

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,7 @@ def test_images_and_checkpoints_come_from_pipes(tmp_path: Path, kind: str) -> No
         (["images.npy", "-n", "300"], 1, "holds 200 images, and 300 are needed"),
         (["text.npy"], 1, "no .npy or .npz file"),
         (["other.npz"], 1, "holds no array called images"),
+        (["raw.npz"], 1, "holds no array called images"),
         (["bomb.npz"], 1, "bomb.npz unpacks to more than 100 times its size"),
         (["labels.npz"], 1, "labels must be integers"),
     ],
@@ -502,6 +504,8 @@ def test_bad_input_is_one_line(
     np.save("nan.npy", np.full((200, 28, 28), np.nan, np.float32))
     np.savez("many.npz", images=np.zeros((200, 28, 28), np.uint8), labels=np.arange(200) % 13)
     Path("text.npy").write_text("no array")
+    with zipfile.ZipFile("raw.npz", "w") as archive:
+        archive.writestr("images", b"no array")
     result = run(*arguments)
     assert result.exit_code == status, result.output
     assert message in result.output

@@ -77,6 +77,19 @@ def test_the_commands_take_a_model(name: str, tmp_path: Path) -> None:
     assert result["sgemm_share"] > 0
 
 
+@pytest.mark.parametrize("field", ["cases", "z", "image", "dtype", "file"])
+def test_damaged_test_vectors_are_refused(field: str, tmp_path: Path) -> None:
+    for path in (OLD / "vectors").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    index = json.loads((tmp_path / "index.json").read_text())
+    places = [part for part in (index, index["cases"][0], index["cases"][0]["z"]) if field in part]
+    for value in (None, 7, [["a"]], {"a": 1}):
+        places[0][field] = value
+        (tmp_path / "index.json").write_text(json.dumps(index))
+        with pytest.raises((OSError, ValueError, KeyError), match=r"."):
+            read_vectors(tmp_path)
+
+
 def test_test_vectors_are_read_and_are_what_the_models_make() -> None:
     generator = ImageGenerator(OLD / "conditional-plain.onnx", provider="cpu", threads=1)
     vectors = read_vectors(OLD / "vectors")

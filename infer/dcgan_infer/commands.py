@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from .contract.errors import DcganError, SpecError, first_line
+from .contract.errors import DcganError, SpecError, first_line, printable
 from .contract.files import user_cache
 from .contract.layers import Activation
 from .signals import ends_by_signal
@@ -37,12 +37,15 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except DcganError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
+        except click.UsageError as error:
+            error.message = printable(error.message)
+            raise
         except BrokenPipeError:
             raise  # whoever read our output has gone; Click ends quietly
         except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
             name = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(f"{name}{first_line(error).lower()}") from error
+            raise click.ClickException(printable(f"{name}{first_line(error).lower()}")) from error
 
 
 def _prepare_streams() -> None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .errors import first_line
+
 INDEX = "index.json"
 FORMAT = 1
 # How numbers are stored, and what a file of them ends in.
@@ -85,7 +87,13 @@ def read_vectors(folder: Path) -> Vectors:
     Raises:
         OSError, ValueError, KeyError: there is none, or it is damaged.
     """
-    index = json.loads((folder / INDEX).read_bytes())
+    try:
+        return _read(folder, json.loads((folder / INDEX).read_bytes()))
+    except (AttributeError, TypeError, OverflowError, RecursionError) as error:  # an entry of another type
+        raise ValueError(f"{folder / INDEX} is damaged: {first_line(error)}; export the vectors again") from error
+
+
+def _read(folder: Path, index: Any) -> Vectors:
     if index["format"] != FORMAT:
         raise ValueError(f"{folder / INDEX} has format {index['format']}, expected {FORMAT}")
     cases = []
