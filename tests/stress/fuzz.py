@@ -38,6 +38,8 @@ import click
 import fuzz_targets
 from fuzz_targets import JOBS, ROOT, TARGETS, Failed, Job, Target
 
+from dcgan_infer.contract.errors import DcganError
+
 GIGABYTE = 1 << 30
 TIMEOUT = 10.0  # seconds of a case
 _OF_TORCH = 6  # times as long may a process take that imports torch, and times as little of those are run
@@ -121,7 +123,7 @@ def _called(target: Target, job: Job | None, path: Path) -> Outcome:
         raise
     except refuses as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        if not text.isprintable():
+        if isinstance(error, DcganError | click.ClickException) and not text.isprintable():
             return Outcome(FORBIDDEN, f"a message with control characters: {text!r}", *_place(error))
         return Outcome(REFUSED, text)
     except BaseException as error:  # of Rust too, whose panics are no Exception
