@@ -39,8 +39,7 @@ class Command(click.Command):
         except DcganError as error:
             raise click.ClickException(printable(str(error))) from error
         except click.UsageError as error:
-            error.message = printable(error.message)
-            raise
+            raise click.UsageError(printable(error.format_message()), error.ctx) from error
         except BrokenPipeError:
             raise  # whoever read our output has gone; Click ends quietly
         except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
