@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import base64
 import copy
 import hashlib
-import base64
 import io
 import json
 import os
