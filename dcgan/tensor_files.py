@@ -25,6 +25,8 @@ from dcgan_infer.contract.errors import CheckpointError, first_line
 from dcgan_infer.contract.files import replacing
 
 SAVE = 'save its weights alone: torch.save(model.state_dict(), "generator.pth")'
+# Bytes: a tensor takes about 150. Each may be an object, and torch takes a microsecond and 64 bytes for one.
+_LONGEST_PICKLE = 1 << 22
 _MOST_UNPACKED = 4  # times the size of a zip archive
 _LONGEST_HEADER = 1 << 24  # bytes of JSON: some 100,000 tensors; as Python's objects they take a hundred times as much
 
@@ -125,6 +127,12 @@ def read_pt(content: bytes, path: Path) -> Any:
             f"{path} is no state dict that can be read: a file of {len(content):,} bytes that says it unpacks to "
             f"{unpacked:,}; {SAVE}"
         )
+    pickled = max((size for name, size in members.items() if name.endswith("/data.pkl")), default=0)
+    if pickled > _LONGEST_PICKLE:
+        raise CheckpointError(
+            f"{path} is no state dict that can be read: its pickle has {pickled:,} bytes, expected at most "
+            f"{_LONGEST_PICKLE:,}; {SAVE}"
+        )
     try:
         # Beside what torch allows: argparse's options and NumPy's numbers. Many files hold them; they run nothing.
         scalar: Any = np.float64(0).__reduce__()[0]  # its module has another name in NumPy 1 and 2
@@ -132,9 +140,21 @@ def read_pt(content: bytes, path: Path) -> Any:
         scalars: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
         with torch.serialization.safe_globals([argparse.Namespace, *scalars, *numpy_types]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a pickle's protocol: what can't be read is refused
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+            return torch.load(_Counted(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its unpickler or zip reader stumbles on
         raise CheckpointError(_why_unreadable(content, path, bool(members), error)) from error
+
+
+class _Counted(io.BytesIO):
+    """Bytes that are not read in more parts than an honest pickle has; torch reads old files part by part."""
+
+    parts = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.parts += 1
+        if self.parts > _LONGEST_PICKLE:
+            raise ValueError(f"a pickle of more than {_LONGEST_PICKLE:,} parts")
+        return super().read(size)
 
 
 def _members(content: bytes) -> dict[str, int]:

@@ -522,6 +522,17 @@ def test_an_archive_that_would_fill_memory_is_refused(tmp_path: Path) -> None:
         load_generator(path)
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_of_millions_of_objects_is_refused(tmp_path: Path, legacy: bool) -> None:
+    path, content = tmp_path / "many.pth", b"\x80\x02](" + b"}" * (1 << 23) + b"e."
+    path.write_bytes(content)
+    if not legacy:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("many/data.pkl", content)
+    with pytest.raises(CheckpointError, match=r"pickle (has|of more than)"):
+        load_generator(path)
+
+
 @pytest.mark.parametrize(
     ("header", "message"),
     [

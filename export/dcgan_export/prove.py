@@ -38,8 +38,9 @@ def prove(
     Args:
         module: takes (N, latent_dim) or (N, latent_dim, 1, 1), and int64 labels (N,) if it has classes; gives
             (N, C, H, W). It is copied, and the copies run in eval mode, in float64 and float32.
-        artifact: a file of ONNX (.onnx), TorchScript (.pt) or pt2 (.pt2). Its first input are the latents, a second one
-            labels, whatever they are called; its first output are the images, floats or uint8 with the channels last.
+        artifact: a file of ONNX (.onnx), TorchScript (.pt, which is code, and is run) or pt2 (.pt2). Its first input
+            are the latents, a second one labels, whatever they are called; its first output are the images, floats or
+            uint8 with the channels last.
         latent_dim: of a module that does not say.
         num_classes: likewise.
         value_range: values of black and white, of a module that ends in neither tanh nor sigmoid.
