@@ -337,7 +337,8 @@ def _noisy(low: float, high: float) -> Plant:
         graph.node.append(helper.make_node("RandomNormalLike", ["before"], ["noise"], scale=scale, seed=1.0))
         graph.node.append(helper.make_node("Add", ["before", "noise"], ["noisy"]))
         graph.initializer.extend(
-            numpy_helper.from_array(np.float32(value), f"planted_limit{i}") for i, value in enumerate((low, high))
+            numpy_helper.from_array(np.array(value, np.float32), f"planted_limit{i}")
+            for i, value in enumerate((low, high))
         )
         graph.node.append(helper.make_node("Clip", ["noisy", "planted_limit0", "planted_limit1"], ["image"]))
 

@@ -54,8 +54,13 @@ def names(folder: str) -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
 
-def opened(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    with Image.open(path) as picture:
+def picture_of(name: str | Path) -> Any:
+    """A picture, whose type depends on its format: PNGs have text, GIFs frames."""
+    return Image.open(name)
+
+
+def pixels_of(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with picture_of(path) as picture:
         return np.asarray(picture.convert("L"))
 
 
@@ -63,12 +68,12 @@ def test_a_grid_shows_the_digits_row_by_row() -> None:
     result = done("--n", "6", "--out", "grid.png")
     assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 0, 0 to 5) by dcgan-mnist on cpu")
     digits = ImageGenerator(PLAIN, provider="cpu").generate(6)
-    assert np.array_equal(opened("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
+    assert np.array_equal(pixels_of("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
 
 
 def test_grid_and_scale() -> None:
     done("--n", "3", "--grid", "1x4", "--scale", "5", "-o", "wide.png")
-    sheet = opened("wide.png")
+    sheet = pixels_of("wide.png")
     assert sheet.shape == (140, 560)
     assert np.array_equal(sheet[::5, : 84 * 5 : 5], np.hstack(list(ImageGenerator(PLAIN, provider="cpu").generate(3))))
     assert np.array_equal(sheet[:, :5], np.repeat(sheet[:, :1], 5, axis=1))
@@ -79,9 +84,9 @@ def test_grid_and_scale() -> None:
 def test_other_pictures(suffix: str, kind: str, off: int) -> None:
     done("-o", f"grid.{suffix}")
     done("-o", "grid.png")
-    with Image.open(f"grid.{suffix}") as picture:
+    with picture_of(f"grid.{suffix}") as picture:
         assert picture.format == kind
-    assert np.abs(opened(f"grid.{suffix}").astype(int) - opened("grid.png")).max() <= off
+    assert np.abs(pixels_of(f"grid.{suffix}").astype(int) - pixels_of("grid.png")).max() <= off
 
 
 def test_arrays_hold_what_the_library_makes() -> None:
@@ -100,7 +105,7 @@ def test_arrays_hold_what_the_library_makes() -> None:
 
 def test_a_walk_is_an_animation_that_loops() -> None:
     done("--n", "3", "--interpolate", "4", "-o", "walk.gif")
-    with Image.open("walk.gif") as animation:
+    with picture_of("walk.gif") as animation:
         assert animation.n_frames == 12
         assert animation.info["loop"] == 0
         frames = []
@@ -116,7 +121,7 @@ def test_a_folder_of_single_pictures() -> None:
     done("--n", "3", "--start", "9", "--seed", "2", "-o", "digits/")
     assert names("digits") == ["0000000009.png", "0000000010.png", "0000000011.png"]
     assert np.array_equal(
-        opened("digits/0000000010.png"), ImageGenerator(PLAIN, provider="cpu").generate(1, seed=2, start=10)[0]
+        pixels_of("digits/0000000010.png"), ImageGenerator(PLAIN, provider="cpu").generate(1, seed=2, start=10)[0]
     )
     result = run("--n", "1", "--start", "11", "-o", "digits")
     assert result.exit_code == 1
@@ -197,7 +202,7 @@ def test_the_text_of_a_png_makes_the_picture_again() -> None:
         )
     ):
         done("--n", "4", *arguments, "-o", "first.png")
-        with Image.open("first.png") as picture:
+        with picture_of("first.png") as picture:
             facts = picture.text
         assert facts["dcgan.provider"] == "cpu"
         assert facts["dcgan.model_sha256"] == sha256_of(shipped.path_of(PLAIN, ".onnx"))
@@ -214,7 +219,7 @@ def test_the_text_of_a_png_makes_the_picture_again() -> None:
 
 def test_pictures_of_a_folder_name_themselves() -> None:
     done("--n", "2", "--seed", "7", "--start", "5", "-o", "digits/")
-    with Image.open("digits/0000000006.png") as picture:
+    with picture_of("digits/0000000006.png") as picture:
         facts = picture.text
     assert (facts["dcgan.seed"], facts["dcgan.start"], facts["dcgan.n"]) == ("7", "6", "1")
 
@@ -332,7 +337,7 @@ def test_each_format_stores_what_its_limits_say_and_no_more(kind: str) -> None:
         assert past.problem(kind)
         target = Path(f"a.{kind}")
         sinks.save(target, kind, iter([np.zeros((1, *at.image_shape[1:]), np.uint8)]), at)
-        with Image.open(target) as picture:
+        with picture_of(target) as picture:
             picture.load()
             assert picture.size == (4, at.image_shape[1])
 
@@ -346,7 +351,7 @@ def test_frames_of_a_gif_may_all_be_equal() -> None:
         sinks.save(Path("a.gif"), "gif", iter([np.zeros((3, 4, 4), np.uint8)]), solid("gif", count=3))
         with pytest.raises(OutputError, match="can't write GIF: Pillow says: "):
             sinks.save(Path("b.gif"), "gif", iter([np.zeros((4, 4, 4), np.uint8)]), solid("gif", count=4))
-    with Image.open("a.gif") as animation:
+    with picture_of("a.gif") as animation:
         assert animation.info["duration"] == most * sinks._FRAME_MS
     assert solid("gif", count=most + 1).problem("gif")
     assert solid("gif", count=most).problem("gif") is None
@@ -425,7 +430,7 @@ SEEDED = ("--model", str(OLD / "conditional-seed.onnx"))
 
 
 def coloured(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    with Image.open(path) as picture:
+    with picture_of(path) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
@@ -441,7 +446,7 @@ def test_colour_pictures_of_every_kind() -> None:
     done(*COLOUR, "--n", "6", "-o", "images/")
     assert np.array_equal(coloured("images/0000000004.png"), images[4])
     done(*COLOUR, "--n", "6", "--interpolate", "2", "-o", "walk.gif")
-    with Image.open("walk.gif") as animation:
+    with picture_of("walk.gif") as animation:
         assert animation.n_frames == 12
         animation.seek(2)
         assert np.abs(np.asarray(animation.convert("RGB")).astype(int) - images[1]).max() <= 8  # a palette of 256
@@ -480,7 +485,7 @@ def test_classes_by_name_stand_in_columns_and_make_the_picture_again() -> None:
     assert "2 images in 1x2" in done(*CLOTHES, "--class", "2", "--class", "0", "-o", "b.png").stdout
     images = ImageGenerator(MODELS / "clothes.onnx", provider="cpu").generate(4, classes=[2, 0])
     assert np.array_equal(coloured("a.png"), images.reshape(2, 2, 4, 6, 3).swapaxes(1, 2).reshape(8, 12, 3))
-    with Image.open("a.png") as picture:
+    with picture_of("a.png") as picture:
         facts = picture.text
     assert "dcgan.digits" not in facts
     again = [word for name in facts["dcgan.class"].split("\n") for word in ("--class", name)]
@@ -492,7 +497,7 @@ def test_a_class_of_a_model_of_digits_is_a_digit() -> None:
     for number, option in enumerate(("--digit", "--class")):
         done("--model", shipped.DEFAULT, option, "7", "--n", "4", "-o", f"{number}.png")
     assert Path("0.png").read_bytes() == Path("1.png").read_bytes()
-    with Image.open("1.png") as picture:
+    with picture_of("1.png") as picture:
         assert picture.text["dcgan.digits"] == "7"
 
 
@@ -535,7 +540,7 @@ def test_pipes_are_read_once_and_their_digests_recorded() -> None:
     model, labels = (MODELS / "clothes.onnx").read_bytes(), b"2\n0\n1\n"
     result = piped("cli", "-o", "a.png", model=model, labels=labels, latents=z.getvalue())
     assert (result.returncode, result.stderr) == (0, b"")
-    with Image.open("a.png") as picture:
+    with picture_of("a.png") as picture:
         facts = picture.text
     digests = {f"dcgan.{name}_sha256" for name in ("model", "labels", "latents")}
     assert {facts[key] for key in digests} == {
@@ -597,7 +602,7 @@ def test_a_model_that_takes_a_seed() -> None:
         done(*model, "--n", "6", "--start", "5", "--seed", "3", "-o", f"{number}.png")
         done(*model, "--n", "6", "--start", "5", "--seed", "3", "--digits", "42", "-o", f"{number}.npz")
         done(*model, "--labels", "labels.txt", "--start", "2", "-o", f"labels{number}.npz")
-    assert np.array_equal(opened("0.png"), opened("1.png"))
+    assert np.array_equal(pixels_of("0.png"), pixels_of("1.png"))
     for name in ("", "labels"):
         with np.load(f"{name}0.npz") as ours, np.load(f"{name}1.npz") as theirs:
             assert np.array_equal(ours["labels"], theirs["labels"])

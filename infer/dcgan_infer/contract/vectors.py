@@ -98,7 +98,7 @@ def _read(folder: Path, index: Any) -> Vectors:
         raise ValueError(f"{folder / INDEX} has format {index['format']}, expected {FORMAT}")
     cases = []
     for entry in index["cases"]:
-        arrays = {
+        arrays: dict[str, Any] = {
             name: np.fromfile(folder / part["file"], DTYPES[part["dtype"]][0]).reshape(part["shape"])
             for name, part in entry.items()
             if isinstance(part, dict)
