@@ -57,7 +57,7 @@ def install(folder: Path, versions: str, extras: str) -> Path:
     constraints.write_text("".join(lines), encoding="utf-8")
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     programs = folder / "venv" / "bin"
-    pip = [str(programs / "pip"), "install", "--quiet", "--constraint", str(constraints)]
+    pip = [str(programs / "pip"), "install", "--quiet", "--upgrade", "--constraint", str(constraints)]
     subprocess.run([*pip, "setuptools", *TOOLS], check=True)
     # Not isolated: then setuptools, too, is what the constraints say.
     subprocess.run([*pip, "--no-build-isolation", f"{source}[{extras}]"], check=True)
