@@ -49,6 +49,15 @@ def test_a_reader_of_checkpoints_refuses_damaged_ones_or_reads_them(name: str, t
 
 @pytest.mark.parametrize("name", [name for name, job in JOBS.items() if not fuzz_targets.needs_torch(job)])
 def test_a_command_refuses_damaged_files_in_a_line(name: str) -> None:
+    _is_well(name)
+
+
+@needs_torch
+def test_an_export_refuses_a_damaged_file_and_leaves_nothing() -> None:
+    _is_well("export-pt")
+
+
+def _is_well(name: str) -> None:
     outcome = fuzz.run_command(name, 0, SEED, timeout=60)
     assert outcome.verdict != fuzz.FORBIDDEN, outcome
 

@@ -8,10 +8,14 @@ It is imported when it is first used, so `import dcgan_infer` alone costs nothin
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .session import DigitGenerator, ImageGenerator
+
+# As dcgan_infer.runtime does, for whoever imports onnxruntime past it: it reads this once, when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["DigitGenerator", "ImageGenerator"]

@@ -187,6 +187,7 @@ def _serve(room: Path, timeout: float) -> None:
         name, number, seed, torch = json.loads(line)
         if torch:
             _import_torch()
+        _prepare(name)
         _limit()
         faulthandler.dump_traceback_later(timeout, exit=True, file=crash)
         outcome = run_case(name, number, seed, folder)
@@ -202,6 +203,13 @@ def _serve(room: Path, timeout: float) -> None:
         fuzz_targets.emptied(temporary)
         answers.write(json.dumps(outcome) + "\n")
         answers.flush()
+
+
+def _prepare(name: str) -> None:
+    """Make the right files of a case, some of which take seconds."""
+    target = JOBS[name].target if name in JOBS else (TARGETS | PLANTED)[name]
+    target.seeds()
+    target.beside()
 
 
 def _import_torch() -> None:
@@ -267,7 +275,7 @@ class Worker:
 
 def surroundings(room: Path) -> dict[str, str]:
     """An environment in which home, caches and temporary files are in a folder; they are made."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PYTEST"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PYTEST", "ORT_"))}
     for name, folder in (("HOME", "home"), ("TMPDIR", "tmp"), ("XDG_CACHE_HOME", "cache")):
         (room / folder).mkdir(exist_ok=True)
         environment[name] = str(room / folder)
@@ -368,6 +376,8 @@ def run_all(groups: list[list[Case]], seed: int, jobs: int, timeout: float) -> I
     """Run them in so many processes at a time."""
     waiting: queue.SimpleQueue[list[Case]] = queue.SimpleQueue()
     done: queue.SimpleQueue[tuple[Case, Outcome, float] | BaseException] = queue.SimpleQueue()
+    for name in {case.name for group in groups for case in group if case.name in JOBS}:
+        _prepare(name)  # before there are threads: it changes the folder
     for group in groups:
         waiting.put(group)
 
