@@ -38,7 +38,7 @@ import numpy as np
 from PIL import Image
 
 from dcgan_infer.contract.errors import DatasetError, first_line
-from dcgan_infer.contract.files import TEMPORARY, flush, user_cache
+from dcgan_infer.contract.files import flush, temporary_folder, user_cache
 from dcgan_infer.runtime import cores
 
 from . import picture
@@ -410,8 +410,7 @@ def _room(folder: Path, needed: int) -> Iterator[Path | None]:
             with contextlib.suppress(OSError):
                 place.mkdir(parents=True, exist_ok=True)
                 if room is None and shutil.disk_usage(place).free > needed:
-                    made = tempfile.TemporaryDirectory(TEMPORARY, ".", place, ignore_cleanup_errors=True)
-                    room = Path(stack.enter_context(made))
+                    room = stack.enter_context(temporary_folder(place, "dcgan-images"))
         yield room
 
 

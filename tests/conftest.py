@@ -14,7 +14,7 @@ import pytest
 
 # Before anything imports torch: small tensors gain nothing from threads, and lose much where the cores are busy.
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime, as dcgan_infer.runtime does
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime, as dcgan_infer does
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "fixtures" / "models"  # tiny ones, in colour: make.py there

@@ -98,6 +98,29 @@ def test_what_a_killed_process_left_is_cleared_by_the_next(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_link_in_the_place_of_a_temporary_folder_is_not_followed(tmp_path: Path) -> None:
+    """Its name can be foretold; in /tmp somebody else may have taken it."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "dear").write_text("dear")
+    (tmp_path / ".out.txt.0.tmp").symlink_to(mine)
+    with replacing(tmp_path / "out.txt") as temporary:
+        assert temporary.parent.name == ".out.txt.1.tmp"
+        temporary.write_text("new")
+    assert (mine / "dear").read_text() == "dear"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_another_user_s_temporary_folder_is_left_alone(tmp_path: Path) -> None:
+    theirs = tmp_path / ".out.txt.0.tmp"
+    theirs.mkdir()
+    (theirs / "dear").write_text("dear")
+    os.chown(theirs, 65534, 65534)
+    with replacing(tmp_path / "out.txt") as temporary:
+        temporary.write_text("new")
+    assert (theirs / "dear").read_text() == "dear"
+
+
 def test_many_writers_of_one_file_each_own_what_they_write(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
 

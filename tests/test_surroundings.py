@@ -78,7 +78,8 @@ def traced(strace: str, words: list[str], folder: Path) -> tuple[list[str], list
         "-e",
         "trace=%network,open,openat,creat,mkdir,mkdirat,rename,renameat2",
     ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    hidden = ("XDG_", "ORT_", "MPL")  # of our own environment, which would hide what a user's lacks
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment |= {
         "HOME": str(folder.parent / "home"), "TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": os.pathsep.join(str(ROOT / name) for name in ("", "infer", "export")),

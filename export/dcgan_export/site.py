@@ -13,7 +13,6 @@ import json
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import dcgan_infer
 from dcgan_infer.contract.errors import ExportError, ParityError, first_line
-from dcgan_infer.contract.files import new_folder
+from dcgan_infer.contract.files import new_folder, temporary_folder
 from dcgan_infer.contract.spec import (
     MNIST_NAMES,
     RECIPE_KEY,
@@ -198,8 +197,8 @@ def _makes_digits(metadata: Mapping[str, str]) -> bool:
 def _vendor(archive: Path | None, folder: Path) -> None:
     """Put the runtime into a folder, with its licence."""
     folder.mkdir()
-    with tempfile.TemporaryDirectory() as temporary:
-        packed = archive or _fetch(Path(temporary))
+    with temporary_folder(folder, "npm") as temporary:
+        packed = archive or _fetch(temporary)
         try:
             content = packed.read_bytes()
         except OSError as error:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .session import DigitGenerator, ImageGenerator
 
-# As dcgan_infer.runtime does, for whoever imports onnxruntime past it: it reads this once, when it is imported.
+# onnxruntime reads this once, when it is imported, whoever imports it. Its wheels would write a device's identity and a
+# database into ~/.cache, and ask for the address of a server. Who sets it to 0 wants that.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"

@@ -22,7 +22,6 @@ from .contract.errors import DeviceError, ModelError, RuntimeMissingError, SpecE
 from .contract.spec import SPEC_KEY, GeneratorSpec
 from .onnx_outline import read_outline
 
-NO_TELEMETRY = ("ORT_DISABLE_TELEMETRY", "1")
 NO_CUDA = "the installed onnxruntime has no CUDA"
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
@@ -45,9 +44,7 @@ class Opened(NamedTuple):
 
 
 def onnxruntime() -> Any:
-    """The module onnxruntime, quiet: without telemetry, unless the environment asks for it.
-
-    Its wheels would write a device's identity and a database into ~/.cache, and ask for the address of a server.
+    """The module onnxruntime, quiet.
 
     Raises:
         RuntimeMissingError: it is missing, broken, or installed twice.
@@ -57,7 +54,6 @@ def onnxruntime() -> Any:
         raise RuntimeMissingError("onnxruntime is not installed: pip install onnxruntime (onnxruntime-gpu for CUDA)")
     for folder in found.submodule_search_locations or ():
         _refuse_doubled(Path(folder).parent)
-    os.environ.setdefault(*NO_TELEMETRY)  # programs that we start have it too
     try:
         module = importlib.import_module("onnxruntime")
         module.set_default_logger_severity(_FATAL)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .contract.errors import DcganError, OutputError, first_line
-from .contract.files import TEMPORARY, replacing
+from .contract.files import lock, naming, replacing, temporary_folder
 from .contract.pixels import tile
 from .contract.spec import DRAWN
 from .request import ARRAYS, FOLDER, GRIDS
@@ -254,25 +254,24 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
         _refuse_taken(folder, plan)
     if folder.exists() and not exists:
         raise OutputError(f"can't write folder {folder}: a file has that name; choose another")
-    with tempfile.TemporaryDirectory(
-        prefix=".dcgan-infer.", suffix=TEMPORARY, dir=folder if exists else folder.parent
-    ) as parent:
+    with temporary_folder(folder if exists else folder.absolute().parent, folder.name or "images") as parent:
         # A folder inside the temporary one: that one is private to its owner, this one has the usual permissions.
-        temporary = Path(parent) / "images"
+        temporary = parent / "images"
         temporary.mkdir()
         flat = (image for batch in images for image in batch)
         for i, image in enumerate(flat):
             with (temporary / name(i)).open("wb") as file:
                 _save_png(file, _scaled(image, plan.scale), plan.facts | plan.facts_of(i))
         if not exists:
-            temporary.rename(folder)
+            with naming():
+                temporary.rename(folder)
             return
-        with _owned(folder):
+        with _owned(folder), naming():
             _refuse_taken(folder, plan)  # another one may have been writing here meanwhile
             try:
                 for i in range(plan.count):
                     (temporary / name(i)).rename(folder / name(i))
-            except BaseException:  # a signal too: all of them, or none
+            except BaseException:  # all of them, or none
                 for i in range(plan.count):
                     if (temporary / name(i)).exists():
                         break
@@ -295,13 +294,8 @@ def _refuse_taken(folder: Path, plan: Plan) -> None:
 def _owned(folder: Path) -> Iterator[None]:
     """Keep other commands like this one out of a folder, where the system has locks for that."""
     descriptor = None
-    try:
-        import fcntl
-
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except (ImportError, OSError):  # not of this system, or of this file system
-        pass
+    with contextlib.suppress(OSError):  # of a folder that may be written to, and not read
+        descriptor = lock(folder, wait=True)
     try:
         yield
     finally:

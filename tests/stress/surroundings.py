@@ -50,7 +50,7 @@ COMMANDS = {
         "dcgan.cli", "--dataset", "sample", "--epochs", "1", "--batch-size", "64", "--threads", "1", "-o", "run",
         leaves=("run/generator.safetensors", "run/losses.png", "run/samples/epoch-001.png"),
     ),
-    "eval": _job("dcgan.eval_cli", "dcgan-mnist", "--dataset", "sample", "-n", "500", "--no-cas"),
+    "eval": _job("dcgan.eval_cli", "dcgan-mnist", "--dataset", "sample", "-n", "500"),
 }  # fmt: skip
 
 
@@ -60,14 +60,12 @@ class Place(NamedTuple):
     Attributes:
         script: of a shell, in which "$@" is the command.
         unshare: options of util-linux' unshare, or none.
-        silent: whether stdout, or stderr, can't say anything.
     """
 
     script: str
     unshare: tuple[str, ...] = ()
 
 
-_READ_ONLY = 'mount --bind . . && mount -o remount,bind,ro / && cd . && {home} exec "$@"'
 PLACES = {
     "home": Place('exec "$@"'),
     "no-stdin": Place('exec "$@" <&-'),
@@ -98,7 +96,8 @@ class Outcome(NamedTuple):
 def run(command: str, place: str) -> Outcome:
     """Run one command in one place, in a new folder, for two minutes at most."""
     job, (script, unshare) = COMMANDS[command], PLACES[place]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    hidden = ("XDG_", "ORT_", "MPL")  # of our own environment, which would hide what a user's lacks
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment["PYTHONPATH"] = os.pathsep.join(str(ROOT / name) for name in ("", "infer", "export"))
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     begun = time.monotonic()

@@ -73,7 +73,7 @@ def _made(parent: Path, name: str) -> Path:
                 raise
             if descriptor is None and there:  # without locks nobody knows
                 continue
-            if descriptor is not None and not _is(descriptor, folder):
+            if descriptor is not None and not _is_ours(descriptor, folder):
                 os.close(descriptor)
                 continue
             _temporary[folder] = descriptor
@@ -83,10 +83,13 @@ def _made(parent: Path, name: str) -> Path:
     raise AssertionError  # of an endless loop
 
 
-def _is(descriptor: int, folder: Path) -> bool:
-    """Whether a folder is still the one that was opened: its owner may have removed it in between."""
+def _is_ours(descriptor: int, folder: Path) -> bool:
+    """Whether a folder is still the one that was opened, and this user's: its owner may have removed it in between, and
+    where others may write, a name that can be foretold may be a link that they made.
+    """
+    opened = os.fstat(descriptor)
     try:
-        return os.path.samestat(os.fstat(descriptor), folder.stat())
+        return opened.st_uid == os.geteuid() and os.path.samestat(opened, folder.lstat())
     except OSError:
         return False
 
@@ -99,9 +102,12 @@ def _clear(folder: Path) -> None:
             left.unlink()
 
 
-def lock(folder: Path) -> int | None:
+def lock(folder: Path, wait: bool = False) -> int | None:
     """Lock a folder until the descriptor is closed, or the process ends.
 
+    Args:
+        folder: that is there.
+        wait: until nobody else holds it.
     Returns:
         A descriptor to close; None where there are no such locks: on Windows, and on some network file systems.
     Raises:
@@ -114,7 +120,7 @@ def lock(folder: Path) -> int | None:
         return None
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(descriptor)
         raise
