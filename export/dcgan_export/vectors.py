@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcgan.checkpoint import GeneratorCheckpoint
-from dcgan_infer.contract.files import replacing
+from dcgan_infer.contract.files import owned, replacing
 from dcgan_infer.contract.golden import BATCHES, COUNT
 from dcgan_infer.contract.latents import asked_labels, latents
 from dcgan_infer.contract.pixels import to_pictures
@@ -49,13 +49,17 @@ CASES = (
 def write_vectors(checkpoint: GeneratorCheckpoint, folder: Path) -> None:
     """Write what `make_vectors` gives into a folder, the index last. Files of the same names are replaced.
 
+    Several at once take turns, so that all files are of one of them.
+
     Raises:
         CheckpointError: as `make_vectors`.
         OutputError: it can't be written to.
     """
-    for name, content in make_vectors(checkpoint).items():
-        with replacing(folder / name) as temporary:
-            temporary.write_bytes(content)
+    files = make_vectors(checkpoint)
+    with owned(folder):
+        for name, content in files.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
 
 
 def make_vectors(checkpoint: GeneratorCheckpoint) -> dict[str, bytes]:

@@ -7,10 +7,8 @@ open.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .contract.errors import DcganError, OutputError, first_line
-from .contract.files import lock, naming, replacing, temporary_folder
+from .contract.files import naming, owned, replacing, temporary_folder
 from .contract.pixels import tile
 from .contract.spec import DRAWN
 from .request import ARRAYS, FOLDER, GRIDS
@@ -266,7 +264,7 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
             with naming():
                 temporary.rename(folder)
             return
-        with _owned(folder), naming():
+        with owned(folder), naming():
             _refuse_taken(folder, plan)  # another one may have been writing here meanwhile
             try:
                 for i in range(plan.count):
@@ -288,19 +286,6 @@ def _refuse_taken(folder: Path, plan: Plan) -> None:
             f"folder {folder} already holds {len(taken)} of the files to be written, {taken[0]}.png first; "
             "remove them, or choose another folder"
         )
-
-
-@contextlib.contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Keep other commands like this one out of a folder, where the system has locks for that."""
-    descriptor = None
-    with contextlib.suppress(OSError):  # of a folder that may be written to, and not read
-        descriptor = lock(folder, wait=True)
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)  # and with it the lock
 
 
 def _sheet(images: _Images, plan: Plan) -> npt.NDArray[np.uint8]:

@@ -60,10 +60,18 @@ class Place(NamedTuple):
     Attributes:
         script: of a shell, in which "$@" is the command.
         unshare: options of util-linux' unshare, or none.
+        full: whether the disk is: then it must say so in a line, with exit status 1, and leave nothing half-written.
     """
 
     script: str
     unshare: tuple[str, ...] = ()
+    full: bool = False
+
+
+_LEFT = "-- left --"  # after this line, the script of a full disk says what is in the folder
+_FULL = (
+    f'mount -t tmpfs -o size={{}}k none . && cd "$PWD" && {{{{ "$@"; s=$?; echo; echo {_LEFT}; ls -AR; exit $s; }}}}'
+)
 
 
 PLACES = {
@@ -81,6 +89,7 @@ PLACES = {
         # A writable folder, and nothing else: no /tmp, no home, as `docker run --read-only -v $PWD:/work`.
         'mount --bind . . && cd "$PWD" && mount -o remount,bind,ro / && HOME=/root TMPDIR= exec "$@"', ("-m",)
     ),
+    **{f"full-{size}k": Place(_FULL.format(size), ("-m",), full=True) for size in (4, 16, 256)},
 }  # fmt: skip
 
 
@@ -94,8 +103,8 @@ class Outcome(NamedTuple):
 
 
 def run(command: str, place: str) -> Outcome:
-    """Run one command in one place, in a new folder, for two minutes at most."""
-    job, (script, unshare) = COMMANDS[command], PLACES[place]
+    """Run one command in one place, in a new folder, for five minutes at most."""
+    job, script, unshare = COMMANDS[command], PLACES[place].script, PLACES[place].unshare
     hidden = ("XDG_", "ORT_", "MPL")  # of our own environment, which would hide what a user's lacks
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     environment["PYTHONPATH"] = os.pathsep.join(str(ROOT / name) for name in ("", "infer", "export"))
@@ -110,7 +119,7 @@ def run(command: str, place: str) -> Outcome:
             )
         except subprocess.TimeoutExpired:
             return Outcome(command, place, time.monotonic() - begun, "it did not end in five minutes")
-        problem = _problem(done, job, folder)
+        problem = _problem_of_a_full_disk(done, job) if PLACES[place].full else _problem(done, job, folder)
     return Outcome(command, place, time.monotonic() - begun, problem)
 
 
@@ -126,6 +135,19 @@ def _problem(done: subprocess.CompletedProcess[str], job: Job, folder: Path) -> 
     tops = {name.partition("/")[0] for name in job.leaves}
     if more := [path.name for path in folder.iterdir() if path.name not in tops]:
         return f"it left {', '.join(more)} too"
+    return ""
+
+
+def _problem_of_a_full_disk(done: subprocess.CompletedProcess[str], job: Job) -> str:
+    listed = done.stdout.partition(_LEFT)[2].split()
+    names = {name for name in listed if not name.endswith(":")}
+    if not job.leaves or (done.returncode == 0 and all(Path(name).name in names for name in job.leaves)):
+        return "" if done.returncode == 0 else f"exit status {done.returncode}"  # it writes nothing, or all had room
+    lines = done.stderr.strip().splitlines()
+    if done.returncode != 1 or len(lines) != 1 or "no space left" not in lines[0].lower():
+        return f"exit status {done.returncode}: {lines[-1:]}"
+    if halves := sorted(name for name in names if name.endswith(".tmp") or name in map(os.path.basename, job.leaves)):
+        return f"it left {', '.join(halves)}"
     return ""
 
 

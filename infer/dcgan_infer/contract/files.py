@@ -130,6 +130,19 @@ def lock(folder: Path, wait: bool = False) -> int | None:
     return descriptor
 
 
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in a block like this one for the same folder, where the system has such locks."""
+    descriptor = None
+    with contextlib.suppress(OSError):  # of a folder that may be written to, and not read
+        descriptor = lock(folder, wait=True)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
 def abandon() -> None:
     """Remove what this process has not finished, for it is about to end: from now on it can finish nothing.
 
