@@ -243,7 +243,8 @@ def main(
             interrupted=lambda: interrupts.received > 0,
         )
     if rows is None:
-        click.echo(f"stopped and saved; resume with: {_resume(folder)}", err=True)
+        with contextlib.suppress(OSError):  # a terminal, or whoever read what we say, may have gone with the signal
+            click.echo(f"stopped and saved; resume with: {_resume(folder)}", err=True)
         click.get_current_context().exit(128 + interrupts.received)
     console.summary(rows)
 
@@ -299,7 +300,7 @@ class _Interrupts:
     def notice(self, number: int) -> str | None:
         if self.stepping and not self.received:
             self.received = number
-            click.echo("\nstopping after this step, and saving; Ctrl-C again quits without", err=True)
+            signals.say("stopping after this step, and saving; Ctrl-C again quits without")
             return None
         if self._is_new:
             _remove_if_empty(self._folder)

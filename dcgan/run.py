@@ -18,7 +18,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from dcgan_infer.contract.errors import (
     RunError,
     first_line,
 )
-from dcgan_infer.contract.files import is_empty, lock, make_folder, replacing
+from dcgan_infer.contract.files import is_empty, make_folder, owned, replacing
 from dcgan_infer.extras import require
 
 from .activity import measure_activity
@@ -144,7 +144,7 @@ def train(
         trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
         if not resume:
             make_folder(run, parents=True)
-        stack.enter_context(_locked(run))
+        stack.enter_context(owned(run))
         if resume:
             state = _restore(run, trainer, images_sha256)
         else:
@@ -319,6 +319,7 @@ class _Judge:
             )
         if len(held.images) < 2:
             raise EvaluationError("--eval-every needs more images than these; leave it out for this data set")
+        self._threads = threads
         self._evaluator = evaluator_for(dataset, threads=threads, say=say, progress=progress)
         self._asked = labels_like(held, FID_COUNT, 0)
         self._held = self._evaluator.judge(held.images).features
@@ -326,7 +327,7 @@ class _Judge:
     def frechet_distance(self, generator: Generator) -> float:
         """Of `FID_COUNT` images, in eval mode, to the held ones; the generator's mode is put back."""
         training = generator.training
-        source = Images("the generator", generator.spec, generator_run(generator.eval()))
+        source = Images("the generator", generator.spec, generator_run(generator.eval(), self._threads))
         images, _ = source(FID_COUNT, 0, self._asked)
         generator.train(training)
         return round(frechet_distance(self._evaluator.judge(images).features, self._held), 4)
@@ -341,20 +342,6 @@ def _refuse_taken(run: Path) -> None:
         raise RunError(
             f"can't make the folder {run}: {there} is no folder that can be written to; choose another --out"
         )
-
-
-@contextlib.contextmanager
-def _locked(run: Path) -> Iterator[None]:
-    """Keep other processes out of a run folder, where there are locks. The system lifts it however the process ends."""
-    try:
-        descriptor = lock(run)
-    except BlockingIOError as error:
-        raise RunError(f"another dcgan-train is at work in {run}; wait for it, or choose another --out") from error
-    try:
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _write_options(run: Path, options: RunOptions, images_sha256: str, count: int) -> None:

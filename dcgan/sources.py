@@ -159,7 +159,7 @@ def open_images(source: str, threads: int | None = None) -> Images:
             content = path.read_bytes()
         except OSError as error:
             raise EvaluationError(f"can't read images {path}: {first_line(error).lower()}") from error
-        if suffix or content[:6] == _NPY or _is_npz(content):
+        if suffix in (".npy", ".npz") or content[:6] == _NPY or _is_npz(content):
             return _open_arrays(content, path)
     if suffix == ".onnx":
         return _drawn(_ModelImages(str(path), ImageGenerator(path, provider="cpu", threads=threads or cores())))

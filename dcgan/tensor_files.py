@@ -117,17 +117,17 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
 def read_pt(content: bytes, path: Path) -> Any:
     """What `torch.save` wrote: tensors, numbers, text, and dicts and lists of them."""
     members = _members(content)
-    if any("/code/" in name for name in members):
+    if any("/code/" in name for name, _ in members):
         raise _is_artifact(path, "a TorchScript file")
-    if any(name.endswith("/archive_format") for name in members):
+    if any(name.endswith("/archive_format") for name, _ in members):
         raise _is_artifact(path, "a pt2 file")
-    unpacked = sum(members.values())
+    unpacked = sum(size for _, size in members)
     if unpacked > _MOST_UNPACKED * len(content) + _LONGEST_HEADER:  # torch.save packs nothing; weights hardly pack
         raise CheckpointError(
             f"{path} is no state dict that can be read: a file of {len(content):,} bytes that says it unpacks to "
             f"{unpacked:,}; {SAVE}"
         )
-    pickled = max((size for name, size in members.items() if name.endswith("/data.pkl")), default=0)
+    pickled = max((size for name, size in members if name.endswith("data.pkl")), default=0)
     if pickled > _LONGEST_PICKLE:
         raise CheckpointError(
             f"{path} is no state dict that can be read: its pickle has {pickled:,} bytes, expected at most "
@@ -157,13 +157,16 @@ class _Counted(io.BytesIO):
         return super().read(size)
 
 
-def _members(content: bytes) -> dict[str, int]:
-    """Names and unpacked sizes of what is in a zip archive; none if it is no archive, or a damaged one."""
+def _members(content: bytes) -> list[tuple[str, int]]:
+    """Names and unpacked sizes of what is in a zip archive; none if it is no archive, or a damaged one.
+
+    Names are in small letters, and each stands as often as in the archive: torch finds `DATA.PKL` too, and one of two.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return {info.filename: info.file_size for info in archive.infolist()}
+            return [(info.filename.lower(), info.file_size) for info in archive.infolist()]
     except Exception:  # zipfile raises seven kinds of them
-        return {}
+        return []
 
 
 def _why_unreadable(content: bytes, path: Path, is_zip: bool, error: Exception) -> str:

@@ -98,6 +98,29 @@ work()
         assert process.wait(10) == 128 + signal.SIGTERM
 
 
+def test_a_failing_notice_does_not_make_it_deaf() -> None:
+    """As one that writes to a terminal that has gone."""
+    code = """
+import time
+import click
+from dcgan_infer import signals
+from dcgan_infer.commands import Command
+def notice(number):
+    raise BrokenPipeError
+@click.command(cls=Command)
+def work():
+    with signals.told(notice):
+        print("at work", flush=True)
+        time.sleep(60)
+work()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        assert process.wait(10) == 128 + signal.SIGTERM
+
+
 def test_off_the_main_thread_a_command_runs(tmp_path: Path) -> None:
     results = []
 

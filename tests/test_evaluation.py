@@ -438,8 +438,9 @@ def test_without_torchvision_the_missing_images_are_one_line(tmp_path: Path, mon
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are POSIX's")
+@pytest.mark.parametrize("pipe_name", ["pipe", "pipe.safetensors"])
 @pytest.mark.parametrize("kind", ["images.npy", "images.npz", "checkpoint"])
-def test_images_and_checkpoints_come_from_pipes(tmp_path: Path, kind: str) -> None:
+def test_images_and_checkpoints_come_from_pipes(tmp_path: Path, kind: str, pipe_name: str) -> None:
     if kind == "checkpoint":
         pytest.importorskip("torch")
         whole = shipped.path_of(shipped.DEFAULT, ".safetensors")
@@ -447,7 +448,7 @@ def test_images_and_checkpoints_come_from_pipes(tmp_path: Path, kind: str) -> No
         whole = tmp_path / kind
         images = np.arange(20 * 28 * 28).reshape(20, 28, 28).astype(np.uint8)
         np.save(whole, images) if kind.endswith("npy") else np.savez(whole, images=images)
-    pipe = tmp_path / "pipe"
+    pipe = tmp_path / pipe_name
     os.mkfifo(pipe)
     writer = threading.Thread(target=lambda: pipe.write_bytes(whole.read_bytes()), daemon=True)
     writer.start()

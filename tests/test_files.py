@@ -6,13 +6,14 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dcgan_infer.contract.errors import OutputError
-from dcgan_infer.contract.files import lock, new_folder, replacing, sha256_of
+from dcgan_infer.contract.files import lock, new_folder, owned, replacing, sha256_of
 
 
 def test_success_leaves_the_file_alone_in_its_folder(tmp_path: Path) -> None:
@@ -108,6 +109,39 @@ def test_a_link_in_the_place_of_a_temporary_folder_is_not_followed(tmp_path: Pat
         assert temporary.parent.name == ".out.txt.1.tmp"
         temporary.write_text("new")
     assert (mine / "dear").read_text() == "dear"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file", "loop"])
+def test_what_has_the_name_of_a_temporary_folder_is_passed_over(kind: str, tmp_path: Path) -> None:
+    """A pipe would hang whoever opens it."""
+    path = tmp_path / ".out.txt.0.tmp"
+    {"pipe": os.mkfifo, "file": Path.touch, "loop": lambda path: path.symlink_to(path)}[kind](path)
+    with replacing(tmp_path / "out.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "out.txt").read_text() == "new"
+
+
+def test_a_link_to_itself_is_said(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(OutputError, match="too many levels of symbolic links"), replacing(tmp_path / "loop"):
+        pytest.fail("the block must not run")
+
+
+def test_a_folder_with_leftovers_alone_is_filled(tmp_path: Path) -> None:
+    (tmp_path / "new" / ".old.0.tmp").mkdir(parents=True)
+    with new_folder(tmp_path / "new") as folder:
+        (folder / "a").write_text("new")
+    assert (tmp_path / "new" / "a").read_text() == "new"
+
+
+def test_an_owned_folder_is_refused_in_time(tmp_path: Path) -> None:
+    with owned(tmp_path):
+        start = time.monotonic()
+        with pytest.raises(OutputError, match="another command is at work in"), owned(tmp_path, patience=0.2):
+            pytest.fail("the block must not run")
+        assert 0.2 <= time.monotonic() - start < 5.0
+    with owned(tmp_path):
+        pass
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")

@@ -117,7 +117,10 @@ def test_copies_and_pickles_open_the_file_again(tmp_path: Path, monkeypatch: pyt
         "print(generator.threads, generator.model._session.get_session_options().intra_op_num_threads,"
         " generator.model.provider, hashlib.sha256(generator.generate(3, seed=4)).hexdigest())"
     )
-    (tmp_path / "elsewhere").mkdir()  # a relative path is one of here
+    (tmp_path / "elsewhere").mkdir()  # a relative path is one of where it was opened
+    monkeypatch.chdir("elsewhere")
+    assert np.array_equal(copy.deepcopy(generator).generate(3, seed=4), expected)
+    monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-c", code, str(tmp_path / "generator.pickle")]
     done = subprocess.run(command, cwd="elsewhere", capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "2", "cpu", hashlib.sha256(expected.tobytes()).hexdigest()]

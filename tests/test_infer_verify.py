@@ -205,6 +205,7 @@ def test_the_manifest_beside_the_file_is_what_counts(manifest: str | None, outco
         ("m.onnx", "SHA2-256(m.onnx)= {d}\n"),
         ("m.onnx", "SHA256          {D}       C:\\models\\m.onnx\r\n"),
         ("m.onnx", "m.onnx: {d}\n# m.onnx {d}\n"),
+        ("m.onnx", "{d}  ./m.onnx\n{wrong}  models/m.onnx\n"),  # that one is of models/models/m.onnx
         ("*m.onnx", "{d}  *m.onnx\n"),
         ("*m.onnx", "{d} **m.onnx\n{wrong}  m.onnx\n{wrong} *m.onnx\n"),
         ("m.onnx", "{wrong} **m.onnx\n{d} *m.onnx\n"),
@@ -341,6 +342,14 @@ def test_a_file_does_not_choose_its_tolerance(precision: str, copy: Path) -> Non
     found = check_of(verify(copy, threads=1), "spec")
     assert found.outcome == FAILED
     assert found.detail == f"its metadata says '{precision}', and its weights are those of fp32"
+
+
+def test_nor_does_the_other_one(copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes(with_metadata(copy.read_bytes(), "dcgan.precision", "int8"))
+    found = check_of(verify(copy, against=other, threads=1), "against")
+    assert found.outcome == FAILED
+    assert found.detail == "other.onnx: its metadata says 'int8', and its weights are those of fp32"
 
 
 def test_what_does_not_run_does_not_loosen_the_tolerance(copy: Path) -> None:

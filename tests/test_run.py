@@ -24,7 +24,7 @@ from dcgan.recipes import RECIPES, SHOWN, Recipe
 from dcgan.run import _Judge, train
 from dcgan.run_options import RunOptions, longer, new_run_folder, read_options
 from dcgan.trainer import Trainer
-from dcgan_infer.contract.errors import DatasetError, DivergedError, EvaluationError, RunError
+from dcgan_infer.contract.errors import DatasetError, DivergedError, EvaluationError, OutputError, RunError
 
 TINY_FAST = dataclasses.replace(RECIPES["fast"], epochs=3, batch_size=16, precision="fp32")
 TINY_BASELINE = dataclasses.replace(RECIPES["baseline"], epochs=2, batch_size=8)
@@ -223,6 +223,20 @@ def test_a_signal_saves_and_says_how_to_go_on(number: signal.Signals, data_dir: 
     assert (run / "checkpoint.safetensors").exists()
 
 
+def test_it_saves_when_whoever_read_its_words_has_gone(data_dir: Path, tmp_path: Path) -> None:
+    """As `dcgan-train 2>&1 | tee log`, where Ctrl-C ends tee too."""
+    run = tmp_path / "run"
+    process = start(data_dir, run, "-o", str(run), "--epochs", "1000", "--batch-size", "16", "--threads", "1")
+    while not (run / "metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    assert process.stderr is not None
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert (run / "checkpoint.safetensors").exists()
+
+
 def test_two_default_runs_at_once_have_a_folder_each(data_dir: Path, tmp_path: Path) -> None:
     """Both choose a name at the same time: from then on it is theirs."""
     line = [sys.executable, "-m", "dcgan", "--data-dir", str(data_dir), "--epochs", "1", "--batch-size", "16"]
@@ -277,7 +291,7 @@ def test_two_runs_in_one_folder_are_refused(data_dir: Path, tmp_path: Path) -> N
 
     def start_another(_: object) -> None:
         if not caught:
-            with pytest.raises(RunError, match="another dcgan-train is at work") as error:
+            with pytest.raises(OutputError, match="another command is at work") as error:
                 train(tmp_path / "run", options, resume=True)
             caught.append(error)
 

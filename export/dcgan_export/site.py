@@ -13,6 +13,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +198,8 @@ def _makes_digits(metadata: Mapping[str, str]) -> bool:
 def _vendor(archive: Path | None, folder: Path) -> None:
     """Put the runtime into a folder, with its licence."""
     folder.mkdir()
-    with temporary_folder(folder, "npm") as temporary:
+    # Not beside the site: npm looks for settings in the folders above it.
+    with temporary_folder(Path(tempfile.gettempdir()), "dcgan-npm") as temporary:
         packed = archive or _fetch(temporary)
         try:
             content = packed.read_bytes()

@@ -56,7 +56,7 @@ def write_vectors(checkpoint: GeneratorCheckpoint, folder: Path) -> None:
         OutputError: it can't be written to.
     """
     files = make_vectors(checkpoint)
-    with owned(folder):
+    with owned(folder, patience=5.0):
         for name, content in files.items():
             with replacing(folder / name) as temporary:
                 temporary.write_bytes(content)

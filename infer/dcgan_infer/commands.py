@@ -2,7 +2,7 @@
 
 Exit status: 0 done, 1 the work failed (one clear line on stderr, no traceback), 2 wrong usage; 128 + its number where a
 signal ended the command, so 130 for Ctrl-C, also of a dcgan-train that saved its state.
-Imports Click and the standard library only.
+Imports nothing but Click from outside of the standard library.
 """
 
 from __future__ import annotations

@@ -40,9 +40,11 @@ def listed(path: Path) -> list[str]:
     whole = path.absolute().as_posix()
     entries = [entry for line in _decoded(content).split("\n") for entry in _entries(line.strip("\ufeff\r"))]
     # Another reading of a line counts only where none is by the book.
-    return [digest for digest, name, _ in entries if _means(name, whole)] or [
-        digest for digest, _, others in entries if any(_means(name, whole) for name in others)
-    ]
+    return (
+        [digest for digest, name, _ in entries if name and posixpath.normpath(name) == path.name]
+        or [digest for digest, name, _ in entries if _means(name, whole)]
+        or [digest for digest, _, others in entries if any(_means(name, whole) for name in others)]
+    )
 
 
 def _decoded(content: bytes) -> str:

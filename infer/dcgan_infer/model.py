@@ -52,6 +52,7 @@ class Model:
         """
         self._session, self.provider, self.note = opened
         self.path = path
+        self._file = path.absolute()  # wherever the program goes later
         self.name = path.stem
         self.size = len(content)
         self.sha256 = hashlib.sha256(content).hexdigest()
@@ -66,7 +67,7 @@ class Model:
     def __reduce__(self) -> tuple[Any, ...]:
         """A copy, or a pickle for another process, opens the file again: a session can be neither copied nor sent."""
         threads = self._session.get_session_options().intra_op_num_threads
-        return _reopen, (self.path.absolute(), self.sha256, self.provider, threads)
+        return _reopen, (self._file, self.sha256, self.provider, threads)
 
     @property
     def multiply_adds(self) -> int | None:

@@ -125,7 +125,7 @@ class Request:
             inputs = {"--model": Path(self.model)}
             inputs |= {f"--{rows.what}": rows.path for rows in (self.latents, self.labels) if rows}
             for option, path in inputs.items():
-                if path.is_file() and path.resolve() == self.target.resolve():
+                if path.is_file() and os.path.realpath(path) == os.path.realpath(self.target):
                     return f"--out {self.target} would overwrite {option}; choose another name."
         if self.seed is not None and self.latents is not None:
             return "--seed and --latents exclude each other: latents come from one of them."

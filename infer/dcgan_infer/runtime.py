@@ -25,7 +25,7 @@ from .onnx_outline import read_outline
 NO_CUDA = "the installed onnxruntime has no CUDA"
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
-_SMALL_STACK = 1 << 16  # bytes, of a thread that only waits
+_SMALL_STACK = 1 << 18  # bytes; of these threads, which only wait
 _FATAL = 4  # the only severity of onnxruntime's log that is let through; failures reach us as exceptions
 
 
@@ -187,7 +187,9 @@ def _startable(count: int) -> int:
     gate = _thread.allocate_lock()
     gate.acquire()
     before, started = running(), 0
-    size = _thread.stack_size(_SMALL_STACK)
+    size = _thread.stack_size()
+    with contextlib.suppress(ValueError):  # the least that a system takes differs
+        _thread.stack_size(_SMALL_STACK)
     try:
         while started < count:
             _thread.start_new_thread(wait, ())

@@ -89,25 +89,35 @@ def _wake(_number: int, _frame: object) -> None:
 def _watch(reader: int, numbers: frozenset[int]) -> None:
     while (received := os.read(reader, 1)) != _END:
         if received[0] in numbers:
-            words = _notice(received[0])
+            try:
+                words = _notice(received[0])
+            except Exception:  # whatever it is: a signal ends the process
+                words = "stopped"
             if words is not None:
                 _leave(received[0], words)
 
 
 def _leave(number: int, words: str) -> None:
-    files.abandon()
-    if "multiprocessing" in sys.modules:
-        import multiprocessing
+    try:
+        files.abandon()
+        if "multiprocessing" in sys.modules:
+            import multiprocessing
 
-        for child in multiprocessing.active_children():
-            child.kill()
-    with contextlib.suppress(OSError):  # of a terminal that has gone; sys.stderr may be locked by the other thread
+            for child in multiprocessing.active_children():
+                child.kill()
+        say(words)
+    finally:
+        os._exit(128 + number)
+
+
+def say(words: str) -> None:
+    """Write a line of its own to stderr, which the other thread may have locked, or whose terminal may have gone."""
+    with contextlib.suppress(OSError):
         os.write(2, f"\n{words}\n".encode(errors="backslashreplace"))
-    os._exit(128 + number)
 
 
-# A forked child has no such thread, and would tell its parent's of its own signals: it takes them as they were before,
-# and none is lost or misled in between.
+# A forked child has no such thread, and would tell its parent's of its own signals: they end it, as by default, and
+# none is lost or misled in between.
 
 _masks: list[set[int | signal.Signals]] = []
 

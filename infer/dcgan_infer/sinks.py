@@ -264,7 +264,7 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
             with naming():
                 temporary.rename(folder)
             return
-        with owned(folder), naming():
+        with owned(folder, patience=5.0), naming():
             _refuse_taken(folder, plan)  # another one may have been writing here meanwhile
             try:
                 for i in range(plan.count):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from . import runtime, shipped
 from .contract.difference import compare_images
-from .contract.errors import LatentError, ModelError, first_line
+from .contract.errors import LatentError, ModelError, first_line, printable
 from .contract.golden import BATCHES, COUNT, SEED, START, SUFFIX, Golden, parse_golden
 from .contract.latents import latents
 from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, Interface
@@ -160,7 +160,7 @@ def verify(
     if other is not None:
         checks.append(_against(subject, other, vectors, n, seed))
     # Details quote names out of a file that may be hostile, and go to a terminal.
-    plain = (replace(check, detail="".join(c if c.isprintable() else "?" for c in check.detail)) for check in checks)
+    plain = (replace(check, detail=printable(check.detail)) for check in checks)
     return VerifyReport(subject.path, subject.sha256, len(subject.content), version, tuple(plain))
 
 
@@ -338,6 +338,9 @@ def _against(subject: _Subject, other: _Subject, vectors: _Vectors | None, n: in
     made: list[npt.NDArray[Any]] = []
     try:
         tolerances = [subject.tolerance, other.tolerance]
+        if (stored := _stored_precision(other)) != other.precision:
+            reason = f"its metadata says {other.precision[:40]!r}, and its weights are those of {stored}"
+            return Check("against", FAILED, f"{other.path.name}: {reason}", figures)
         made += (each.images(seed, n, [n] if each.model.takes_seed else sizes) for each in (subject, other))
     except ModelError as error:
         return Check("against", FAILED, f"{(subject, other)[len(made)].path.name}: {error}", figures)

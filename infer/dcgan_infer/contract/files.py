@@ -16,6 +16,7 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _made(parent: Path, name: str) -> Path:
                 descriptor = lock(folder)
             except (BlockingIOError, FileNotFoundError):  # its owner is at work, or has just removed it
                 continue
-            except PermissionError:  # somebody else's
+            except OSError:  # somebody else's, or no folder at all
                 if there:
                     continue
                 raise
@@ -76,9 +77,9 @@ def _made(parent: Path, name: str) -> Path:
             if descriptor is not None and not _is_ours(descriptor, folder):
                 os.close(descriptor)
                 continue
-            _temporary[folder] = descriptor
             if there:
                 _clear(folder)
+            _temporary[folder] = descriptor
             return folder
     raise AssertionError  # of an endless loop
 
@@ -99,15 +100,13 @@ def _clear(folder: Path) -> None:
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
-            left.unlink()
+            with contextlib.suppress(OSError):  # whoever needs its name will say so
+                left.unlink()
 
 
-def lock(folder: Path, wait: bool = False) -> int | None:
+def lock(folder: Path) -> int | None:
     """Lock a folder until the descriptor is closed, or the process ends.
 
-    Args:
-        folder: that is there.
-        wait: until nobody else holds it.
     Returns:
         A descriptor to close; None where there are no such locks: on Windows, and on some network file systems.
     Raises:
@@ -118,9 +117,9 @@ def lock(folder: Path, wait: bool = False) -> int | None:
         import fcntl
     except ImportError:
         return None
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         raise
@@ -131,11 +130,29 @@ def lock(folder: Path, wait: bool = False) -> int | None:
 
 
 @contextlib.contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """Wait until no other process is in a block like this one for the same folder, where the system has such locks."""
+def owned(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Keep other commands out of a folder, where the system has locks; it lifts them however the process ends.
+
+    Args:
+        folder: that is there.
+        patience: seconds to wait for another one.
+    Raises:
+        OutputError: another one is at work there.
+    """
     descriptor = None
-    with contextlib.suppress(OSError):  # of a folder that may be written to, and not read
-        descriptor = lock(folder, wait=True)
+    until = time.monotonic() + patience
+    while True:
+        try:
+            descriptor = lock(folder)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() >= until:
+                raise OutputError(
+                    f"another command is at work in {folder}; wait for it, or choose another folder"
+                ) from error
+            time.sleep(0.05)
+        except OSError:  # a folder that may be written to, and not read
+            break
     try:
         yield
     finally:
@@ -177,7 +194,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            target = path.resolve()
+            target = Path(os.path.realpath(path))
             older = None
             with contextlib.suppress(FileNotFoundError):
                 older = target.stat()
@@ -198,8 +215,9 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             if older is not None:
                 temporary.chmod(stat.S_IMODE(older.st_mode))
-                with contextlib.suppress(OSError):  # only root may give a file away
-                    os.chown(temporary, older.st_uid, older.st_gid)
+                if hasattr(os, "chown"):  # not on Windows
+                    with contextlib.suppress(OSError):  # only root may give a file away
+                        os.chown(temporary, older.st_uid, older.st_gid)
             flush(temporary)
             _give_name(temporary, target)
         except (DcganError, BrokenPipeError):
@@ -237,9 +255,9 @@ def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
         unnamed = path.name in ("", "..")
         if unnamed or (os.path.lexists(path) and (path.is_symlink() or not path.is_dir() or not is_empty(path))):
             raise OutputError(f"{path} already exists; remove it, or choose another name")
-        parent = (beside or path).resolve().parent
+        parent = Path(os.path.realpath(beside or path)).parent
         if path.is_dir() and not os.access(parent, os.W_OK):
-            parent = path.resolve()
+            parent = Path(os.path.realpath(path))
         with temporary_folder(parent, path.name) as temporary:
             whole = temporary / path.name
             whole.mkdir()
@@ -250,11 +268,13 @@ def new_folder(path: Path, beside: Path | None = None) -> Iterator[Path]:
                 try:
                     whole.rename(path)
                 except OSError as error:
-                    if error.errno != errno.EBUSY and parent != path.resolve():
+                    # Mounted, or there with what a killed process left: that is filled.
+                    taken = (errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST)
+                    if (error.errno not in taken and parent != Path(os.path.realpath(path))) or not is_empty(path):
                         raise
                     for made in whole.iterdir():
                         shutil.move(made, path / made.name)
-            for folder in (path.resolve().parent, parent):
+            for folder in (Path(os.path.realpath(path)).parent, parent):
                 flush(folder)
     except (DcganError, BrokenPipeError):
         raise

@@ -60,7 +60,7 @@
     console.error(error);
     status.classList.add("failed");
     status.textContent = "Looking for what is wrong …";
-    const reason = (await whatIsWrong(error?.files ?? [])) || String(error?.message ?? error);
+    const reason = (await whatIsWrong(error?.files ?? []).catch(() => "")) || String(error?.message ?? error);
     status.textContent = `${what} does not work here: ${reason.replace(/\.+$/, "")}.`;
   };
 
