@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 import re
-import stat
 import struct
 import warnings
 import zipfile
@@ -22,10 +21,11 @@ import torch
 from torch import Tensor
 
 from dcgan_infer.contract.errors import CheckpointError, first_line
-from dcgan_infer.contract.files import replacing
+from dcgan_infer.contract.files import read_limited, replacing
 
 SAVE = 'save its weights alone: torch.save(model.state_dict(), "generator.pth")'
 # Bytes: a tensor takes about 150. Each may be an object, and torch takes a microsecond and 64 bytes for one.
+_MOST_BYTES = 1 << 36  # of a file; generators have some thousandth of it
 _LONGEST_PICKLE = 1 << 22
 _MOST_UNPACKED = 4  # times the size of a zip archive
 _LONGEST_HEADER = 1 << 24  # bytes of JSON: some 100,000 tensors; as Python's objects they take a hundred times as much
@@ -56,16 +56,14 @@ def read_bytes(path: Path) -> bytes:
         CheckpointError: there is no such file, it can't be read, or it is a device or a folder.
     """
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISFIFO(mode):  # a device may never end
-            return path.read_bytes()
+        with path.open("rb") as file:
+            return read_limited(file, _MOST_BYTES)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"no checkpoint at {path}; train one with dcgan-train, or give the path of a .safetensors or .pt file"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise CheckpointError(f"can't read checkpoint {path}: {first_line(error).lower()}") from error
-    raise CheckpointError(f"{path} is neither a file nor a pipe; give a .safetensors or .pt file")
 
 
 def read_tensors(content: bytes, path: Path) -> tuple[Any, dict[str, str]]:

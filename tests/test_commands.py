@@ -236,11 +236,34 @@ def test_whatever_a_name_holds_the_message_is_plain(status: int, words: list[str
     assert [each for each in usage if each and not each.startswith(("Usage: ", "Try "))] == []
 
 
-def test_a_full_stdout_is_one_line(tmp_path: Path) -> None:
+def test_want_of_memory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "sparse.onnx").touch()
+    os.truncate(tmp_path / "sparse.onnx", 1 << 30)
+    line = ["sh", "-c", 'ulimit -v 600000; exec "$@"', "sh", *INFER, "--model", "sparse.onnx", "-o", "a.npy"]
+    finished = subprocess.run(line, cwd=tmp_path, capture_output=True, check=False)
+    assert (finished.returncode, finished.stderr) == (1, b"Error: there is not enough memory\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["sparse.onnx"]
+
+
+def test_a_name_that_the_locale_lacks_is_one_line(tmp_path: Path) -> None:
+    line = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *INFER, "--n", "4", "-o", "é.png"]
+    finished = subprocess.run(line, cwd=tmp_path, capture_output=True, check=False)
+    assert (finished.returncode, finished.stderr.count(b"\n")) in ((0, 0), (1, 1))
+    assert b"Traceback" not in finished.stderr
+
+
+def test_an_endless_array_flows(tmp_path: Path) -> None:
+    """And ends when whoever reads it does."""
+    line = ["sh", "-c", '"$@" | head -c 1000 | wc -c', "sh", *INFER, "--n", "1000000000", "--format", "npy", "-o", "-"]
+    finished = subprocess.run(line, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+    assert finished.stdout.strip() == b"1000"
+    assert finished.stderr == b""
+
+
+@pytest.mark.parametrize("words", [["--n", "4", "-o", "a.png"], ["--help"], ["--version"]])
+def test_a_full_stdout_is_one_line(words: list[str], tmp_path: Path) -> None:
     with Path("/dev/full").open("w") as full:
-        finished = subprocess.run(
-            [*INFER, "--n", "4", "-o", "a.png"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False
-        )
+        finished = subprocess.run([*INFER, *words], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False)
     assert finished.returncode == 1
     assert finished.stderr.count(b"\n") == 1
     assert b"no space left" in finished.stderr

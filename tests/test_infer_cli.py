@@ -417,6 +417,23 @@ def test_binary_data_is_kept_off_a_terminal() -> None:
     assert b"redirect it or pipe it on" in refused.stderr
 
 
+def test_an_array_that_has_no_room_is_refused_before_the_work() -> None:
+    result = run("--n", "4294967295", "-o", "big.npy")
+    assert result.exit_code == 1
+    assert "4,294,967,295 images have 3,367.3 GB, and" in result.stderr
+    assert names(".") == []
+
+
+def test_files_of_unequal_length_need_a_number() -> None:
+    np.save("z.npy", np.zeros((4, 100), np.float32))
+    Path("labels.txt").write_text("0 1 2 3 4 5")
+    arguments = ("--model", "dcgan-mnist-conditional", "--latents", "z.npy", "--labels", "labels.txt", "-o", "a.png")
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "unequal numbers of rows, z.npy 4 and labels.txt 6; say how many with --n" in result.stderr
+    done(*arguments, "--n", "3")
+
+
 def test_a_closed_pipe_is_no_traceback() -> None:
     line = f"{sys.executable} -m dcgan_infer --n 2000 -o - --format npy | head -c 10 >/dev/null"
     finished = subprocess.run(["sh", "-c", line], capture_output=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -370,6 +371,54 @@ def test_what_does_not_run_does_not_loosen_the_tolerance(copy: Path) -> None:
     assert found.detail == "its metadata says 'int8', and its weights are those of fp32"
 
 
+def test_what_runs_for_nothing_does_not_loosen_the_tolerance(copy: Path) -> None:
+    """A product of more weights of 8 bits than there are others, times 0, added to every image."""
+    onnx = pytest.importorskip("onnx")
+    made = onnx.load(copy)
+    output = made.graph.output[0].name
+    next(node for node in made.graph.node if output in node.output).output[0] = "before"
+    for name, values in (
+        ("decoy", np.zeros((100, 30_000), np.int8)), ("s", np.float32(1)), ("nothing", np.float32(0)),
+        ("first", np.array([0])), ("axes", np.array([2, 3])),
+    ):  # fmt: skip
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values), name))
+    for kind, inputs, result in (
+        ("DequantizeLinear", ["decoy", "s"], "d"), ("MatMul", ["z", "d"], "m"), ("Mul", ["m", "nothing"], "none"),
+        ("ReduceMax", ["none"], "one"), ("Add", ["before", "one"], output),
+    ):  # fmt: skip
+        made.graph.node.append(onnx.helper.make_node(kind, inputs, [result]))
+    onnx.helper.set_model_props(
+        made, {entry.key: entry.value for entry in made.metadata_props} | {"dcgan.precision": "int8"}
+    )
+    onnx.save(made, copy)
+    found = check_of(verify(copy, threads=1), "spec")
+    assert found.outcome == FAILED
+    assert found.detail == "its metadata says 'int8', and its weights are those of fp32"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_a_manifest_that_never_ends_is_refused(kind: str, copy: Path) -> None:
+    """Nobody named it: it comes with a stranger's folder."""
+    manifest = copy.parent / "SHA256SUMS"
+    manifest.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(manifest)
+    elif kind == "device":
+        manifest.symlink_to("/dev/zero")
+    else:
+        manifest.touch()
+        os.truncate(manifest, 1 << 40)
+    with pytest.raises(ModelError, match=r"can't read .*SHA256SUMS: it (is a pipe|is neither|has more than)"):
+        verify(copy, threads=1)
+
+
+@pytest.mark.parametrize("option", ["model", "golden"])
+def test_what_never_ends_is_refused(option: str, copy: Path) -> None:
+    done = run(*(["/dev/zero"] if option == "model" else [copy, "--golden", "/dev/zero"]))
+    assert done.exit_code == 1
+    assert "/dev/zero: it is neither a file nor a pipe" in done.stderr
+
+
 def test_weights_in_another_file_are_refused(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A digest of the file says nothing of them, and onnxruntime would look for them in the current folder."""
     onnx = pytest.importorskip("onnx")
@@ -632,7 +681,7 @@ def test_weights_are_what_products_take_on_the_way_to_an_output(
     nodes: list[bytes], tensors: dict[str, tuple[int, int]], weights: dict[int, int]
 ) -> None:
     held = [part(5, tensor(name.encode(), kind, numbers)) for name, (kind, numbers) in tensors.items()]
-    assert read_outline(model(b"".join([*nodes, *held, part(12, part(1, b"y"))]))).weights() == weights
+    assert read_outline(model(b"".join([*nodes, *held, part(12, part(1, b"y"))]))).weights() == list(weights.items())
 
 
 @pytest.mark.parametrize(

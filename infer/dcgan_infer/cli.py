@@ -260,8 +260,12 @@ def _default_count(files: list[Rows], named: int, start: int) -> int:
     for rows in files:
         if start >= len(rows.values):
             raise click.UsageError(f"--start {start}: {rows.path} has the rows 0 to {len(rows.values) - 1}.")
+    counts = {str(rows.path): len(rows.values) for rows in files}
+    if len(set(counts.values())) > 1:
+        held = " and ".join(f"{path} {count:,}" for path, count in counts.items())
+        raise click.UsageError(f"The files hold unequal numbers of rows, {held}; say how many with --n.")
     if files:
-        return min(len(rows.values) for rows in files) - start
+        return len(files[0].values) - start
     return named if named > 1 else 16
 
 

@@ -31,20 +31,25 @@ class Command(click.Command):
         # Where matplotlib lists the fonts that it finds; else it makes two folders in the home.
         os.environ.setdefault("MPLCONFIGDIR", str(user_cache("matplotlib")))
         with ends_by_signal():
-            return super().main(*args, **extra)
+            try:
+                return super().main(*args, **extra)
+            # Of the system, where no library of ours knew more: a full disk, a name too long, or with letters that the
+            # locale lacks.
+            except (OSError, MemoryError, UnicodeEncodeError) as error:
+                if not extra.get("standalone_mode", True):
+                    raise
+                name = f"{filename}: " if (filename := getattr(error, "filename", None)) else ""
+                reason = "there is not enough memory" if isinstance(error, MemoryError) else first_line(error).lower()
+                click.echo(f"Error: {printable(f'{name}{reason}')}", err=True)
+                sys.exit(1)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DcganError as error:
-            raise click.ClickException(printable(str(error))) from error
+            raise click.ClickException(str(error)) from error
         except click.UsageError as error:
             raise click.UsageError(printable(error.format_message()), error.ctx) from error
-        except BrokenPipeError:
-            raise  # whoever read our output has gone; Click ends quietly
-        except OSError as error:  # of the system, where no library of ours knew more: a full disk, a name too long
-            name = f"{error.filename}: " if error.filename else ""
-            raise click.ClickException(printable(f"{name}{first_line(error).lower()}")) from error
 
 
 def _prepare_streams() -> None:

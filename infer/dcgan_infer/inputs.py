@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import stat
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from .contract.errors import LatentError, first_line
+from .contract.files import read_limited
 from .contract.spec import LARGEST_LATENT, LONGEST_NAME, Interface
 
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
 
+_MOST_PIPED = 1 << 30  # bytes of what can't be mapped: 2.7 million latents of 100 numbers
 _SHOWN = 12  # names of classes in a message
 _ZIP = b"PK\x03\x04"  # how an .npz begins
 _LONGEST_HEADER = 1 << 17  # of a .npy file; NumPy refuses more than 10,000 bytes
@@ -137,7 +140,7 @@ def _content(path: Path, what: str) -> bytes | mmap.mmap:
             found = os.fstat(file.fileno())
             if stat.S_ISREG(found.st_mode) and found.st_size:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            return file.read()
+            return read_limited(file, _MOST_PIPED)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero in it
         raise LatentError(f"can't read {what} {path}: {first_line(error).lower()}") from error
 
@@ -150,7 +153,9 @@ def _array(content: bytes | mmap.mmap) -> npt.NDArray[Any]:
     """
     file = io.BytesIO(content[:_LONGEST_HEADER])
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python's, of the header, which it reads as an expression
+        shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
     count = math.prod(shape)
     values = np.frombuffer(content, dtype, count, file.tell()) if count else np.empty(0, dtype)
     return values.reshape(shape, order="F" if is_fortran else "C")
@@ -189,6 +194,8 @@ def load_labels(path: Path) -> Rows:
     content = _content(path, "labels")
     try:
         labels = _array(content) if content[:6] == np.lib.format.MAGIC_PREFIX else _text_labels(content[:])
+        if np.ndim(labels) == 1 and np.asarray(labels).dtype.kind == "U":
+            labels = [str(label) for label in labels]  # here, since the bytes may be no letters
     except Exception as error:  # ValueError, UnicodeDecodeError, and what NumPy stumbles on
         raise LatentError(
             f"{path} holds no labels: give numbers or a name a line in a text file, or integers in a .npy file"

@@ -9,13 +9,16 @@ understood must not look as if the file weren't listed.
 from __future__ import annotations
 
 import codecs
+import errno
 import posixpath
 import re
 from pathlib import Path
 
 from .contract.errors import ModelError, first_line
+from .contract.files import read_limited
 
 MANIFEST = "SHA256SUMS"
+_MOST_BYTES = 1 << 26  # half a million files
 
 _DIGEST = "([0-9a-fA-F]{64})"
 _PLAIN = re.compile(rf"\s*(\\?){_DIGEST}\s(.+)", re.DOTALL)
@@ -32,7 +35,10 @@ def listed(path: Path) -> list[str]:
     """
     manifest = path.parent / MANIFEST
     try:
-        content = manifest.read_bytes()
+        if manifest.is_fifo():  # nobody named it, and it may never end
+            raise OSError(errno.EINVAL, "it is a pipe")
+        with manifest.open("rb") as file:
+            content = read_limited(file, _MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

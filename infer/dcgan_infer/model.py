@@ -14,13 +14,15 @@ import numpy.typing as npt
 
 from . import runtime, shipped
 from .contract.errors import LatentError, ModelError, first_line
-from .contract.files import sha256_of
+from .contract.files import read_limited, sha256_of
 from .contract.latents import asked_labels, latents
 from .contract.spec import MULTIPLY_ADDS_KEY, SEEDS
 from .onnx_outline import read_outline
 
 # That a model with a seed is asked for: it makes them in one call, which takes 2.4 GB for the shipped network.
 MOST_OF_A_SEED = 10_000
+
+MOST_BYTES = 1 << 31  # of an ONNX file, which is a message of protobuf: those end there
 
 Feeds = dict[str, npt.NDArray[Any]]
 
@@ -198,7 +200,8 @@ def read_model(model: str | Path) -> tuple[Path, bytes]:
             raise ModelError(
                 f"there is no model {str(model)!r}: neither a file nor a shipped model (these are: {known})"
             )
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = read_limited(file, MOST_BYTES)
     except OSError as error:  # a folder above may not be read, or the name is too long
         raise ModelError(f"can't read model {path}: {first_line(error).lower()}") from error
     foreign = _foreign(content)

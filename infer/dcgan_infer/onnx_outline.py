@@ -93,8 +93,8 @@ class Outline:
         """Operators that are not of the ONNX standard, as `domain.name`."""
         return sorted(f"{domain}.{name}" for domain, name in self.operators if domain not in STANDARD_DOMAINS)
 
-    def weights(self) -> dict[int, int]:
-        """How many of the numbers that images are multiplied with are stored as what.
+    def weights(self) -> list[tuple[int, int]]:
+        """What the numbers that images are multiplied with are stored as, layer by layer.
 
         Those that a convolution or a matrix product takes on the way to an output, from a tensor, or from what is
         computed of tensors alone, such as levels times a step: then the largest of these counts. What nothing uses
@@ -102,7 +102,7 @@ class Outline:
         floats, more than all others.
 
         Returns:
-            Numbers by TensorProto.DataType.
+            For each product its TensorProto.DataType and how many numbers it takes.
         Raises:
             ModelError: two values have one name, or an operator stands before one whose result it takes.
         """
@@ -127,14 +127,14 @@ class Outline:
                 if any(source >= place for source in sources_made):
                     raise ModelError("it is no ONNX file: its operators are not in the order in which they run")
                 names += [name for name in self.nodes[place].inputs if name in made_by]
-        found: Counter[int] = Counter({} if self.is_flat else {FLOAT: _MOST_NUMBERS})
-        for place in live:
+        found = [] if self.is_flat else [(FLOAT, _MOST_NUMBERS)]
+        for place in sorted(live):
             node = self.nodes[place]
             if node.name in _PRODUCTS:
                 tensor = _largest(constant[name] for name in node.inputs[:2] if name in constant)
                 if tensor:
-                    found[tensor.kind] += tensor.numbers
-        return dict(found)
+                    found.append((tensor.kind, tensor.numbers))
+        return found
 
 
 def _largest(tensors: Iterable[_Tensor]) -> _Tensor | None:

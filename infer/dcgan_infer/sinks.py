@@ -7,8 +7,10 @@ open.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -133,8 +135,12 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
     problem = plan.problem(kind)
     if problem:
         raise OutputError(f"can't write {kind}: {problem}")
+    if kind == "npy" and isinstance(target, Path):
+        _refuse_without_room(target, plan)
     try:
-        if not isinstance(target, Path):
+        if not isinstance(target, Path) and kind == "npy":  # nothing in it is known late, and it may be endless
+            _write_npy(target, images, plan)
+        elif not isinstance(target, Path):
             with _scratch() as file:
                 _WRITERS[kind](file, images, plan)
                 file.seek(0)
@@ -151,6 +157,20 @@ def save(target: Path | IO[bytes], kind: str, images: _Images, plan: Plan) -> No
     except OSError as error:
         name = target if isinstance(target, Path) else "stdout"
         raise OutputError(f"can't write {name}: {first_line(error).lower()}") from error
+
+
+def _refuse_without_room(target: Path, plan: Plan) -> None:
+    """An array's size is known before the work."""
+    needed = plan.count * math.prod(plan.image_shape) * (4 if plan.floats else 1)
+    try:
+        free = shutil.disk_usage(target.absolute().parent).free
+    except OSError:  # of a folder that is not there, which is said by whoever writes
+        return
+    if needed > free:
+        raise OutputError(
+            f"can't write {target}: {plan.count:,} images have {needed / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are "
+            "free there; make fewer, or choose another place"
+        )
 
 
 def _scratch() -> IO[bytes]:
@@ -261,8 +281,13 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
             with (temporary / name(i)).open("wb") as file:
                 _save_png(file, _scaled(image, plan.scale), plan.facts | plan.facts_of(i))
         if not exists:
-            with naming():
-                temporary.rename(folder)
+            try:
+                with naming():
+                    temporary.rename(folder)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise OutputError(f"folder {folder} has come into being meanwhile; choose another") from error
+                raise
             return
         with owned(folder, patience=5.0), naming():
             _refuse_taken(folder, plan)  # another one may have been writing here meanwhile

@@ -19,16 +19,18 @@ import numpy.typing as npt
 from . import runtime, shipped
 from .contract.difference import compare_images
 from .contract.errors import LatentError, ModelError, first_line, printable
+from .contract.files import read_limited
 from .contract.golden import BATCHES, COUNT, SEED, START, SUFFIX, Golden, parse_golden
 from .contract.latents import latents
 from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, Interface
 from .contract.tolerance import TOLERANCES, Tolerance, tolerance_of
 from .manifest import MANIFEST, listed
-from .model import Model, read_model
+from .model import MOST_BYTES, Model, read_model
 from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, Outline, read_outline
 from .request import BATCH_SIZE
 from .verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
+_LARGE = 1024  # numbers of a layer; what has fewer may stay in floats
 N = 64  # images that two models are compared on
 
 
@@ -169,7 +171,8 @@ class _Vectors:
 
     def __init__(self, path: Path) -> None:
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                content = read_limited(file, MOST_BYTES)
         except OSError as error:
             raise ModelError(f"can't read golden file {path}: {first_line(error).lower()}") from error
         self.path = path
@@ -223,17 +226,21 @@ def _spec(subject: _Subject) -> Check:
 
 
 def _stored_precision(subject: _Subject) -> str:
-    """As what most of the numbers that images are multiplied with are stored.
+    """As what most of the numbers that images are multiplied with are stored, and all large layers but one.
 
     Raises:
         ModelError: that can't be read from the file.
     """
     assert subject.outline is not None
-    numbers = subject.outline.weights()
-    half = sum(numbers.values()) / 2
-    # Both kinds keep some small layers in floats.
-    kinds = {"int8": INT8, "fp16": FLOAT16}
-    return next((name for name, kind in kinds.items() if numbers.get(kind, 0) > half), "fp32")
+    weights = subject.outline.weights()
+    half = sum(numbers for _, numbers in weights) / 2
+    for name, kind in (("int8", INT8), ("fp16", FLOAT16)):
+        # Export leaves one large layer in floats, the last, and small ones; a network in floats has more, whatever
+        # else stands beside it.
+        in_floats = sum(stored != kind and numbers > _LARGE for stored, numbers in weights)
+        if in_floats <= 1 and sum(numbers for stored, numbers in weights if stored == kind) > half:
+            return name
+    return "fp32"
 
 
 def _operators(subject: _Subject) -> Check:

@@ -254,6 +254,8 @@ def _in_safetensors(random: Random, data: bytes) -> bytes:
         new = _in_json(random, header)
     else:
         entries = json.loads(header)
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            return data  # an earlier mutation was here
         name = random.choice([name for name in entries if name != "__metadata__"])
         field = random.choice(("dtype", "shape", "data_offsets"))
         entry = entries[name] = dict(entries[name])

@@ -42,6 +42,10 @@ def printable(text: str) -> str:
 class DcganError(Exception):
     """Base of every error this project raises on purpose."""
 
+    def __str__(self) -> str:
+        """In one line of printable characters: messages quote files."""
+        return printable(super().__str__())
+
 
 class SpecError(DcganError, ValueError):
     """A generator spec is unreadable, of an unknown schema, or describes no possible generator."""

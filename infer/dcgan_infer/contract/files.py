@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from .errors import DcganError, OutputError, first_line
 
@@ -324,6 +325,27 @@ def flush(path: Path) -> None:
     except OSError as error:
         if error.errno in _DISK or not (is_folder or path.exists()):
             raise
+
+
+def read_limited(file: IO[bytes], most: int) -> bytes:
+    """All bytes of an open file, or pipe.
+
+    Args:
+        file: that somebody named; it may be anything.
+        most: bytes that are expected.
+    Raises:
+        OSError: it can't be read, is a device or a folder, or holds more.
+    """
+    found = os.fstat(file.fileno())
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
+        raise OSError(errno.EINVAL, "it is neither a file nor a pipe")
+    blocks, size = [], found.st_size if found.st_size > most else 0
+    while size <= most and (block := file.read(1 << 24)):
+        blocks.append(block)
+        size += len(block)
+    if size > most:
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes")
+    return b"".join(blocks)
 
 
 def sha256_of(path: Path) -> str:

@@ -32,6 +32,8 @@ COUNT = sum(BATCHES)
 
 _HEADER_LENGTH = struct.Struct("<Q")
 _METADATA = "__metadata__"
+# Of the span of values: a hundred times what float32 was off by in any network here. Limits are in proportion to it.
+_MOST_EAGER_ERROR = 1e-3
 _SEED_KEY, _START_KEY, _EAGER_KEY = "seed", "start", "eager_max_error"
 _KEYS = {SPEC_KEY, WEIGHTS_SHA256_KEY, _SEED_KEY, _START_KEY, _EAGER_KEY}
 _DTYPES: dict[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("<u1")}
@@ -159,7 +161,9 @@ def _parse(content: bytes) -> Golden:
         .astype(_DTYPES[entry["dtype"]].newbyteorder("="))
         for name, entry in index.items()
     }
-    golden = Golden(spec, metadata[WEIGHTS_SHA256_KEY], _eager_max_error(metadata[_EAGER_KEY]), **arrays)
+    low, high = spec.value_range
+    most = _MOST_EAGER_ERROR * (high - low)
+    golden = Golden(spec, metadata[WEIGHTS_SHA256_KEY], _eager_max_error(metadata[_EAGER_KEY], most), **arrays)
     _check_values(golden)
     return golden
 
@@ -170,13 +174,13 @@ def _brief(index: dict[str, Any]) -> str:
     return text if len(text) <= 400 else text[:397] + "..."
 
 
-def _eager_max_error(text: str) -> float:
+def _eager_max_error(text: str, most: float) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not (math.isfinite(number) and number >= 0.0):
-        raise ModelError(f"its {_EAGER_KEY} should be a number of 0 or more, found {text[:40]!r}")
+    if not 0.0 <= number <= most:  # a NaN must not pass
+        raise ModelError(f"its {_EAGER_KEY} should be a number from 0 to {most:g}, found {text[:40]!r}")
     return number
 
 
