@@ -154,8 +154,13 @@ def _raise(_path: Path) -> None:
     raise ValueError("of no tree of ours")
 
 
+class _InLines(Failed):
+    def __str__(self) -> str:
+        return "one line\nand another"
+
+
 def _refuse_in_lines(_path: Path) -> None:
-    raise Failed("one line\nand another")
+    raise _InLines
 
 
 PLANTED = {
