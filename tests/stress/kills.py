@@ -29,6 +29,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COLOUR = ROOT / "tests" / "fixtures" / "models" / "colour.onnx"
@@ -62,8 +64,8 @@ VICTIMS = {
     "export-torchscript": Victim(("dcgan_export", "-o", "m.pt")),
     "export-triton": Victim(("dcgan_export", "--target", "triton", "-o", "models"), from_scratch=True),
     "train": Victim(
-        ("dcgan", "--dataset", "sample", "--recipe", "fast", "--precision", "fp32", "--epochs", "3", "--batch-size",
-         "512", "--threads", "1", "-o", "run"),
+        ("dcgan", "--images", "../images", "--size", "16", "--ngf", "8", "--ndf", "8", "--batch-size", "32", "--epochs",
+         "20", "--threads", "1", "-o", "run"),
         ("dcgan", "--resume", "run"),
     ),
 }  # fmt: skip
@@ -137,6 +139,7 @@ def torture(name: str, kills: int, moments: random.Random, done: Callable[[Repor
         whole, place = Path(parent) / "whole", Path(parent) / "place"
         whole.mkdir()
         place.mkdir()
+        _write_images(Path(parent) / "images")
         began = time.monotonic()
         if start(victim.words, whole).wait():
             raise click.ClickException(f"{name} fails by itself: {(Path(parent) / 'errors').read_text()}")
@@ -174,6 +177,14 @@ def torture(name: str, kills: int, moments: random.Random, done: Callable[[Repor
             report.problems.append("the last run, which nobody killed, left other bytes")
         report.problems += [f"{path.name} was left at the end" for path in temporary(place)]
     return report
+
+
+def _write_images(folder: Path) -> None:
+    """Some to train on."""
+    folder.mkdir()
+    colours = np.random.default_rng(0).integers(0, 256, (256, 1, 1, 3), dtype=np.uint8)
+    for number, colour in enumerate(colours):
+        Image.fromarray(colour.repeat(16, 0).repeat(16, 1)).save(folder / f"{number}.png")
 
 
 def shlex_of(words: tuple[str, ...]) -> str:
