@@ -5,7 +5,7 @@
 
 Each command is run to its end first, for its duration and for what it writes. Then it is killed again and again in one
 place, at moments that are spread over that duration. After each kill every file that has its name is compared with the
-one of the whole run, byte for byte; at most one temporary folder may be there for each name. At the end the command is
+one of the whole run, byte for byte but for times; at most one temporary folder may be there for each name. At the end the command is
 run once more: it must leave the same bytes, and no temporary folder. A killed training is resumed instead, and ends in
 the same bits.
 """
@@ -20,6 +20,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -95,10 +96,19 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _timeless(path: Path) -> bytes:
-    if path.suffix != ".jsonl":
-        return path.read_bytes()
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return json.dumps([{key: row[key] for key in row if key not in _TIMES} for row in rows]).encode()
+    """A file's bytes, but for what differs from run to run: how long an epoch took, and where the images are."""
+    content = path.read_bytes()
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in content.splitlines()]
+        return json.dumps([{key: row[key] for key in row if key not in _TIMES} for row in rows]).encode()
+    if path.name == "options.json":
+        options = json.loads(content)
+        del options["options"]["data_dir"]
+        return json.dumps(options).encode()
+    if path.name == "checkpoint.safetensors":  # its header has the rows of metrics.jsonl
+        (length,) = struct.unpack("<Q", content[:8])
+        return content[8 + length :]
+    return content
 
 
 def temporary(folder: Path) -> list[Path]:
