@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -15,6 +16,12 @@ import pytest
 # Before anything imports torch: small tensors gain nothing from threads, and lose much where the cores are busy.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime, as dcgan_infer does
+
+# A shell's background jobs and nohup ignore these, and what tests start would too, which is as it should be
+# (dcgan_infer.signals), but not what they are about.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests" / "fixtures" / "models"  # tiny ones, in colour: make.py there

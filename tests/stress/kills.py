@@ -5,9 +5,9 @@
 
 Each command is run to its end first, for its duration and for what it writes. Then it is killed again and again in one
 place, at moments that are spread over that duration. After each kill every file that has its name is compared with the
-one of the whole run, byte for byte but for times; at most one temporary folder may be there for each name. At the end the command is
-run once more: it must leave the same bytes, and no temporary folder. A killed training is resumed instead, and ends in
-the same bits.
+one of the whole run, byte for byte but for times; at most one temporary folder may be there for each name. At the end
+the command is run once more: it must leave the same bytes, and no temporary folder. A killed training is resumed
+instead, and ends in the same bits.
 """
 
 from __future__ import annotations
