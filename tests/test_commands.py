@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from conftest import MODELS
 
 from dcgan_infer.commands import Command
+from dcgan_infer.contract.errors import SpecError
 
 INFER = [sys.executable, "-m", "dcgan_infer", "--model", str(MODELS / "colour.onnx"), "--threads", "1"]
 ENDS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -258,6 +259,10 @@ def test_an_endless_array_flows(tmp_path: Path) -> None:
     finished = subprocess.run(line, cwd=tmp_path, capture_output=True, timeout=60, check=False)
     assert finished.stdout.strip() == b"1000"
     assert finished.stderr == b""
+
+
+def test_an_error_of_ours_is_one_line_of_printable_characters() -> None:
+    assert str(SpecError("one\nand \x1b[31mtwo")) == "one\\nand \\x1b[31mtwo"
 
 
 @pytest.mark.parametrize("words", [["--n", "4", "-o", "a.png"], ["--help"], ["--version"]])

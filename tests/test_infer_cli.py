@@ -518,6 +518,23 @@ def test_a_class_of_a_model_of_digits_is_a_digit() -> None:
         assert picture.text["dcgan.digits"] == "7"
 
 
+def test_texts_that_are_no_letters_are_no_labels() -> None:
+    np.save("labels.npy", np.array([[0x7FFFFFFF, 65]], "<u4").view("<U2")[0])
+    result = run("--model", shipped.DEFAULT, "--labels", "labels.npy", "-o", "a.png")
+    assert result.exit_code == 1
+    assert "labels.npy holds no labels" in result.stderr
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_odd_header_is_no_warning() -> None:
+    np.save("z.npy", np.zeros((2, 100), np.float32))
+    content = Path("z.npy").read_bytes()
+    Path("z.npy").write_bytes(content.replace(b"'descr'", b"'de\\qr'"))
+    result = run("--latents", "z.npy", "-o", "a.png")
+    assert result.exit_code == 1
+    assert "z.npy is no .npy file" in result.stderr
+
+
 def test_labels_of_a_file_may_be_names() -> None:
     Path("names.txt").write_text("ankle boot\nT-shirt, top\n\n  sneaker\n")
     Path("numbers.txt").write_text("1, 2 0")

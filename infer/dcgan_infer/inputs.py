@@ -10,6 +10,7 @@ import mmap
 import os
 import re
 import stat
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,7 @@ def load_labels(path: Path) -> Rows:
     try:
         labels = _array(content) if content[:6] == np.lib.format.MAGIC_PREFIX else _text_labels(content[:])
         if np.ndim(labels) == 1 and np.asarray(labels).dtype.kind == "U":
-            labels = [str(label) for label in labels]  # here, since the bytes may be no letters
+            labels = [_name(str(label)) for label in labels]
     except Exception as error:  # ValueError, UnicodeDecodeError, and what NumPy stumbles on
         raise LatentError(
             f"{path} holds no labels: give numbers or a name a line in a text file, or integers in a .npy file"
@@ -218,9 +219,18 @@ def _text_labels(content: bytes) -> list[str]:
         labels = [label for line in text.splitlines() if (label := line.strip())]
         if all(label.endswith(",") for label in labels[:-1]):  # a list with commas; no name ends with one
             labels = [label.removesuffix(",").rstrip() for label in labels]
-    if not all(label.isprintable() and len(label) <= LONGEST_NAME for label in labels):
+    return [_name(label) for label in labels]
+
+
+def _name(label: str) -> str:
+    """A label that may be the name of a class; NumPy makes texts of numbers that are no letters.
+
+    Raises:
+        Exception: it is none.
+    """
+    if max(map(ord, label), default=0) > sys.maxunicode or not label.isprintable() or len(label) > LONGEST_NAME:
         raise ValueError("no text")
-    return labels
+    return label
 
 
 Classes = str | int | Sequence[str | int] | npt.NDArray[np.generic]
