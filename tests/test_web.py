@@ -150,7 +150,7 @@ def test_the_exported_site_in_chromium(check: Path, tmp_path: Path) -> None:
 
 
 def write_site(folder: Path, of: Interface) -> Path:
-    """A site as dcgan-export writes it, of a small model; without WebGPU's."""
+    """A site as dcgan-export writes it, of a small model, which is WebGPU's too."""
     folder.mkdir()
     try:
         site_module._vendor(None, folder / "runtime")
@@ -164,7 +164,7 @@ def write_site(folder: Path, of: Interface) -> Path:
     write_small(folder / "model.onnx", of, uint8=True)
     # Ink is of grey images: colours stay as they are, whatever is asked.
     words = {"name": "clouds", "title": "Clouds", "noun": "cloud", "ink": True}
-    about = words | {"models": {"wasm": {"file": "model.onnx"}}}
+    about = words | {"models": {backend: {"file": "model.onnx"} for backend in ("wasm", "webgpu")}}
     (folder / "model.json").write_text(json.dumps(about))
     return folder
 

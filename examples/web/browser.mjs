@@ -19,6 +19,13 @@ const FLAGS = [
   "--disable-component-update", "--disable-sync",
 ];
 
+const closers = new Set();
+
+/** Close all that `serve` has opened: a process does not end before, also where a test has failed. */
+export function closeServers() {
+  for (const close of closers) close();
+}
+
 /**
  * Serve a folder, as any static host would.
  *
@@ -47,6 +54,7 @@ export async function serve(folder, { files = {}, missing = [], headers = {}, ty
     server.closeAllConnections();
     server.close();
   };
+  closers.add(close);
   return { url: `http://127.0.0.1:${server.address().port}/`, close };
 }
 

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { after, before, test } from "node:test";
-import { launch, serve } from "./browser.mjs";
+import { closeServers, launch, serve } from "./browser.mjs";
 
 const { SITE = "site", SCREENSHOTS } = process.env;
 const LIMIT = 60_000; // milliseconds for anything
@@ -22,7 +22,10 @@ before(async () => {
   browser = await launch();
 });
 
-after(() => browser?.close());
+after(async () => {
+  await browser?.close();
+  closeServers();
+});
 
 /** What the page says in the end, on a host that `changes` says; the addresses in it start at the site. */
 async function said(changes) {

@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { after, before, test } from "node:test";
-import { launch, serve } from "./browser.mjs";
+import { closeServers, launch, serve } from "./browser.mjs";
 
 const { SITE = "site", VECTORS = "../vectors/dcgan-mnist-conditional", UNCONDITIONAL, MANY, FOUR_CHANNELS, EXACT, EXPECTED, SCREENSHOT } = process.env;
 const SCALE = 224; // a saved image has at least so many pixels along its longer side
@@ -36,7 +36,7 @@ before(async () => {
 
 after(async () => {
   await browser?.close();
-  server?.close();
+  closeServers();
 });
 
 /** Open the page and wait until it is ready, or has failed. `problems` are what its console said, and who else it asked. */
