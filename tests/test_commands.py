@@ -75,6 +75,15 @@ def test_native_code_does_not_delay_the_end(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def terminated(code: str) -> int:
+    """Exit status of a program that is sent SIGTERM once it has said something."""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.terminate()
+        return process.wait(10)
+
+
 def test_an_end_can_not_be_swallowed(tmp_path: Path) -> None:
     """A library that catches everything, and takes an exception of a handler's for a failure of its own."""
     code = f"""
@@ -92,11 +101,7 @@ def work():
             pass
 work()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.terminate()
-        assert process.wait(10) == 128 + signal.SIGTERM
+    assert terminated(code) == 128 + signal.SIGTERM
 
 
 def test_a_failing_notice_does_not_make_it_deaf() -> None:
@@ -115,11 +120,7 @@ def work():
         time.sleep(60)
 work()
 """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        process.terminate()
-        assert process.wait(10) == 128 + signal.SIGTERM
+    assert terminated(code) == 128 + signal.SIGTERM
 
 
 def test_off_the_main_thread_a_command_runs(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ WRITE_FOLDER = WRITE + "with new_folder(Path('out')) as t: (t / 'a').write_text(
 
 @pytest.mark.parametrize("parent", ["writable", "read-only"])
 def test_a_file_that_is_mounted_is_written_in_place(parent: str, tmp_path: Path) -> None:
-    """As `docker run -v $PWD/out:/work/out` does, also with `--read-only`."""
+    """As `docker run -v $PWD/out:/data/out` does, also with `--read-only`."""
     for name in ("out", "source"):
         (tmp_path / name).write_text("old")
     read_only = "mount -o remount,bind,ro . ; cd $PWD ;" if parent == "read-only" else ""

@@ -86,7 +86,7 @@ PLACES = {
     "c-locale": Place('LC_ALL=C exec "$@"'),
     "nobody": Place('unset HOME USER LOGNAME; exec "$@"', ("-r", "--map-user=54321")),
     "read-only-root": Place(
-        # A writable folder, and nothing else: no /tmp, no home, as `docker run --read-only -v $PWD:/work`.
+        # A writable folder, and nothing else: no /tmp, no home, as `docker run --read-only -v $PWD:/data`.
         'mount --bind . . && cd "$PWD" && mount -o remount,bind,ro / && HOME=/root TMPDIR= exec "$@"', ("-m",)
     ),
     **{f"full-{size}k": Place(_FULL.format(size), ("-m",), full=True) for size in (4, 16, 256)},
