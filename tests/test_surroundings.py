@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -20,8 +21,16 @@ from surroundings import COMMANDS, Job, permitted, run
 SLOW = {"train", "eval"}  # with torch, and some seconds each
 
 
-@pytest.mark.parametrize("place", ["no-streams", "read-only-home", "nobody", "read-only-root"])
-@pytest.mark.parametrize("command", ["infer", "infer-folder", "bench", "export-torchscript"])
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        *itertools.product(
+            ("infer", "infer-folder", "bench", "export-torchscript"),
+            ("no-streams", "read-only-home", "nobody", "read-only-root"),
+        ),
+        ("export-onnx", "read-only-root"),  # whose exporter wants a temporary folder
+    ],
+)
 def test_a_command_goes_in_an_odd_place(command: str, place: str) -> None:
     if command.startswith("export"):
         pytest.importorskip("torch")
