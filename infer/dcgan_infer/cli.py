@@ -13,16 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import __version__, shipped
+from . import __version__, shipped, signals
 from .commands import Command, FiniteFloat, WholeNumber, closed
 from .contract.errors import DeviceError
 from .contract.spec import INDICES, SEEDS
-from .request import BATCH_SIZE, FILES, GRIDS, WALK_STEPS, Request, kind_of
+from .request import (
+    BATCH_SIZE,
+    ENCODINGS,
+    ENGINES,
+    FILES,
+    GRIDS,
+    SHARD_SIZE,
+    SHARDED,
+    SHARDS,
+    WALK_STEPS,
+    Request,
+    Sharding,
+    kind_of,
+)
 from .runtime import NO_CUDA
 
 if TYPE_CHECKING:
     from .inputs import Rows
     from .render import Rendered
+    from .shards.make import Made
 
 
 def _parse_grid(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -43,6 +57,15 @@ def _parse_digits(_ctx: click.Context, _param: click.Parameter, text: str | None
     return tuple(map(int, words))
 
 
+def _parse_shard(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,7})/([1-9]\d{0,6})", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise click.BadParameter(f"{text!r} is no part; write which, from 0 on, and of how many, like 3/16.")
+    return int(found[1]), int(found[2])
+
+
 @click.command(
     "dcgan-infer",
     cls=Command,
@@ -59,6 +82,8 @@ Examples:
   dcgan-infer --n 100000 --dtype float -o images.npy
   dcgan-infer --n 500 -o images/
   dcgan-infer --latents z.npy -o - --format npy > images.npy
+  dcgan-infer --n 1_000_000 -o digits --format parquet
+  dcgan-infer --n 10_000_000 -o s3://bucket/digits --format webdataset --shard $SLURM_ARRAY_TASK_ID/16
 
 Image i of a seed is the same whatever --n, --batch-size and --threads are. A PNG says in its text chunks how it
 was made (model, sha256, seed, indices, provider): give these options again, and the picture comes back.
@@ -80,9 +105,41 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     show_default=True,
     metavar="PATH",
     help="Where to. The suffix chooses: .png .jpg .webp a grid, .gif a walk through the latents, .npy .npz an array; "
-    "a folder, or a name that ends in /, gets single PNGs; - is stdout.",
+    "a folder, or a name that ends in /, gets single PNGs, or shards with --format; - is stdout.",
 )
-@click.option("--format", "kind", type=click.Choice(FILES), help="Format of --out -.  [default: png]")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(dict.fromkeys((*FILES, *SHARDED)))),
+    help="Format of --out -, which is png by default; or of shards: any number of labelled images in a folder, or at a "
+    "URL such as s3://bucket/digits, as parquet, webdataset or npy.",
+)
+@click.option(
+    "--shard-size",
+    type=WholeNumber(1, INDICES),
+    metavar="NUMBER",
+    help=f"Images in each shard.  [default: {SHARD_SIZE}]",
+)
+@click.option(
+    "--shard",
+    "part",
+    callback=_parse_shard,
+    metavar="K/N",
+    help="Make only the shards whose number modulo N is K, from 0 to N - 1: for N jobs side by side.",
+)
+@click.option(
+    "--encoding",
+    type=click.Choice(ENCODINGS),
+    help="Of the images in shards; raw pixels are faster.  [default: png, of npy raw]",
+)
+@click.option(
+    "--engine", type=click.Choice(ENGINES), help="Make shards in this process, or on a Ray cluster.  [default: local]"
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Of the cluster, such as auto or ray://head:10001.  [default: one of this machine's cores]",
+)
 @click.option(
     "--model",
     default=shipped.DEFAULT,
@@ -194,6 +251,11 @@ def main(
     digit: int | None,
     digits: tuple[int, ...],
     labels_file: Path | None,
+    shard_size: int | None,
+    part: tuple[int, int] | None,
+    encoding: str | None,
+    engine: str | None,
+    ray_address: str | None,
     as_json: bool,
     list_providers: bool,
     list_classes: bool,
@@ -208,10 +270,14 @@ def main(
     elif list_providers:
         _list_providers(options["model"], options["threads"], as_json)
     else:
+        format_name = kind
         try:
-            kind = kind_of(out, kind)
+            kind = kind_of(out, format_name)
         except ValueError as error:
             raise click.UsageError(str(error)) from error
+        sharding = _sharding(
+            kind, format_name, size=shard_size, part=part, encoding=encoding, engine=engine, address=ray_address
+        )
         if out == "-" and "stdout" in closed:
             raise click.UsageError("--out - writes to stdout, which is closed.")
         if out == "-" and sys.stdout.isatty():
@@ -224,23 +290,89 @@ def main(
         if n is None:
             n = _default_count([rows for rows in (latents, labels) if rows], len(classes or digits), options["start"])
         request = Request(
-            target=sys.stdout.buffer if out == "-" else Path(out),
+            target=sys.stdout.buffer if out == "-" else out if "://" in out else Path(out),
             kind=kind,
             n=n,
             latents=latents,
             classes=classes,
             digits=digits,
             labels=labels,
+            sharding=sharding,
             **options,
         )
         contradiction = request.contradiction()
         if contradiction:
             raise click.UsageError(contradiction)
+        if sharding:
+            _make_shards(request, out, as_json)
+            return
         from .render import render
 
         rendered = render(request, lambda batches: _with_progress(batches, request.count))
         # When the picture itself goes to stdout, what we say goes to stderr.
         click.echo(_report(out, request, rendered, as_json), err=out == "-")
+
+
+def _sharding(kind: str, format_name: str | None, **given: Any) -> Sharding | None:
+    """How shards are wanted; None where none are."""
+    given = {name: value for name, value in given.items() if value is not None}
+    if kind == SHARDS:
+        part, parts = given.pop("part", (0, 1))
+        return Sharding(str(format_name), part=part, parts=parts, **given)
+    if given:
+        spelled = {"size": "--shard-size", "part": "--shard", "address": "--ray-address"}
+        option = next(iter(given))
+        raise click.UsageError(
+            f"{spelled.get(option, f'--{option}')} is for shards: add --format {', '.join(SHARDED)}, and a folder as "
+            "--out."
+        )
+    return None
+
+
+def _make_shards(request: Request, out: str, as_json: bool) -> None:
+    from .shards.make import make_shards
+
+    began = time.perf_counter()
+    with ExitStack() as stack, signals.told(lambda _: "stopped; give the same command again to go on"):
+        bar = None
+        if sys.stderr.isatty():
+            shown = click.progressbar(length=request.n, label="images", show_pos=True, file=sys.stderr)
+            bar = stack.enter_context(shown)
+        made = make_shards(request, bar.update if bar else lambda _: None)
+    click.echo(_report_of_shards(request, out, made, time.perf_counter() - began, as_json))
+
+
+def _report_of_shards(request: Request, out: str, made: Made, seconds: float, as_json: bool) -> str:
+    plan, generator = made.plan, made.generator
+    if as_json:
+        return json.dumps(
+            {
+                "out": out,
+                **plan.facts(),
+                "shards": len(plan),
+                "made": made.made,
+                "found": made.mine - made.made,
+                "missing": made.missing,
+                "images": made.images,
+                "sha256": made.sha256 or None,
+                "bytes": made.size or None,
+                "provider": generator.model.provider,
+                "provider_note": generator.model.note,
+                "threads": generator.threads,
+                "batch_size": request.batch_size,
+                "seconds": round(seconds, 4),
+                "images_per_second": round(made.images / seconds, 1),
+            }
+        )
+    found = f", {made.mine - made.made:,} were there" if made.mine > made.made else ""
+    indices = f"{plan.start} to {plan.start + plan.n - 1}"
+    line = (
+        f"{out}: {made.images:,} images in {made.made:,} shards of {plan.format}{found} (seed {plan.seed}, {indices}) "
+        f"by {plan.model} on {generator.model.provider}; {seconds:.2f} s, {made.images / seconds:,.0f} images/s"
+    )
+    if made.missing:
+        return f"{line}\n{made.missing:,} of {len(plan):,} shards are missing yet; the manifest comes with the last"
+    return f"{line}\nall {len(plan):,} shards are there, {made.size:,} bytes, sha256 of the set {made.sha256}"
 
 
 def _rows(latents_file: Path | None, labels_file: Path | None) -> tuple[Rows | None, Rows | None]:

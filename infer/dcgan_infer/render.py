@@ -86,6 +86,7 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
         labels=_labels(request, generator, asked),
     )
     started = time.perf_counter()
+    assert not isinstance(request.target, str)  # a URL, which only shards take
     save(request.target, request.kind, progress(images), plan)
     seconds = time.perf_counter() - started
     return Rendered(request.count, facts, generator.model.provider, generator.model.note, generator.threads, seconds)

@@ -25,22 +25,36 @@ GRIDS = ("png", "jpeg", "webp")
 ARRAYS = ("npy", "npz")
 FILES = (*GRIDS, "gif", *ARRAYS)
 FOLDER = "folder"
+SHARDS = "shards"  # a folder, or a URL, of files in one of these formats
+SHARDED = ("parquet", "webdataset", "npy")
+ENCODINGS = ("png", "raw")
+ENGINES = ("local", "ray")
+MOST_SHARDS = 1_000_000
+SHARD_SIZE = 50_000  # 40 MB of MNIST's pixels, 600 MB at 64x64 in colour
 SUFFIXES = {".jpg": "jpeg"} | {f".{kind}": kind for kind in FILES}
 
 
 def kind_of(out: str, kind: str | None = None) -> str:
-    """What to write to `out`: one of `FILES`, or `FOLDER`.
+    """What to write to `out`: one of `FILES`, `FOLDER` or `SHARDS`.
 
     Args:
         out: a path, or `-` for stdout.
-        kind: for stdout; else it may only say again what the suffix says.
+        kind: for stdout, and for a folder of shards; else it may only say again what the suffix says.
     Raises:
         ValueError: the name does not say, or contradicts `kind`.
     """
     if out == "-":
+        if kind in SHARDED and kind not in FILES:
+            raise ValueError(f"--format {kind} makes a folder of files; give --out a folder's name instead of -.")
         return kind or "png"
     if not out:
         raise ValueError("--out is empty; give the name of a file or folder.")
+    if kind in SHARDED and (kind not in FILES or Path(out).suffix.lower() not in SUFFIXES):
+        if Path(out).suffix.lower() in SUFFIXES:
+            raise ValueError(f"--format {kind} makes a folder of files, and --out {out} is named as one file.")
+        return SHARDS
+    if "://" in out:
+        raise ValueError(f"--out {out} is a URL, which takes shards; add --format {', '.join(SHARDED)}.")
     if out.endswith(("/", os.sep)) or os.path.isdir(out):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be read
         found = FOLDER
     else:
@@ -51,8 +65,53 @@ def kind_of(out: str, kind: str | None = None) -> str:
             )
         found = SUFFIXES[suffix]
     if kind not in (None, found):
-        raise ValueError(f"--format {kind} contradicts --out {out}, which is {found}; --format is for --out -.")
+        raise ValueError(
+            f"--format {kind} contradicts --out {out}, which is {found}; --format is for --out - and folders."
+        )
     return found
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How images are parted into files, and where these are made.
+
+    Attributes:
+        format: one of `SHARDED`.
+        size: images in each file.
+        encoding: of images, one of `ENCODINGS`; None takes the format's own.
+        part: of the files make those whose number is `part` modulo `parts`.
+        parts: how many parts there are.
+        engine: one of `ENGINES`.
+        address: of a Ray cluster; None starts one on this machine.
+    """
+
+    format: str
+    size: int = SHARD_SIZE
+    encoding: str | None = None
+    part: int = 0
+    parts: int = 1
+    engine: str = "local"
+    address: str | None = None
+
+    def contradiction(self, request: Request) -> str | None:
+        """Which wishes can't be had of shards, or None."""
+        for option in ("latents", "labels"):
+            if getattr(request, option) is not None:
+                return f"shards are made from a seed; leave --{option} out."
+        for option in ("grid", "scale", "interpolate"):
+            if getattr(request, option) is not None:
+                return f"--{option} is for pictures, and a shard holds single images as they are; leave --{option} out."
+        if request.n > MOST_SHARDS * self.size:
+            return f"--shard-size {self.size} makes more than {MOST_SHARDS:,} shards; give a larger one."
+        if self.encoding == "png" and self.format == "npy":
+            return "--encoding png is for parquet and webdataset; .npy holds pixels."
+        if self.encoding == "raw" and self.format == "webdataset":
+            return "--encoding raw is for parquet and npy; a tar for WebDataset holds PNGs."
+        if request.dtype == "float" and self.format != "npy":
+            return f"--dtype float is for npy, and {self.format} holds uint8."
+        if self.address is not None and self.engine != "ray":
+            return "--ray-address is for --engine ray."
+        return None
 
 
 @dataclass(frozen=True)
@@ -60,8 +119,8 @@ class Request:
     """What to make, from what, and where to put it.
 
     Attributes:
-        target: a path, or a binary stream.
-        kind: one of `FILES`, or `FOLDER`.
+        target: a path, a binary stream, or a URL of shards.
+        kind: one of `FILES`, `FOLDER` or `SHARDS`.
         n: number of latents, 1 or more.
         start: index of the first latent.
         seed: of the latents; 0 if there is neither a seed nor a file.
@@ -76,9 +135,10 @@ class Request:
         dtype: of arrays, `uint8` pictures or `float`, float32 in the model's value range.
         batch_size: images at a time.
         model, provider, threads: as `ImageGenerator` takes them.
+        sharding: of `SHARDS`, and only of these.
     """
 
-    target: Path | IO[bytes]
+    target: Path | str | IO[bytes]
     kind: str
     n: int = 16
     start: int = 0
@@ -96,6 +156,7 @@ class Request:
     model: str = shipped.DEFAULT
     provider: str = "auto"
     threads: int | None = None
+    sharding: Sharding | None = None
 
     @property
     def steps(self) -> int | None:
@@ -127,6 +188,8 @@ class Request:
             for option, path in inputs.items():
                 if path.is_file() and os.path.realpath(path) == os.path.realpath(self.target):
                     return f"--out {self.target} would overwrite {option}; choose another name."
+        if self.sharding and (reason := self.sharding.contradiction(self)):
+            return reason
         if self.seed is not None and self.latents is not None:
             return "--seed and --latents exclude each other: latents come from one of them."
         asked = [option for option in ("classes", "digits", "labels") if getattr(self, option)]
@@ -139,7 +202,7 @@ class Request:
             return f"--grid is the layout of one picture, and {what} has none; leave --grid out."
         if self.scale is not None and self.kind in ARRAYS:
             return f"--scale enlarges pictures, and {what} holds none; leave --scale out."
-        if self.dtype == "float" and self.kind not in ARRAYS:
+        if self.dtype == "float" and self.kind not in (*ARRAYS, SHARDS):
             return f"--dtype float is for arrays (.npy, .npz), and {what} holds none."
         if self.interpolate is not None and self.kind in ARRAYS:
             return f"--interpolate makes pictures, and {what} holds none; leave --interpolate out."

@@ -331,6 +331,13 @@ def _save_png(file: IO[bytes], image: npt.NDArray[np.uint8], facts: dict[str, st
     _encode(_image(image), file, "PNG", pnginfo=info)
 
 
+def encoded_png(image: npt.NDArray[np.uint8], facts: dict[str, str] | None = None) -> bytes:
+    """A picture, uint8 of shape (H, W) or (H, W, 3), as the bytes of a PNG."""
+    file = io.BytesIO()
+    _save_png(file, image, facts or {})
+    return file.getvalue()
+
+
 def _image(pixels: npt.NDArray[np.uint8]) -> Any:
     from PIL import Image  # some milliseconds that arrays need not pay
 
