@@ -25,12 +25,10 @@ _EXTRA = "ray"
 class _Actor:
     """Holds a session. The model's bytes come with it, since its file may not be on this machine."""
 
-    def __init__(self, maker: dict[str, Any], content: Any, provider: str, threads: int) -> None:
-        import ray
-
+    def __init__(self, maker: dict[str, Any], content: bytes, provider: str, threads: int) -> None:
         with tempfile.TemporaryDirectory(prefix="dcgan-") as folder:
             path = Path(folder) / "model.onnx"
-            path.write_bytes(ray.get(content))
+            path.write_bytes(content)
             generator = ImageGenerator(path, provider=provider, threads=threads)
         self._maker = Maker(generator=generator, **maker)
 
@@ -75,14 +73,13 @@ def made_by_ray(
             _Actor,
             fn_constructor_kwargs={
                 "maker": {"plan": maker.plan, "place": maker.place, "batch_size": maker.batch_size},
-                "content": ray.put(content),
+                "content": content,  # and not in Ray's store: a machine that dies would take it along
                 "provider": provider,
                 "threads": threads,
             },
             batch_size=1,
             compute=data.ActorPoolStrategy(size=actors),
             num_cpus=threads / 2,  # were all cores the actors', Ray's own tasks would wait for ever
-            scheduling_strategy="SPREAD",
         )
         for row in made.iter_rows():
             on_images(row["count"])
