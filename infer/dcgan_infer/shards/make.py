@@ -213,7 +213,7 @@ def make_shards(request: Request, on_images: OnImages = lambda _: None) -> Made:
     todo = []
     for number in mine:
         shard = plan.shard(number)
-        if _is_whole(store, shard, place):
+        if _is_whole(store, plan, shard):
             on_images(shard.count)
         else:
             todo.append(number)
@@ -225,7 +225,7 @@ def make_shards(request: Request, on_images: OnImages = lambda _: None) -> Made:
     else:
         receipts = maker.make(iter(todo), on_images)
     images = sum(receipt["count"] for receipt in receipts)
-    missing, manifest = _finish(store, plan, place)
+    missing, manifest = _finish(store, plan)
     sha256, size = (manifest["sha256"], manifest["bytes"]) if manifest else ("", 0)
     return Made(plan, len(mine), len(todo), images, missing, sha256, size, generator)
 
@@ -259,21 +259,23 @@ def _claim(store: Store, plan: ShardPlan, place: str) -> None:
     _put(store, PLAN, plan.facts())
 
 
-def _is_whole(store: Store, shard: Shard, place: str) -> bool:
+def _is_whole(store: Store, plan: ShardPlan, shard: Shard) -> bool:
     """Whether a shard is there, to the byte as its receipt says."""
-    receipt = _receipt(store, shard, place)
-    return receipt is not None and (receipt.get("bytes"), receipt.get("sha256")) == _measured(store, shard.name)
+    receipt = _receipt(store, plan, shard)
+    return receipt is not None and (receipt["bytes"], receipt["sha256"]) == _measured(store, shard.name)
 
 
-def _receipt(store: Store, shard: Shard, place: str) -> dict[str, Any] | None:
-    """What a receipt says; None where there is none, or it is damaged."""
+def _receipt(store: Store, plan: ShardPlan, shard: Shard) -> dict[str, Any] | None:
+    """What a receipt says; None where there is none, or one that this plan would not write."""
     content = _read(store, shard.receipt)
     if content is None:
         return None
     try:
-        return parse(content, f"{place}/{shard.receipt}")
-    except OutputError:
+        found = parse(content, shard.receipt)
+        receipt = {**plan.facts_of(shard), "bytes": int(found["bytes"]), "sha256": str(found["sha256"])}
+    except (OutputError, KeyError, TypeError, ValueError):
         return None
+    return receipt if as_bytes(receipt) == content else None
 
 
 def _measured(store: Store, name: str) -> tuple[int, str] | None:
@@ -289,7 +291,7 @@ def _measured(store: Store, name: str) -> tuple[int, str] | None:
     return size, digest.hexdigest()
 
 
-def _finish(store: Store, plan: ShardPlan, place: str) -> tuple[int, dict[str, Any] | None]:
+def _finish(store: Store, plan: ShardPlan) -> tuple[int, dict[str, Any] | None]:
     """Write the manifest if all shards have receipts; how many lack one, and the manifest."""
     shards = [plan.shard(number) for number in range(len(plan))]
     there = store.names(".shards")
@@ -298,7 +300,7 @@ def _finish(store: Store, plan: ShardPlan, place: str) -> tuple[int, dict[str, A
         return missing, None
     rows = []
     for shard in shards:
-        receipt = _receipt(store, shard, place)
+        receipt = _receipt(store, plan, shard)
         if receipt is None:  # removed or damaged meanwhile
             return 1, None
         keys = ("first", "count", "bytes", "sha256")

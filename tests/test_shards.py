@@ -1,0 +1,387 @@
+"""Shards as a user meets them: what they hold, who reads them, and that no order of events changes a byte."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from conftest import MODELS, OLD
+
+from dcgan_infer import ImageGenerator
+from dcgan_infer.cli import main
+from dcgan_infer.contract.errors import OutputError
+from dcgan_infer.shards.images import ShardedImages
+
+CLOTHES = MODELS / "clothes.onnx"  # 3 classes of 4x6 pixels, in colour
+FOUR = MODELS / "four.onnx"  # 4 channels, no classes
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str, model: Path = CLOTHES) -> Result:
+    return CliRunner().invoke(main, ["--provider", "cpu", "--threads", "1", "--model", str(model), *arguments])
+
+
+def done(*arguments: str, model: Path = CLOTHES) -> dict[str, Any]:
+    result = run(*arguments, "--json", model=model)
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def refusal(*arguments: str, status: int = 1, model: Path = CLOTHES) -> str:
+    result = run(*arguments, model=model)
+    assert result.exit_code == status, result.output
+    return result.stderr.strip().splitlines()[-1]
+
+
+def contents(place: str | Path) -> dict[str, str]:
+    """Digest of each file of a set, by its name."""
+    paths = [path for path in Path(place).rglob("*") if path.is_file()]
+    return {str(path.relative_to(place)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+KINDS = [("parquet", "png"), ("parquet", "raw"), ("webdataset", "png"), ("npy", "raw")]
+
+
+@pytest.mark.parametrize(("form", "encoding"), KINDS)
+def test_shards_hold_the_images_and_labels_of_the_seed(form: str, encoding: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    wish = ("--n", "2600", "--seed", "3", "--start", "100", "--shard-size", "1100", "--encoding", encoding)
+    made = done(*wish, "--format", form, "-o", "set")
+    assert (made["shards"], made["made"], made["found"], made["missing"], made["images"]) == (3, 3, 0, 0, 2600)
+    generator = ImageGenerator(CLOTHES, provider="cpu")
+    images = ShardedImages("set")
+    pixels, labels = (np.concatenate(each) for each in zip(*images.batches(), strict=True))
+    assert np.array_equal(pixels, generator.generate(2600, seed=3, start=100))
+    assert np.array_equal(labels, generator.labels(2600, seed=3, start=100))
+    assert images.classes == list(generator.spec.labels)
+
+    assert len(images) == 2600
+    worker = pickle.loads(pickle.dumps(images))  # as a DataLoader sends it
+    for index in (1105, 0, 2599, -1, 1024, 1099):
+        picture, label = worker[index]
+        assert np.array_equal(np.asarray(picture), pixels[index])
+        assert label == labels[index]
+    with pytest.raises(IndexError, match="2,600"):
+        images[2600]
+    changed = ShardedImages("set", transform=lambda picture: picture.size, target_transform=lambda label: label + 10)
+    assert changed[5] == ((6, 4), labels[5] + 10)
+
+
+def test_a_manifest_lists_the_shards_as_sha256sum_does() -> None:
+    done("--n", "10", "--format", "npy", "--shard-size", "4", "-o", "set", "--class", "sneaker", "--truncation", "0.5")
+    manifest = json.loads(Path("set/manifest.json").read_text())
+    lines = "".join(f"{hashlib.sha256((Path('set') / row['file']).read_bytes()).hexdigest()}  {row['file']}\n"
+                    for row in manifest["shards"])  # fmt: skip
+    assert manifest["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+    assert [(row["file"], row["first"], row["count"]) for row in manifest["shards"]] == [
+        ("images-00000-of-00003.npy", 0, 4), ("images-00001-of-00003.npy", 4, 4), ("images-00002-of-00003.npy", 8, 2)
+    ]  # fmt: skip
+    assert manifest["model_sha256"] == hashlib.sha256(CLOTHES.read_bytes()).hexdigest()
+    assert manifest["bytes"] == sum(row["bytes"] for row in manifest["shards"])
+    generator = ImageGenerator(CLOTHES, provider="cpu")
+    records = np.load("set/images-00001-of-00003.npy")
+    assert np.array_equal(records["image"], generator.generate(4, start=4, classes="sneaker", truncation=0.5))
+    assert records["index"].tolist() == [4, 5, 6, 7]
+    assert records["label"].tolist() == [generator.spec.labels.index("sneaker")] * 4
+
+
+def test_floats_and_models_without_classes() -> None:
+    done("--n", "5", "--format", "npy", "--dtype", "float", "-o", "floats")
+    (values, labels), = ShardedImages("floats").batches()  # fmt: skip
+    assert values.dtype == np.float32
+    assert values.shape == (5, 3, 4, 6)
+    pictures = ImageGenerator(CLOTHES, provider="cpu").pictures(values)
+    assert np.array_equal(pictures, ImageGenerator(CLOTHES, provider="cpu").generate(5))
+    assert labels.tolist() == ImageGenerator(CLOTHES, provider="cpu").labels(5).tolist()
+
+    done("--n", "5", "--format", "npy", "-o", "four", model=FOUR)
+    (pixels, labels), = ShardedImages("four").batches()  # fmt: skip
+    assert np.array_equal(pixels, ImageGenerator(FOUR, provider="cpu").generate(5))
+    assert labels.tolist() == [-1] * 5
+    assert ShardedImages("four")[2][0].shape == pixels.shape[1:]
+    assert "4" in refusal("--n", "5", "--format", "webdataset", "-o", "tar", model=FOUR)
+
+
+def test_a_model_that_takes_a_seed_makes_shards() -> None:
+    seeded = next(path for path in sorted(OLD.glob("*.onnx")) if ImageGenerator(path, provider="cpu").model.takes_seed)
+    done("--n", "40", "--format", "npy", "--shard-size", "15", "-o", "set", model=seeded)
+    pixels = np.concatenate([images for images, _ in ShardedImages("set").batches()])
+    assert np.array_equal(pixels, ImageGenerator(seeded, provider="cpu").generate(40))
+
+
+# Other readers.
+
+
+def test_hugging_face_datasets_show_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(folder / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    want = ImageGenerator(CLOTHES, provider="cpu").generate(9)
+    labels = ImageGenerator(CLOTHES, provider="cpu").labels(9)
+    for form, files, image, label in (
+        ("parquet", "*.parquet", "image", "label"),
+        ("webdataset", "*.tar", "png", "cls"),
+    ):
+        done("--n", "9", "--format", form, "--shard-size", "5", "-o", form)
+        found = datasets.load_dataset(form, data_files=f"{form}/{files}", cache_dir=str(folder / "cache"))["train"]
+        assert np.array_equal(np.stack([np.asarray(row[image]) for row in found]), want)
+        assert [row[label] for row in found] == labels.tolist()
+        if form == "parquet":
+            assert found.features["label"].names == list(ImageGenerator(CLOTHES, provider="cpu").spec.labels)
+            assert found[0]["class"] == found.features["label"].names[labels[0]]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_webdataset_reads_the_tars() -> None:
+    webdataset = pytest.importorskip("webdataset")
+    done("--n", "9", "--format", "webdataset", "--shard-size", "5", "-o", "set")
+    loaded = webdataset.WebDataset("set/images-{00000..00001}-of-00002.tar", shardshuffle=False)
+    samples = list(loaded.decode("rgb8").to_tuple("__key__", "png", "cls"))
+    del loaded
+    gc.collect()  # it leaves files open, until then
+    assert [key for key, _, _ in samples] == [f"{i:010d}" for i in range(9)]
+    assert np.array_equal(
+        np.stack([picture for _, picture, _ in samples]), ImageGenerator(CLOTHES, provider="cpu").generate(9)
+    )
+    assert [label for _, _, label in samples] == ImageGenerator(CLOTHES, provider="cpu").labels(9).tolist()
+
+
+def test_each_shard_says_how_it_was_made() -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    done("--n", "9", "--seed", "7", "--format", "parquet", "--shard-size", "5", "-o", "p")
+    done("--n", "9", "--seed", "7", "--format", "webdataset", "--shard-size", "5", "-o", "w")
+    metadata = parquet.read_schema("p/images-00001-of-00002.parquet").metadata
+    with tarfile.open("w/images-00001-of-00002.tar") as archive:
+        archive.next()
+        told = archive.pax_headers["dcgan.shard"]
+    for text in (metadata[b"dcgan.shard"], told):
+        facts = json.loads(text)
+        assert (facts["seed"], facts["first"], facts["count"], facts["shard"], facts["shards"]) == (7, 5, 4, 1, 2)
+        assert facts["model_sha256"] == hashlib.sha256(CLOTHES.read_bytes()).hexdigest()
+        assert facts["class_names"] == list(ImageGenerator(CLOTHES, provider="cpu").spec.labels)
+
+
+# What happened before.
+
+THIRD = "images-00003-of-00007.npy"
+WISH = ("--n", "50", "--format", "npy", "--shard-size", "8", "-o")
+
+
+@pytest.fixture
+def whole() -> dict[str, str]:
+    done(*WISH, "whole")
+    return contents("whole")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+@pytest.mark.parametrize(
+    "name", ["images-00003-of-00007.npy", ".shards/images-00003-of-00007.npy.json", "manifest.json"]
+)
+def test_what_is_missing_or_damaged_is_made_again(whole: dict[str, str], harm: Any, name: str) -> None:
+    harm(Path("whole") / name)
+    assert contents("whole") != whole
+    made = done(*WISH, "whole")
+    assert made["made"] == (name != "manifest.json")
+    assert contents("whole") == whole
+    assert done(*WISH, "whole")["made"] == 0
+
+
+def test_parts_need_not_know_of_each_other(whole: dict[str, str]) -> None:
+    for part, missing in ((2, 5), (0, 2), (1, 0)):
+        made = done(*WISH, "parts", "--shard", f"{part}/3", "--batch-size", str(5 + part))
+        assert made["missing"] == missing
+        assert (made["sha256"] is None) == (missing > 0)
+        assert Path("parts/manifest.json").exists() == (missing == 0)
+    assert contents("parts") == whole
+
+
+def test_two_at_once_make_the_same_bytes(whole: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "dcgan_infer", "--model", str(CLOTHES), "--provider", "cpu", "--threads", "1"]
+    both = [subprocess.Popen([*command, *WISH, "both"], stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    assert contents("both") == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_same_command_goes_on_after_a_signal(number: signal.Signals) -> None:
+    wish = ["--n", "60000", "--format", "npy", "--shard-size", "2000"]
+    command = [
+        sys.executable,
+        "-m",
+        "dcgan_infer",
+        "--model",
+        str(CLOTHES),
+        "--provider",
+        "cpu",
+        "--threads",
+        "1",
+        *wish,
+    ]
+    process = subprocess.Popen([*command, "-o", "set"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list(Path("set").glob("*.npy"))) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(number)
+    _, said = process.communicate()
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    if number != signal.SIGKILL:
+        assert said.strip() == "stopped; give the same command again to go on"
+        assert not list(Path("set").rglob("*.tmp"))
+    assert not Path("set/manifest.json").exists()
+    made = done(*wish, "-o", "set")
+    assert 2 <= made["found"] < 30
+    assert not list(Path("set").rglob("*.tmp"))
+    done(*wish, "-o", "whole")
+    assert contents("set") == contents("whole")
+
+
+def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str]) -> None:
+    for extra, reason in (
+        (("--seed", "1"), "another seed: 0, and this is 1"),
+        (("--shard-size", "9"), "another shard size: 8, and this is 9"),
+        (("--format", "webdataset"), 'another format: "npy", and this is "webdataset"'),
+        (("--class", "0"), "another asked: [], and this is [0]"),
+    ):
+        assert reason in refusal(*WISH, "whole", *extra)
+    assert contents("whole") == whole
+
+
+def test_foreign_files_are_not_overwritten() -> None:
+    Path("mine").mkdir()
+    Path("mine/images-00002-of-00007.npy").write_text("precious")
+    assert "mine holds images-00002-of-00007.npy" in refusal(*WISH, "mine")
+    assert contents("mine").keys() == {"images-00002-of-00007.npy"}
+    Path("mine/.shards").mkdir()
+    Path("mine/.shards/plan.json").write_text("[")
+    assert "mine/.shards/plan.json is no JSON file" in refusal(*WISH, "mine")
+    Path("mine/images-00002-of-00007.npy").unlink()
+    Path("mine/.shards/plan.json").unlink()
+    Path("mine/notes.txt").write_text("kept")
+    done(*WISH, "mine")
+    assert Path("mine/notes.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [
+        (("-o", "set", "--shard-size", "5"), 2, "must end in"),
+        (("-o", "a.png", "--shard-size", "5"), 2, "--shard-size is for shards: add --format parquet, webdataset, npy"),
+        (("-o", "a.npy", "--format", "npy", "--shard", "0/2"), 2, "--shard is for shards"),
+        (("-o", "a.npy", "--format", "parquet"), 2, "--out a.npy is named as one file"),
+        (("-o", "-", "--format", "parquet"), 2, "give --out a folder's name instead of -"),
+        (("-o", "s3://bucket/x"), 2, "is a URL, which takes shards; add --format"),
+        (("-o", "s3://bucket/x", "--format", "png"), 2, "is a URL, which takes shards; add --format"),
+        (("-o", "set", "--format", "npy", "--shard", "3/3"), 2, "'3/3' is no part"),
+        (("-o", "set", "--format", "npy", "--shard", "1"), 2, "'1' is no part"),
+        (("-o", "set", "--format", "npy", "--encoding", "png"), 2, "--encoding png is for parquet and webdataset"),
+        (("-o", "set", "--format", "webdataset", "--encoding", "raw"), 2, "--encoding raw is for parquet and npy"),
+        (("-o", "set", "--format", "parquet", "--dtype", "float"), 2, "--dtype float is for npy"),
+        (("-o", "set", "--format", "npy", "--grid", "2x2"), 2, "--grid is for pictures"),
+        (("-o", "set", "--format", "npy", "--ray-address", "auto"), 2, "--ray-address is for --engine ray"),
+        (("-o", "set", "--format", "npy", "--n", "4_000_000_000", "--shard-size", "1"), 2, "give a larger one"),
+        (("-o", "taken", "--format", "npy"), 1, "taken"),
+        (("-o", "taken/set", "--format", "npy"), 1, "taken"),
+    ],
+)
+def test_wrong_use_is_a_line(words: tuple[str, ...], status: int, reason: str) -> None:
+    Path("taken").write_text("a file")
+    assert reason in refusal(*words, status=status)
+    assert [path.name for path in Path().iterdir()] == ["taken"]
+
+
+def test_latents_of_ones_own_make_no_shards() -> None:
+    np.save("z.npy", np.zeros((3, 4), np.float32))
+    Path("labels.txt").write_text("0\n")
+    for option in ("latents", "labels"):
+        file = {"latents": "z.npy", "labels": "labels.txt"}[option]
+        assert f"leave --{option} out" in refusal("-o", "set", "--format", "npy", f"--{option}", file, status=2)
+
+
+# Reading what is not as it should be.
+
+
+def test_a_set_that_is_not_finished_or_damaged_is_not_read(whole: dict[str, str]) -> None:
+    with pytest.raises(OutputError, match=r"nowhere has no manifest\.json"):
+        ShardedImages("nowhere")
+    cut(Path("whole/images-00001-of-00007.npy"))
+    images = ShardedImages("whole")
+    assert images[0]
+    with pytest.raises(OutputError, match=r"whole/images-00001-of-00007\.npy is missing or damaged"):
+        images[8]
+    manifest = Path("whole/manifest.json")
+    for change in ({"schema": 2}, {"n": "many"}, {"image_shape": [0]}, {"format": None}, {"shard_size": 0}):
+        manifest.write_text(json.dumps(json.loads(Path("whole/.shards/plan.json").read_text()) | change))
+        with pytest.raises(OutputError, match=r"manifest\.json (makes no sense|has schema)"):
+            ShardedImages("whole")
+
+
+@pytest.mark.parametrize(("form", "encoding"), KINDS)
+def test_a_damaged_shard_is_a_line(form: str, encoding: str) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    done("--n", "6", "--format", form, "--encoding", encoding, "-o", "set")
+    (path,) = Path("set").glob("images-*")
+    content = path.read_bytes()
+    harmful = 0
+    for place in range(0, len(content), max(1, len(content) // 200)):
+        path.write_bytes(content[:place])
+        try:
+            list(ShardedImages("set").batches())
+        except OutputError:
+            harmful += 1
+    assert harmful > 100
+
+
+def test_memory_does_not_grow_with_the_number_of_images() -> None:
+    resource = pytest.importorskip("resource")
+    program = (
+        "import resource, sys\nfrom dcgan_infer.cli import main\nmain(sys.argv[1:], standalone_mode=False)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    assert resource
+    peaks = []
+    for n in (2000, 60000):
+        words = ["--model", str(CLOTHES), "--threads", "1", "--n", str(n), "--format", "npy", "-o", f"set{n}"]
+        made = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
+        peaks.append(int(made.stdout.splitlines()[-1]))
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_the_report_says_what_was_made_and_what_is_missing() -> None:
+    result = run(*WISH, "set", "--shard", "0/2")
+    assert result.stdout.startswith("set: 26 images in 4 shards of npy (seed 0, 0 to 49) by clothes on cpu; ")
+    assert result.stdout.endswith("\n3 of 7 shards are missing yet; the manifest comes with the last\n")
+    result = run(*WISH, "set")
+    assert "24 images in 3 shards of npy, 4 were there (seed 0" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("all 7 shards are there, ")
