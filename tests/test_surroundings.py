@@ -25,7 +25,7 @@ SLOW = {"train", "eval"}  # with torch, and some seconds each
     ("command", "place"),
     [
         *itertools.product(
-            ("infer", "infer-folder", "bench", "export-torchscript"),
+            ("infer", "infer-folder", "infer-shards", "bench", "export-torchscript"),
             ("no-streams", "read-only-home", "nobody", "read-only-root"),
         ),
         ("export-onnx", "read-only-root"),  # whose exporter wants a temporary folder

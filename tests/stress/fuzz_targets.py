@@ -11,6 +11,7 @@ import functools
 import gzip
 import importlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -199,6 +200,18 @@ def _zips() -> list[bytes]:
 
 
 @functools.cache
+def _set_of_shards(form: str) -> dict[str, bytes]:
+    """A finished set, by name."""
+    from dcgan_infer.cli import main
+
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name, at(Path(name)):
+        words = ["--model", str(MODELS / "clothes.onnx"), "--provider", "cpu", "--n", "6", "--shard-size", "4"]
+        done = CliRunner().invoke(main, [*words, "--format", form, "-o", "set"])
+        assert done.exit_code == 0, done.output
+        return {str(path.relative_to(name)): path.read_bytes() for path in Path(name).rglob("*") if path.is_file()}
+
+
+@functools.cache
 def _specs() -> list[bytes]:
     named = dcgan_spec(8, (3, 16, 16), 2, ("fox", "hound"), 4)
     specs = [reference_spec(7, (1, 12, 12), 3), named, GeneratorSpec(5, (3, 4, 6))]
@@ -305,6 +318,30 @@ def _read_manifest(path: Path) -> object:
     from dcgan_infer.verify import verify
 
     return verify(path.parent / "m.onnx", MODELS / "colour.golden", threads=1).table()
+
+
+def _go_on_with_shards(path: Path) -> object:
+    from dcgan_infer.request import SHARDS, Request, Sharding
+    from dcgan_infer.shards.make import make_shards
+
+    place = path.parent.parent if path.parent.name == ".shards" else path.parent
+    wish = Request(place, SHARDS, 6, model=str(MODELS / "clothes.onnx"), provider="cpu", sharding=Sharding("npy", 4))
+    return make_shards(wish).sha256
+
+
+def _read_shards(path: Path) -> object:
+    from dcgan_infer.shards.images import ShardedImages
+
+    images = ShardedImages(str(path.parent))
+    return images[0], len(images), list(itertools.islice(images.batches(), 4))
+
+
+def _shards(name: str, form: str, read: Callable[[Path], object]) -> Target:
+    """A file of a set of shards, damaged; the others lie beside it."""
+    file = {"webdataset": "images-00000-of-00002.tar"}.get(form, f"images-00000-of-00002.{form}")
+    path = f"set/{name or file}"
+    kind = "json" if name else "npy" if form == "npy" else ""
+    return Target(path, lambda: [_set_of_shards(form)[path]], kind, read, beside=lambda: _set_of_shards(form))
 
 
 def _verify_model(path: Path) -> object:
@@ -464,6 +501,11 @@ TARGETS = {
         "SHA256SUMS", lambda: [b"%064x  m.onnx\n%064x *other.onnx\n" % (7, 8)], "text", _read_manifest,
         beside=lambda: {"m.onnx": (MODELS / "colour.onnx").read_bytes()},
     ),
+    "shards-plan": _shards(".shards/plan.json", "npy", _go_on_with_shards),
+    "shards-receipt": _shards(".shards/images-00000-of-00002.npy.json", "npy", _go_on_with_shards),
+    "shards-manifest": _shards("manifest.json", "npy", _read_shards),
+    "shards-npy": _shards("", "npy", _read_shards),
+    "shards-tar": _shards("", "webdataset", _read_shards),
     "outline": Target(
         "m.onnx", _of(MODELS / "clothes-uint8.onnx", OLD / "conditional-seed.onnx"), "protobuf",
         lambda path: read_outline(path.read_bytes()).custom,

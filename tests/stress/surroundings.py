@@ -38,6 +38,10 @@ def _job(module: str, *words: str, leaves: tuple[str, ...] = ()) -> Job:
 COMMANDS = {
     "infer": _job("dcgan_infer.cli", "--model", str(COLOUR), "--n", "4", "-o", "grid.png", leaves=("grid.png",)),
     "infer-folder": _job("dcgan_infer.cli", "--n", "4", "-o", "digits/", leaves=("digits/0000000003.png",)),
+    "infer-shards": _job(
+        "dcgan_infer.cli", "--model", str(COLOUR), "--n", "40", "--format", "webdataset", "--shard-size", "20",
+        "-o", "set", leaves=("set/manifest.json", "set/images-00001-of-00002.tar"),
+    ),
     "verify": _job("dcgan_infer.verify_cli", "dcgan-mnist"),
     "bench": _job(
         "dcgan_infer.bench_cli", str(COLOUR), "--rounds", "1", "--burst", "0.01", "--rest", "0", "--batch", "1",

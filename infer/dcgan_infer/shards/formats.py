@@ -60,10 +60,17 @@ def record_dtype(plan: ShardPlan) -> np.dtype[Any]:
     return np.dtype([("index", "<i8"), *label, ("image", image, plan.image_shape)])
 
 
+def npy_header(plan: ShardPlan, shard: Shard) -> bytes:
+    """How a .npy shard begins."""
+    file = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(record_dtype(plan))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": (shard.count,)})
+    return file.getvalue()
+
+
 def _write_npy(file: IO[bytes], chunks: Iterable[Chunk], plan: ShardPlan, shard: Shard) -> None:
     dtype = record_dtype(plan)
-    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (shard.count,)}
-    np.lib.format.write_array_header_1_0(file, header)
+    file.write(npy_header(plan, shard))
     for chunk in chunks:
         records = np.empty(len(chunk.images), dtype)
         records["index"] = np.arange(chunk.first, chunk.first + len(records))

@@ -12,11 +12,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..contract.errors import OutputError
+from ..contract.errors import OutputError, RuntimeMissingError
 from ..extras import require
-from .formats import EXTRA, ROWS, record_dtype
+from .formats import EXTRA, ROWS, npy_header, record_dtype
 from .make import read_manifest
-from .plan import ShardPlan
+from .plan import Shard, ShardPlan
 from .stores import open_store
 
 _KEPT = 8  # chunks of ROWS images: who goes through them in order needs one, and a shuffled reader profits from more
@@ -88,7 +88,7 @@ class ShardedImages:
         number = bisect.bisect_right(self._firsts, self.plan.start + index) - 1
         row = self.plan.start + index - self._firsts[number]
         part = self._part(number, row // ROWS)
-        image = self._picture(part.images[row % ROWS])
+        image = self._picture(part.images[row % ROWS], number)
         label = -1 if part.labels is None else int(part.labels[row % ROWS])
         return (
             self.transform(image) if self.transform else image,
@@ -107,15 +107,23 @@ class ShardedImages:
                 part = self._part(number, chunk)
                 images = part.images
                 if not isinstance(images, np.ndarray):
-                    images = np.stack([np.asarray(self._picture(image)) for image in images])
+                    images = np.stack([np.asarray(self._picture(image, number)) for image in images])
                 labels = np.full(len(images), -1) if part.labels is None else part.labels
                 yield np.ascontiguousarray(images), labels
 
-    def _picture(self, image: Any) -> Any:
+    def _picture(self, image: Any, number: int) -> Any:
+        """An image of a shard: a PIL image where it is a picture."""
         from PIL import Image
 
         if isinstance(image, bytes):
-            return Image.open(io.BytesIO(image))
+            try:
+                picture = Image.open(io.BytesIO(image), formats=["PNG"])
+                if picture.size != self.plan.image_shape[1::-1]:
+                    raise ValueError(f"a picture of {picture.size}")
+                picture.load()
+            except Exception as error:  # what Pillow raises depends on where it stumbles
+                raise self._damaged(number) from error
+            return picture
         if self.plan.dtype == "float32" or (image.ndim == 3 and image.shape[2] != 3):
             return image
         return Image.fromarray(np.ascontiguousarray(image))
@@ -133,18 +141,26 @@ class ShardedImages:
                     if number not in self._members:
                         self._members = {number: _members(file)}
                     part = _of_tar(file, self._members[number][chunk * ROWS :][:count])
+                elif self.plan.format == "parquet":
+                    part = _of_parquet(file, self.plan, chunk)
                 else:
-                    part = (_of_parquet if self.plan.format == "parquet" else _of_npy)(file, self.plan, chunk)
+                    part = _of_npy(file, self.plan, shard, chunk)
             if len(part.images) != count:
                 raise ValueError(f"{len(part.images)} images instead of {count}")
-        except (OSError, KeyError, ValueError, EOFError, tarfile.TarError) as error:  # arrow's are among them
-            raise OutputError(
-                f"{self.place}/{shard.name} is missing or damaged; dcgan-infer with the same options makes it again"
-            ) from error
+        except RuntimeMissingError:
+            raise
+        except Exception as error:  # likewise of pyarrow and tarfile
+            raise self._damaged(number) from error
         self._parts[key] = part
         if len(self._parts) > _KEPT:
             self._parts.popitem(last=False)
         return part
+
+    def _damaged(self, number: int) -> OutputError:
+        name = self.plan.shard(number).name
+        return OutputError(
+            f"{self.place}/{name} is missing or damaged; dcgan-infer with the same options makes it again"
+        )
 
 
 def _of_parquet(file: IO[bytes], plan: ShardPlan, chunk: int) -> _Part:
@@ -157,12 +173,10 @@ def _of_parquet(file: IO[bytes], plan: ShardPlan, chunk: int) -> _Part:
     return _Part(pixels.reshape(-1, *plan.image_shape), labels)
 
 
-def _of_npy(file: IO[bytes], plan: ShardPlan, chunk: int) -> _Part:
-    dtype = record_dtype(plan)
-    np.lib.format.read_magic(file)
-    _, _, found = np.lib.format.read_array_header_1_0(file)
-    if found != dtype:
-        raise ValueError(f"records of {found}")
+def _of_npy(file: IO[bytes], plan: ShardPlan, shard: Shard, chunk: int) -> _Part:
+    dtype, header = record_dtype(plan), npy_header(plan, shard)
+    if file.read(len(header)) != header:
+        raise ValueError("another header")
     file.seek(chunk * ROWS * dtype.itemsize, io.SEEK_CUR)
     records = np.frombuffer(file.read(ROWS * dtype.itemsize), dtype)
     return _Part(records["image"], records["label"] if plan.class_names else None)
