@@ -8,7 +8,7 @@ FASHION := dcgan-fashion-mnist-conditional
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Tests that need neither torch nor onnx; `make test-light` runs them where there is neither.
-LIGHT_TESTS := $(wildcard tests/test_infer_*.py) $(addprefix tests/test_,commands.py latents.py import_rules.py install.py spec.py pixels.py files.py old_files.py golden.py images.py metrics.py evaluation.py)
+LIGHT_TESTS := $(wildcard tests/test_infer_*.py) $(addprefix tests/test_,commands.py latents.py import_rules.py install.py spec.py pixels.py files.py old_files.py golden.py images.py metrics.py evaluation.py shards.py)
 
 # Of test-lowest and test-newest; with torch: EXTRAS=cpu,train,export TESTS=tests/test_fuse.py
 EXTRAS ?= cpu

@@ -34,7 +34,7 @@ def floors(project: dict[str, Any]) -> dict[str, str]:
         asked += [line for line in extra if not line.startswith(project["project"]["name"])]
     found: dict[str, str] = {}
     for line in asked:
-        bound = re.fullmatch(r"([\w.-]+)>=([\w.]+)", line)
+        bound = re.fullmatch(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", line)
         if bound is None:
             raise ValueError(f"pyproject.toml: {line!r} has no lower bound; write it as name>=version")
         name, version = bound.groups()
