@@ -115,32 +115,6 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     "URL such as s3://bucket/digits, as parquet, webdataset or npy.",
 )
 @click.option(
-    "--shard-size",
-    type=WholeNumber(1, INDICES),
-    metavar="NUMBER",
-    help=f"Images in each shard.  [default: {SHARD_SIZE}]",
-)
-@click.option(
-    "--shard",
-    "part",
-    callback=_parse_shard,
-    metavar="K/N",
-    help="Make only the shards whose number modulo N is K, from 0 to N - 1: for N jobs side by side.",
-)
-@click.option(
-    "--encoding",
-    type=click.Choice(ENCODINGS),
-    help="Of the images in shards; raw pixels are faster.  [default: png, of npy raw]",
-)
-@click.option(
-    "--engine", type=click.Choice(ENGINES), help="Make shards in this process, or on a Ray cluster.  [default: local]"
-)
-@click.option(
-    "--ray-address",
-    metavar="ADDRESS",
-    help="Of the cluster, such as auto or ray://head:10001.  [default: one of this machine's cores]",
-)
-@click.option(
     "--model",
     default=shipped.DEFAULT,
     show_default=True,
@@ -236,6 +210,32 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     show_default=True,
     metavar="NUMBER",
     help="Images at a time; memory grows with it, and 16 is about the fastest on a CPU.",
+)
+@click.option(
+    "--shard-size",
+    type=WholeNumber(1, INDICES),
+    metavar="NUMBER",
+    help=f"Images in each shard.  [default: {SHARD_SIZE}]",
+)
+@click.option(
+    "--shard",
+    "part",
+    callback=_parse_shard,
+    metavar="K/N",
+    help="Make only the shards whose number modulo N is K, from 0 to N - 1: for N jobs side by side.",
+)
+@click.option(
+    "--encoding",
+    type=click.Choice(ENCODINGS),
+    help="Of the images in shards; raw pixels are faster.  [default: png, of npy raw]",
+)
+@click.option(
+    "--engine", type=click.Choice(ENGINES), help="Make shards in this process, or on a Ray cluster.  [default: local]"
+)
+@click.option(
+    "--ray-address",
+    metavar="ADDRESS",
+    help="Of the cluster, such as auto or ray://head:10001.  [default: one of this machine's cores]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.option("--list-providers", is_flag=True, help="Say which providers work here, and why not, and exit.")
