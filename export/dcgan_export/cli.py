@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +15,6 @@ from click.core import ParameterSource
 from dcgan_infer import __version__, shipped
 from dcgan_infer.commands import Command, FiniteFloat, WholeNumber, parse_activation
 from dcgan_infer.contract.errors import ExportError, OutputError, ParityError
-from dcgan_infer.contract.files import temporary_folder
 from dcgan_infer.contract.layers import OUTPUTS, Activation
 from dcgan_infer.contract.spec import DRAWN
 from dcgan_infer.extras import require
@@ -226,7 +223,6 @@ def main(
             raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
     for package, extra in form.needs:
         require(package, extra)
-    _have_temporary_folder(out)
     library = require("dcgan_export.publish", "export")
     source = _load(checkpoint, options)
     if makes_site and source.spec.image_shape[0] not in DRAWN:
@@ -250,23 +246,6 @@ def main(
         click.echo(f"wrote {golden}")
     if vectors is not None and not as_json:
         click.echo(f"wrote {vectors / 'index.json'} and the files it names")
-
-
-def _have_temporary_folder(out: Path) -> None:
-    """Where a machine has no folder for temporary files, make one beside the result, for as long as the command runs.
-
-    Torch's exporter leaves its cache there as soon as it is imported: in the current folder; it fails if that is
-    read-only.
-    """
-    try:
-        if tempfile.gettempdir() != os.getcwd():  # noqa: PTH109  compared as tempfile names it
-            return
-    except FileNotFoundError:
-        pass
-    if out.parent.is_dir():
-        context = click.get_current_context()
-        context.call_on_close(functools.partial(setattr, tempfile, "tempdir", tempfile.tempdir))
-        tempfile.tempdir = str(context.with_resource(temporary_folder(out.parent, "torch")))
 
 
 def _given(*names: str) -> bool:

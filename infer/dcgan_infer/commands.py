@@ -11,6 +11,8 @@ import io
 import math
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +32,7 @@ class Command(click.Command):
         _prepare_streams()
         # Where matplotlib lists the fonts that it finds; else it makes two folders in the home.
         os.environ.setdefault("MPLCONFIGDIR", str(user_cache("matplotlib")))
+        _do_without_temporary_files()
         with ends_by_signal():
             try:
                 return super().main(*args, **extra)
@@ -70,6 +73,23 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(null, mode, encoding="utf-8"))  # noqa: PTH123, SIM115  it stays open
         elif isinstance(stream, io.TextIOWrapper) and mode == "w":
             stream.reconfigure(errors="backslashreplace")  # of a file's name that its encoding lacks
+
+
+def _do_without_temporary_files() -> None:
+    """Where a machine has no folder for temporary files, keep libraries from making one, or failing for want of it.
+
+    Python takes the current folder then, and torch's compiler, as soon as an exporter or an optimizer imports it, makes
+    one for its cache there. If the current folder is read-only too, Python raises an error, and some libraries ask when
+    they are imported. A folder that exists, in which they then keep nothing, will do.
+    """
+    there = str(Path(__file__).parent)
+    try:
+        lacks = tempfile.gettempdir() == str(Path.cwd())
+    except FileNotFoundError:
+        lacks = True
+        tempfile.tempdir = there
+    if lacks:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", there)
 
 
 class WholeNumber(click.types.IntParamType):

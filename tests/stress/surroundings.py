@@ -52,7 +52,7 @@ COMMANDS = {
     "export-pt2": _job("dcgan_export.cli", "-o", "m.pt2", leaves=("m.pt2",)),
     "train": _job(
         "dcgan.cli", "--dataset", "sample", "--epochs", "1", "--batch-size", "64", "--threads", "1", "-o", "run",
-        leaves=("run/generator.safetensors", "run/losses.png", "run/samples/epoch-001.png"),
+        leaves=("run/generator.safetensors", "run/losses.png"),
     ),
     "eval": _job("dcgan.eval_cli", "dcgan-mnist", "--dataset", "sample", "-n", "500"),
 }  # fmt: skip
