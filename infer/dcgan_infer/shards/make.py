@@ -168,7 +168,6 @@ def plan_of(request: Request, generator: ImageGenerator) -> ShardPlan:
     if request.dtype == "float" and generator.model.gives_uint8:
         raise ModelError(f"model {generator.name} gives uint8, no floats; leave --dtype float out")
     asked = generator.asked(classes=request.classes or None, digits=request.digits or None)
-    packages = ("numpy", *(form.packages if encoding == "png" or sharding.format == "parquet" else ()))
     return ShardPlan(
         format=sharding.format,
         encoding=encoding,
@@ -183,11 +182,17 @@ def plan_of(request: Request, generator: ImageGenerator) -> ShardPlan:
         class_names=tuple(spec.labels),
         model=generator.name,
         model_sha256=generator.model.sha256,
-        software=(
-            ("dcgan-toolkit", __version__),
-            ("onnxruntime", generator.runtime_version),
-            *((name, importlib.metadata.version(name)) for name in packages),
-        ),
+        software=software_of(sharding.format, encoding, generator),
+    )
+
+
+def software_of(name: str, encoding: str, generator: ImageGenerator) -> tuple[tuple[str, str], ...]:
+    """Versions here of what the bytes depend on, by name."""
+    packages = ("numpy", *(FORMATS[name].packages if encoding == "png" or name == "parquet" else ()))
+    return (
+        ("dcgan-toolkit", __version__),
+        ("onnxruntime", generator.runtime_version),
+        *((package, importlib.metadata.version(package)) for package in packages),
     )
 
 
@@ -236,6 +241,7 @@ def read_manifest(store: Store, place: str) -> ShardPlan:
     Raises:
         OutputError: it is not finished, or its manifest makes no sense.
     """
+    store.reach()
     content = _read(store, MANIFEST)
     if content is None:
         raise OutputError(
@@ -247,6 +253,7 @@ def read_manifest(store: Store, place: str) -> ShardPlan:
 
 def _claim(store: Store, plan: ShardPlan, place: str) -> None:
     """Say what this place is for, or find it said."""
+    store.reach()
     found = _read(store, PLAN)
     if found is not None:
         plan.refuse_other(found, f"{place}/{PLAN}")

@@ -2,6 +2,10 @@
 
 An object store has no rename and needs none: an object is there when all of it is. So what says that a set is whole, a
 receipt for each shard and then the manifest, is written after what it speaks of.
+
+A file is written whole to the folder for temporary files, and then sent. Of one with more than 100 MB, s3fs sends
+parts; S3 keeps those of a killed process, invisible, until a lifecycle rule of the bucket
+(AbortIncompleteMultipartUpload) removes them.
 """
 
 from __future__ import annotations
@@ -10,17 +14,26 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from ..contract.errors import DcganError, OutputError, RuntimeMissingError, first_line
-from ..contract.files import make_folder, replacing
+from ..contract.files import make_folder, replacing, temporary_folder
 from ..extras import require
 from .formats import EXTRA
+
+_PATIENCE = 20  # seconds for a first answer; s3fs tries a server that is down for 9
 
 
 class Store(Protocol):
     """A place that holds files by name; names may have folders in them."""
+
+    def reach(self) -> None:
+        """See that the place answers, whether it is there or not.
+
+        Raises:
+            OutputError: it doesn't, or it lets us not in.
+        """
 
     def opened(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         """A file to read.
@@ -48,12 +61,26 @@ def open_store(place: str) -> Store:
         OutputError: the URL can't be used.
         RuntimeMissingError: fsspec, or the package for that kind of URL, is not installed.
     """
-    return _Remote(place) if "://" in place else _Folder(Path(place))
+    if "://" not in place:
+        return _Folder(Path(place))
+    fsspec = require("fsspec", EXTRA)
+    try:
+        files, root = fsspec.url_to_fs(place)
+    except ImportError as error:
+        raise RuntimeMissingError(f"can't use {place}: {first_line(error)}") from error
+    except Exception as error:  # what a storage library raises has no common base
+        raise OutputError(f"can't use {place}: {first_line(error)}") from error
+    if "file" in files.protocol:
+        return _Folder(Path(root))
+    return _Remote(place.rstrip("/"), files, root)
 
 
 class _Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
+
+    def reach(self) -> None:
+        pass
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
@@ -81,31 +108,50 @@ class _Folder:
 
 
 class _Remote:
-    def __init__(self, url: str) -> None:
-        fsspec = require("fsspec", EXTRA)
-        self._url = url.rstrip("/")
-        try:
-            with self._errors(""):
-                self._files, self._root = fsspec.url_to_fs(self._url)
-        except ImportError as error:
-            raise RuntimeMissingError(f"{url}: {first_line(error)}") from error
+    def __init__(self, url: str, files: Any, root: str) -> None:
+        self._url = url
+        self._files = files
+        self._root = root
+
+    def reach(self) -> None:
+        # A server that takes a connection and then says nothing would hold us for minutes.
+        bound = {"timeout": _PATIENCE} if self._files.async_impl else {}
+        with self._errors("reach", ""):
+            self._files.exists(self._at(""), **bound)
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
-        with self._errors(name), self._files.open(self._at(name), "rb") as file:
+        with self._errors("read", name), self._files.open(self._at(name), "rb") as file:
             yield file
 
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="dcgan-") as folder:
-            temporary = Path(folder) / "shard"
-            yield temporary
-            with self._errors(name):
-                self._files.makedirs(self._files._parent(self._at(name)), exist_ok=True)
-                self._files.put_file(str(temporary), self._at(name))
+        try:
+            with temporary_folder(Path(tempfile.gettempdir()), name.replace("/", "-")) as folder:
+                temporary = folder / PurePosixPath(name).name
+                yield temporary
+                with self._errors("write", name):
+                    self._send(temporary, self._at(name))
+        except (DcganError, BrokenPipeError):
+            raise
+        except OSError as error:
+            raise OutputError(
+                f"can't write the temporary file that {self._url}/{name} is sent from: {first_line(error).lower()}; "
+                "set TMPDIR to a folder with room for a shard"
+            ) from error
+
+    def _send(self, file: Path, path: str) -> None:
+        try:
+            self._files.put_file(str(file), path)
+        except FileNotFoundError:  # of a file system with folders, such as sftp's; or there is no such bucket
+            above = PurePosixPath(path).parents
+            for folder in [str(each) for each in above][-3::-1]:  # a bucket, or what is like one, is not for us to make
+                with contextlib.suppress(FileExistsError):
+                    self._files.mkdir(folder, create_parents=False)
+            self._files.put_file(str(file), path)
 
     def names(self, folder: str) -> set[str]:
-        with self._errors(folder):
+        with self._errors("read", folder):
             self._files.invalidate_cache()  # others write here too
             try:
                 found: list[Any] = self._files.ls(self._at(folder), detail=False)
@@ -117,11 +163,16 @@ class _Remote:
         return f"{self._root}/{name}".rstrip("/")
 
     @contextlib.contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def _errors(self, doing: str, name: str) -> Iterator[None]:
         """What a storage library raises has no common base: whatever it is becomes an OutputError."""
+        where = f"{self._url}/{name}".rstrip("/")
         try:
             yield
-        except (DcganError, FileNotFoundError, ImportError):
+        except DcganError:
             raise
+        except TimeoutError as error:
+            raise OutputError(f"can't {doing} {where}: no answer") from error
         except Exception as error:
-            raise OutputError(f"can't use {self._url}/{name}: {first_line(error)}") from error
+            if doing == "read" and isinstance(error, FileNotFoundError):
+                raise
+            raise OutputError(f"can't {doing} {where}: {first_line(error)}") from error
