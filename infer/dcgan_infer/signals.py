@@ -29,6 +29,7 @@ def _stopped(_number: int) -> str | None:
 
 
 _notice: Notice = _stopped
+_acts: list[Callable[[], None]] = []  # before the process ends
 
 
 @contextlib.contextmanager
@@ -44,6 +45,16 @@ def told(notice: Notice) -> Iterator[None]:
         yield
     finally:
         _notice = before
+
+
+@contextlib.contextmanager
+def ended_by(act: Callable[[], None]) -> Iterator[None]:
+    """Within, a signal that ends the process calls `act` first, in another thread than this one."""
+    _acts.append(act)
+    try:
+        yield
+    finally:
+        _acts.remove(act)
 
 
 @contextlib.contextmanager
@@ -99,6 +110,9 @@ def _watch(reader: int, numbers: frozenset[int]) -> None:
 
 def _leave(number: int, words: str) -> None:
     try:
+        for act in _acts:
+            with contextlib.suppress(Exception):  # whatever it is: a signal ends the process
+                act()
         files.abandon()
         if "multiprocessing" in sys.modules:
             import multiprocessing

@@ -6,6 +6,6 @@ plan.py     what a set of shards holds, and its names
 formats.py  one shard: Parquet, tar as WebDataset reads it, or .npy
 stores.py   where shards go: a folder, or an object store through fsspec
 make.py     making those that are missing, and the manifest
-engines.py  where they are made: in this process, or on a Ray cluster
+ray_engine.py  the same on a Ray cluster
 images.py   reading them back
 """
