@@ -19,12 +19,15 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
 
-from dcgan_infer import ImageGenerator
+from dcgan_infer import ImageGenerator, shipped
 from dcgan_infer.cli import main
 from dcgan_infer.contract.errors import OutputError
+from dcgan_infer.shards import make
 from dcgan_infer.shards.images import ShardedImages
+from dcgan_infer.shards.plan import PLAN
 
 CLOTHES = MODELS / "clothes.onnx"  # 3 classes of 4x6 pixels, in colour
+COLOUR = MODELS / "colour.onnx"
 FOUR = MODELS / "four.onnx"  # 4 channels, no classes
 
 
@@ -121,12 +124,25 @@ def test_floats_and_models_without_classes() -> None:
     assert ShardedImages("four")[2][0].shape == pixels.shape[1:]
     assert "4" in refusal("--n", "5", "--format", "webdataset", "-o", "tar", model=FOUR)
 
+    plain = shipped.path_of("dcgan-mnist", ".onnx")
+    want = ImageGenerator(plain, provider="cpu").generate(5)
+    for form in ("webdataset", "parquet"):
+        if form == "parquet":
+            pytest.importorskip("pyarrow")
+        done("--n", "5", "--format", form, "-o", form, model=plain)
+        (pixels, labels), = ShardedImages(form).batches()  # fmt: skip
+        assert np.array_equal(pixels, want)
+        assert labels.tolist() == [-1] * 5
+
 
 def test_a_model_that_takes_a_seed_makes_shards() -> None:
     seeded = OLD / "conditional-seed.onnx"
     done("--n", "40", "--format", "npy", "--shard-size", "15", "-o", "set", model=seeded)
     pixels = np.concatenate([images for images, _ in ShardedImages("set").batches()])
     assert np.array_equal(pixels, ImageGenerator(seeded, provider="cpu").generate(40))
+    assert "--truncation" in refusal("--format", "npy", "-o", "t", "--truncation", "0.5", model=seeded)
+    assert "10,000 at most" in refusal("--n", "10001", "--format", "npy", "-o", "t", model=seeded)
+    assert not Path("t").exists()
 
 
 # Other readers.
@@ -225,6 +241,27 @@ def test_parts_need_not_know_of_each_other(whole: dict[str, str]) -> None:
     assert contents("parts") == whole
 
 
+def test_a_missing_shard_of_another_part_is_not_taken_for_there(whole: dict[str, str]) -> None:
+    Path("whole", THIRD).unlink()
+    Path("whole/manifest.json").unlink()
+    assert done(*WISH, "whole", "--shard", "0/2")["missing"] == 1
+    assert not Path("whole/manifest.json").exists()
+    assert done(*WISH, "whole", "--shard", "1/2")["missing"] == 0
+    assert contents("whole") == whole
+
+
+def test_a_wish_that_came_at_the_same_moment_is_noticed(whole: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    put = make._put
+
+    def put_by_both(store: Any, name: str, facts: dict[str, Any]) -> None:
+        put(store, name, facts)
+        if name == PLAN:
+            put(store, name, facts | {"seed": 1})
+
+    monkeypatch.setattr(make, "_put", put_by_both)
+    assert "another seed: 1, and this is 0" in refusal(*WISH, "both")
+
+
 def test_two_at_once_make_the_same_bytes(whole: dict[str, str]) -> None:
     command = [sys.executable, "-m", "dcgan_infer", "--model", str(CLOTHES), "--provider", "cpu", "--threads", "1"]
     both = [subprocess.Popen([*command, *WISH, "both"], stdout=subprocess.DEVNULL) for _ in range(2)]
@@ -266,7 +303,7 @@ def test_the_same_command_goes_on_after_a_signal(number: signal.Signals) -> None
     assert contents("set") == contents("whole")
 
 
-def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str]) -> None:
+def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for extra, reason in (
         (("--seed", "1"), "another seed: 0, and this is 1"),
         (("--shard-size", "9"), "another shard size: 8, and this is 9"),
@@ -274,6 +311,13 @@ def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str]) -> N
         (("--class", "0"), "another asked: [], and this is [0]"),
     ):
         assert reason in refusal(*WISH, "whole", *extra)
+    newer = ("npy", "raw", ImageGenerator(CLOTHES, provider="cpu"))
+    versions = tuple((name, "9" if name == "numpy" else version) for name, version in make.software_of(*newer))
+    with monkeypatch.context() as patch:
+        patch.setattr(make, "software_of", lambda *_: versions)
+        assert 'another numpy: "' in refusal(*WISH, "whole")
+    assert "another dtype" in refusal(*WISH, "whole", "--dtype", "float")
+    assert "another class names" in refusal(*WISH, "whole", model=COLOUR)
     assert contents("whole") == whole
 
 
@@ -304,9 +348,11 @@ def test_foreign_files_are_not_overwritten() -> None:
         (("-o", "s3://bucket/x", "--format", "png"), 2, "is a URL, which takes shards; add --format"),
         (("-o", "set", "--format", "npy", "--shard", "3/3"), 2, "'3/3' is no part"),
         (("-o", "set", "--format", "npy", "--shard", "1"), 2, "'1' is no part"),
-        (("-o", "set", "--format", "npy", "--encoding", "png"), 2, "--encoding png is for parquet and webdataset"),
-        (("-o", "set", "--format", "webdataset", "--encoding", "raw"), 2, "--encoding raw is for parquet and npy"),
-        (("-o", "set", "--format", "parquet", "--dtype", "float"), 2, "--dtype float is for npy"),
+        (("-o", "a.tar", "--format", "webdataset"), 2, "--out a.tar is named as one file"),
+        (("-o", "memory://a/b.npy", "--format", "npy"), 2, "--out memory://a/b.npy is named as one file"),
+        (("-o", "set", "--format", "npy", "--encoding", "png"), 2, "png can't be had of npy, which holds raw"),
+        (("-o", "set", "--format", "webdataset", "--encoding", "raw"), 2, "raw can't be had of webdataset"),
+        (("-o", "set", "--format", "parquet", "--dtype", "float"), 2, "float can't be had of parquet"),
         (("-o", "set", "--format", "npy", "--grid", "2x2"), 2, "--grid is for pictures"),
         (("-o", "set", "--format", "npy", "--ray-address", "auto"), 2, "--ray-address is for --engine ray"),
         (("-o", "set", "--format", "npy", "--n", "4_000_000_000", "--shard-size", "1"), 2, "give a larger one"),
@@ -340,7 +386,10 @@ def test_a_set_that_is_not_finished_or_damaged_is_not_read(whole: dict[str, str]
     with pytest.raises(OutputError, match=r"whole/images-00001-of-00007\.npy is missing or damaged"):
         images[8]
     manifest = Path("whole/manifest.json")
-    for change in ({"schema": 2}, {"n": "many"}, {"image_shape": [0]}, {"format": None}, {"shard_size": 0}):
+    for change in (
+        {"schema": 2}, {"n": "many"}, {"image_shape": [0]}, {"format": None}, {"shard_size": 0}, {"n": 10**30},
+        {"n": 10**9, "shard_size": 1}, {"start": -1}, {"encoding": "png"},
+    ):  # fmt: skip
         manifest.write_text(json.dumps(json.loads(Path("whole/.shards/plan.json").read_text()) | change))
         with pytest.raises(OutputError, match=r"manifest\.json (makes no sense|has schema)"):
             ShardedImages("whole")
@@ -363,19 +412,21 @@ def test_a_damaged_shard_is_a_line(form: str, encoding: str) -> None:
     assert harmful > 100
 
 
-def test_memory_does_not_grow_with_the_number_of_images() -> None:
-    resource = pytest.importorskip("resource")
+@pytest.mark.parametrize("form", ["parquet", "webdataset", "npy"])
+def test_memory_does_not_grow_with_the_number_of_images_in_a_shard(form: str) -> None:
+    pytest.importorskip("resource")
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
     program = (
         "import resource, sys\nfrom dcgan_infer.cli import main\nmain(sys.argv[1:], standalone_mode=False)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
-    assert resource
     peaks = []
-    for n in (2000, 60000):
-        words = ["--model", str(CLOTHES), "--threads", "1", "--n", str(n), "--format", "npy", "-o", f"set{n}"]
+    for n in (2000, 40000):
+        words = ["--model", str(CLOTHES), "--threads", "1", "--n", str(n), "--format", form, "-o", f"set{n}"]
         made = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=True)
         peaks.append(int(made.stdout.splitlines()[-1]))
-    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < 1.1 * peaks[0], peaks
 
 
 def test_the_report_says_what_was_made_and_what_is_missing() -> None:

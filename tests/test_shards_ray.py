@@ -184,7 +184,7 @@ def maker(place: Path) -> tuple[Maker, bytes]:
 def test_a_machine_with_other_versions_is_refused(tmp_path: Path) -> None:
     mine, content = maker(tmp_path)
     other = replace(mine.plan, software=(*mine.plan.software[:-1], ("numpy", "1.0")))
-    actor = ray_engine._Actor({"plan": other, "place": str(tmp_path), "batch_size": 16}, content, "cpu", 1)
+    actor = ray_engine._Actor({"plan": other, "place": str(tmp_path), "batch_size": 16}, content, 1)
     answer = actor({"number": np.array([0])})
     assert answer["count"] == [0]
     assert re.search(r"has numpy .*, and the set is made with 1\.0; install the same versions", answer["problem"][0])

@@ -227,7 +227,7 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
 @click.option(
     "--encoding",
     type=click.Choice(ENCODINGS),
-    help="Of the images in shards; raw pixels are faster.  [default: png, of npy raw]",
+    help="Of the images in shards: raw pixels are faster.  [default: png; of npy raw]",
 )
 @click.option(
     "--engine", type=click.Choice(ENGINES), help="Make shards in this process, or on a Ray cluster.  [default: local]"

@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from . import shipped
 from .contract.spec import INDICES
@@ -26,7 +26,27 @@ ARRAYS = ("npy", "npz")
 FILES = (*GRIDS, "gif", *ARRAYS)
 FOLDER = "folder"
 SHARDS = "shards"  # a folder, or a URL, of files in one of these formats
-SHARDED = ("parquet", "webdataset", "npy")
+
+
+class ShardForm(NamedTuple):
+    """What a shard of a format holds.
+
+    Attributes:
+        suffix: of its file.
+        encodings: of its images, the default first.
+        dtypes: that these may have.
+    """
+
+    suffix: str
+    encodings: tuple[str, ...]
+    dtypes: tuple[str, ...] = ("uint8",)
+
+
+SHARDED = {
+    "parquet": ShardForm("parquet", ("png", "raw")),
+    "webdataset": ShardForm("tar", ("png",)),
+    "npy": ShardForm("npy", ("raw",), ("uint8", "float")),
+}
 ENCODINGS = ("png", "raw")
 ENGINES = ("local", "ray")
 MOST_SHARDS = 1_000_000
@@ -49,8 +69,9 @@ def kind_of(out: str, kind: str | None = None) -> str:
         return kind or "png"
     if not out:
         raise ValueError("--out is empty; give the name of a file or folder.")
-    if kind in SHARDED and (kind not in FILES or Path(out).suffix.lower() not in SUFFIXES):
-        if Path(out).suffix.lower() in SUFFIXES:
+    suffix = Path(out).suffix.lower()
+    if kind in SHARDED and (kind not in FILES or suffix not in SUFFIXES or "://" in out):
+        if suffix in (*SUFFIXES, *(f".{form.suffix}" for form in SHARDED.values())):
             raise ValueError(f"--format {kind} makes a folder of files, and --out {out} is named as one file.")
         return SHARDS
     if "://" in out:
@@ -58,7 +79,6 @@ def kind_of(out: str, kind: str | None = None) -> str:
     if out.endswith(("/", os.sep)) or os.path.isdir(out):  # noqa: PTH112 - Path.is_dir raises where a folder above may not be read
         found = FOLDER
     else:
-        suffix = Path(out).suffix.lower()
         if suffix not in SUFFIXES:
             raise ValueError(
                 f"--out {out}: the name must end in {', '.join(SUFFIXES)}, or in / for a folder of single PNGs."
@@ -103,12 +123,15 @@ class Sharding:
                 return f"--{option} is for pictures, and a shard holds single images as they are; leave --{option} out."
         if request.n > MOST_SHARDS * self.size:
             return f"--shard-size {self.size} makes more than {MOST_SHARDS:,} shards; give a larger one."
-        if self.encoding == "png" and self.format == "npy":
-            return "--encoding png is for parquet and webdataset; .npy holds pixels."
-        if self.encoding == "raw" and self.format == "webdataset":
-            return "--encoding raw is for parquet and npy; a tar for WebDataset holds PNGs."
-        if request.dtype == "float" and self.format != "npy":
-            return f"--dtype float is for npy, and {self.format} holds uint8."
+        form = SHARDED[self.format]
+        for option, value, those in (
+            ("encoding", self.encoding, form.encodings),
+            ("dtype", request.dtype, form.dtypes),
+        ):
+            if value is not None and value not in those:
+                return f"--{option} {value} can't be had of {self.format}, which holds {' or '.join(those)}."
+        if not 0 <= self.part < self.parts:
+            return f"of {self.parts} parts there is none with the number {self.part}: they count from 0."
         if self.address is not None and self.engine != "ray":
             return "--ray-address is for --engine ray."
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import gzip
-import importlib
+import importlib.util
 import io
 import itertools
 import json
@@ -326,7 +326,9 @@ def _go_on_with_shards(path: Path) -> object:
 
     place = path.parent.parent if path.parent.name == ".shards" else path.parent
     wish = Request(place, SHARDS, 6, model=str(MODELS / "clothes.onnx"), provider="cpu", sharding=Sharding("npy", 4))
-    return make_shards(wish).sha256
+    made = make_shards(wish)
+    assert made.sha256 == json.loads(_set_of_shards("npy")["set/manifest.json"])["sha256"]
+    return made.missing
 
 
 def _read_shards(path: Path) -> object:
@@ -506,6 +508,7 @@ TARGETS = {
     "shards-manifest": _shards("manifest.json", "npy", _read_shards),
     "shards-npy": _shards("", "npy", _read_shards),
     "shards-tar": _shards("", "webdataset", _read_shards),
+    **({"shards-parquet": _shards("", "parquet", _read_shards)} if importlib.util.find_spec("pyarrow") else {}),
     "outline": Target(
         "m.onnx", _of(MODELS / "clothes-uint8.onnx", OLD / "conditional-seed.onnx"), "protobuf",
         lambda path: read_outline(path.read_bytes()).custom,

@@ -182,7 +182,7 @@ def naming() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, writer: str = "") -> Iterator[Path]:
     """Yield a path to write to; when the block succeeds, that file is flushed to disk and renamed to `path`.
 
     The yielded path has the name of `path`, in a temporary folder beside it: some formats choose their encoding by the
@@ -190,6 +190,9 @@ def replacing(path: Path) -> Iterator[Path]:
     file's permissions are kept. A file that can't be renamed over, such as one that is mounted into a container, is
     written over in place.
 
+    Args:
+        path: of the file.
+        writer: who writes, where that is to stand in the temporary folder's name.
     Raises:
         OutputError: the folder is missing or not writable, or `path` is a folder, a device or a pipe.
     """
@@ -202,9 +205,10 @@ def replacing(path: Path) -> Iterator[Path]:
             if older is not None and not stat.S_ISREG(older.st_mode):
                 raise OutputError(f"can't write {path}: it exists and is not a regular file; choose another name")
             if older is not None and not os.access(target.parent, os.W_OK) and os.access(target, os.W_OK):
-                folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir()), target.name))
+                parent = Path(tempfile.gettempdir())
             else:
-                folder = stack.enter_context(temporary_folder(target.parent, target.name))
+                parent = target.parent
+            folder = stack.enter_context(temporary_folder(parent, f"{target.name}.{writer}".rstrip(".")))
         except DcganError:
             raise
         except OSError as error:

@@ -19,7 +19,6 @@ from ..extras import require
 from ..sinks import encoded_png
 from .plan import Shard, ShardPlan
 
-ROWS = 1024  # images handed on at a time, and in a row group of Parquet
 FACTS = "dcgan.shard"  # key of what a shard says of itself
 EXTRA = "shards"  # that installs pyarrow and fsspec
 
@@ -43,12 +42,10 @@ class Format(NamedTuple):
     """How a shard is written.
 
     Attributes:
-        encodings: of images, the default first.
-        packages: that its bytes depend on.
+        packages: that it needs, and its bytes depend on.
         write: the shard's images to a file.
     """
 
-    encodings: tuple[str, ...]
     packages: tuple[str, ...]
     write: Callable[[IO[bytes], Iterable[Chunk], ShardPlan, Shard], None]
 
@@ -96,6 +93,7 @@ def _write_webdataset(file: IO[bytes], chunks: Iterable[Chunk], plan: ShardPlan,
                 if chunk.labels is not None:
                     add(f"{key}.cls", b"%d" % chunk.labels[i])
                 add(f"{key}.png", encoded_png(image))
+            archive.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
 
 
 def _write_parquet(file: IO[bytes], chunks: Iterable[Chunk], plan: ShardPlan, shard: Shard) -> None:
@@ -121,7 +119,7 @@ def _write_parquet(file: IO[bytes], chunks: Iterable[Chunk], plan: ShardPlan, sh
                     "label": arrow.array(chunk.labels),
                     "class": arrow.DictionaryArray.from_arrays(codes, names),
                 }
-            writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=ROWS)
+            writer.write_batch(arrow.record_batch(columns, schema=schema), row_group_size=plan.rows)
 
 
 def _schema(arrow: Any, plan: ShardPlan, shard: Shard) -> Any:
@@ -159,7 +157,7 @@ def _image_column(arrow: Any, chunk: Chunk, indices: npt.NDArray[np.int64], raw:
 
 
 FORMATS = {
-    "parquet": Format(("png", "raw"), ("pyarrow", "pillow"), _write_parquet),
-    "webdataset": Format(("png",), ("pillow",), _write_webdataset),
-    "npy": Format(("raw",), (), _write_npy),
+    "parquet": Format(("pyarrow",), _write_parquet),
+    "webdataset": Format((), _write_webdataset),
+    "npy": Format((), _write_npy),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import io
 import tarfile
 from collections import OrderedDict
@@ -14,12 +13,12 @@ import numpy.typing as npt
 
 from ..contract.errors import OutputError, RuntimeMissingError
 from ..extras import require
-from .formats import EXTRA, ROWS, npy_header, record_dtype
+from .formats import EXTRA, npy_header, record_dtype
 from .make import read_manifest
 from .plan import Shard, ShardPlan
 from .stores import open_store
 
-_KEPT = 8  # chunks of ROWS images: who goes through them in order needs one, and a shuffled reader profits from more
+_KEPT = 8  # chunks: who goes through them in order needs one, and a shuffled reader profits from more
 
 
 class _Part(NamedTuple):
@@ -39,8 +38,9 @@ class ShardedImages:
 
     An item is (picture, label), the picture a PIL image: what torchvision.datasets.MNIST gives. Of float images and of
     those with another number of channels than 1 or 3 it is the array; of an unconditional model the label is -1.
-    Chunks of 1,024 images are read and kept at a time, so going through in order is fast, and jumping about is not:
-    shuffle within `batches`, or take .npy shards in a folder, which are mapped.
+    1,024 images are read at a time, and eight times as many kept, so going through in order is fast, and jumping about
+    is not: shuffle within `batches`. Whether a shard's bytes are those of the manifest is not looked at: who makes the
+    set again by the same command learns it.
 
     Attributes:
         plan: what the set holds.
@@ -68,9 +68,19 @@ class ShardedImages:
         self.class_to_idx = {name: number for number, name in enumerate(self.classes)}
         self.transform = transform
         self.target_transform = target_transform
-        self._firsts = [self.plan.shard(number).first for number in range(len(self.plan))]
+        self._forget()
+
+    def _forget(self) -> None:
         self._parts: OrderedDict[tuple[int, int], _Part] = OrderedDict()
         self._members: dict[int, npt.NDArray[np.int64]] = {}  # where they are, of a tar
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was read: a DataLoader's workers read for themselves."""
+        return {name: value for name, value in vars(self).items() if name not in ("_parts", "_members")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
 
     def __len__(self) -> int:
         return self.plan.n
@@ -85,11 +95,11 @@ class ShardedImages:
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self):,} images, asked for number {index:,}")
         index %= len(self)
-        number = bisect.bisect_right(self._firsts, self.plan.start + index) - 1
-        row = self.plan.start + index - self._firsts[number]
-        part = self._part(number, row // ROWS)
-        image = self._picture(part.images[row % ROWS], number)
-        label = -1 if part.labels is None else int(part.labels[row % ROWS])
+        number, row = divmod(index, self.plan.shard_size)
+        chunk, row = divmod(row, self.plan.rows)
+        part = self._part(number, chunk)
+        image = self._picture(part.images[row], number)
+        label = -1 if part.labels is None else int(part.labels[row])
         return (
             self.transform(image) if self.transform else image,
             self.target_transform(label) if self.target_transform else label,
@@ -103,13 +113,13 @@ class ShardedImages:
             shape (K,), -1 each of an unconditional model.
         """
         for number in range(len(self.plan)):
-            for chunk in range(-(-self.plan.shard(number).count // ROWS)):
+            for chunk in range(-(-self.plan.shard(number).count // self.plan.rows)):
                 part = self._part(number, chunk)
                 images = part.images
                 if not isinstance(images, np.ndarray):
                     images = np.stack([np.asarray(self._picture(image, number)) for image in images])
                 labels = np.full(len(images), -1) if part.labels is None else part.labels
-                yield np.ascontiguousarray(images), labels
+                yield np.array(images), np.array(labels)  # and not those that are kept
 
     def _picture(self, image: Any, number: int) -> Any:
         """An image of a shard: a PIL image where it is a picture."""
@@ -118,8 +128,9 @@ class ShardedImages:
         if isinstance(image, bytes):
             try:
                 picture = Image.open(io.BytesIO(image), formats=["PNG"])
-                if picture.size != self.plan.image_shape[1::-1]:
-                    raise ValueError(f"a picture of {picture.size}")
+                wanted = ("L" if len(self.plan.image_shape) == 2 else "RGB", self.plan.image_shape[1::-1])
+                if (picture.mode, picture.size) != wanted:
+                    raise ValueError(f"a picture of {picture.mode}, {picture.size}")
                 picture.load()
             except Exception as error:  # what Pillow raises depends on where it stumbles
                 raise self._damaged(number) from error
@@ -134,20 +145,21 @@ class ShardedImages:
             self._parts.move_to_end(key)
             return self._parts[key]
         shard = self.plan.shard(number)
-        count = min(ROWS, shard.count - chunk * ROWS)
+        rows = self.plan.rows
+        count = min(rows, shard.count - chunk * rows)
         try:
             with open_store(self.place).opened(shard.name) as file:
                 if self.plan.format == "webdataset":
                     if number not in self._members:
                         self._members = {number: _members(file)}
-                    part = _of_tar(file, self._members[number][chunk * ROWS :][:count])
+                    part = _of_tar(file, self._members[number][chunk * rows :][:count])
                 elif self.plan.format == "parquet":
                     part = _of_parquet(file, self.plan, chunk)
                 else:
                     part = _of_npy(file, self.plan, shard, chunk)
             if len(part.images) != count:
                 raise ValueError(f"{len(part.images)} images instead of {count}")
-        except RuntimeMissingError:
+        except (RuntimeMissingError, OutputError, PermissionError, MemoryError):
             raise
         except Exception as error:  # likewise of pyarrow and tarfile
             raise self._damaged(number) from error
@@ -177,8 +189,8 @@ def _of_npy(file: IO[bytes], plan: ShardPlan, shard: Shard, chunk: int) -> _Part
     dtype, header = record_dtype(plan), npy_header(plan, shard)
     if file.read(len(header)) != header:
         raise ValueError("another header")
-    file.seek(chunk * ROWS * dtype.itemsize, io.SEEK_CUR)
-    records = np.frombuffer(file.read(ROWS * dtype.itemsize), dtype)
+    file.seek(chunk * plan.rows * dtype.itemsize, io.SEEK_CUR)
+    records = np.frombuffer(file.read(plan.rows * dtype.itemsize), dtype)
     return _Part(records["image"], records["label"] if plan.class_names else None)
 
 

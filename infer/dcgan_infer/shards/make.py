@@ -6,7 +6,8 @@
     PLACE/.shards/NAME.json                a receipt: written after its shard, with its size and sha256
 
 A shard with a receipt that fits is whole, and is not made again. So whoever was killed goes on where it was, and
-several that share a place need not know of each other: what two make at once is the same bytes.
+several that share a place need not know of each other: what two make at once is the same bytes, on processors of one
+kind.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -23,12 +24,14 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from ..contract.errors import ModelError, OutputError
+from ..contract.errors import LatentError, ModelError, OutputError
 from ..contract.files import sha256_of
 from ..contract.spec import DRAWN
-from ..request import Request
+from ..extras import require
+from ..model import MOST_OF_A_SEED
+from ..request import SHARDED, Request
 from ..session import ImageGenerator
-from .formats import FORMATS, ROWS, Chunk
+from .formats import EXTRA, FORMATS, Chunk
 from .plan import MANIFEST, PLAN, Shard, ShardPlan, as_bytes, parse
 from .stores import Store, open_store
 
@@ -47,8 +50,8 @@ class Made(NamedTuple):
         made: of them, in this run; the others were there.
         images: made in this run.
         missing: shards that the set still lacks.
-        sha256: of the set: of the lines that sha256sum writes of all shards; empty while some are missing.
-        size: of all shards, in bytes; 0 while some are missing.
+        sha256: of the set: of the lines that sha256sum writes of all shards; None while some are missing.
+        size: of all shards, in bytes; None while some are missing.
         generator: that the plan was made by.
     """
 
@@ -57,8 +60,8 @@ class Made(NamedTuple):
     made: int
     images: int
     missing: int
-    sha256: str
-    size: int
+    sha256: str | None
+    size: int | None
     generator: ImageGenerator
 
 
@@ -78,7 +81,7 @@ class Maker:
     generator: ImageGenerator
     batch_size: int
 
-    def make(self, numbers: Iterator[int], on_images: OnImages = lambda _: None) -> Iterator[dict[str, Any]]:
+    def make(self, numbers: Iterable[int], on_images: OnImages = lambda _: None) -> Iterator[dict[str, Any]]:
         """Make shards, one after the other, and give their receipts.
 
         While a chunk is written, another thread makes the next one.
@@ -114,21 +117,21 @@ class Maker:
             values = generator.run(blocks, self.batch_size)
         first = shard.first
         images = values if plan.dtype == "float32" else map(generator.pictures, values)
-        for together in _gathered(images):
+        for together in _gathered(images, plan.rows):
             labels = generator.in_turn(asked, plan.seed, first, len(together)) if plan.class_names else None
             yield Chunk(first, together, labels)
             first += len(together)
 
 
-def _gathered(batches: Iterator[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
-    """Batches joined to chunks of `ROWS` images, but for the last."""
+def _gathered(batches: Iterator[npt.NDArray[Any]], rows: int) -> Iterator[npt.NDArray[Any]]:
+    """Batches joined and parted to chunks of `rows` images, but for the last."""
     held: list[npt.NDArray[Any]] = []
     for batch in batches:
         held.append(batch)
-        while sum(map(len, held)) >= ROWS:
+        while sum(map(len, held)) >= rows:
             together = np.concatenate(held)
-            yield together[:ROWS]
-            held = [together[ROWS:]] if len(together) > ROWS else []
+            yield together[:rows]
+            held = [together[rows:]] if len(together) > rows else []
     if held:
         yield np.concatenate(held)
 
@@ -154,12 +157,12 @@ def plan_of(request: Request, generator: ImageGenerator) -> ShardPlan:
     Raises:
         OutputError: these images can't be had in that format.
         ModelError: floats are asked of a model that gives pictures.
-        LatentError: the model has no such class.
+        LatentError: the model has no such class, or takes a seed and can't make so many.
     """
     sharding = request.sharding
     assert sharding is not None
-    spec, form = generator.spec, FORMATS[sharding.format]
-    encoding = sharding.encoding or form.encodings[0]
+    spec = generator.spec
+    encoding = sharding.encoding or SHARDED[sharding.format].encodings[0]
     if encoding == "png" and spec.image_shape[0] not in DRAWN:
         raise OutputError(
             f"pictures are grey or have 3 channels, and this model's have {spec.image_shape[0]}; write npy, or parquet "
@@ -167,6 +170,12 @@ def plan_of(request: Request, generator: ImageGenerator) -> ShardPlan:
         )
     if request.dtype == "float" and generator.model.gives_uint8:
         raise ModelError(f"model {generator.name} gives uint8, no floats; leave --dtype float out")
+    generator.refuse_for_seed("--truncation", request.truncation is not None)
+    if generator.model.takes_seed and request.start + request.n > MOST_OF_A_SEED:
+        raise LatentError(
+            f"model {generator.name} makes all images of a seed up to the last in one call, {MOST_OF_A_SEED:,} at "
+            "most; take a model that takes z (dcgan-export --inputs z)"
+        )
     asked = generator.asked(classes=request.classes or None, digits=request.digits or None)
     return ShardPlan(
         format=sharding.format,
@@ -182,13 +191,16 @@ def plan_of(request: Request, generator: ImageGenerator) -> ShardPlan:
         class_names=tuple(spec.labels),
         model=generator.name,
         model_sha256=generator.model.sha256,
+        provider=generator.model.provider,
         software=software_of(sharding.format, encoding, generator),
     )
 
 
 def software_of(name: str, encoding: str, generator: ImageGenerator) -> tuple[tuple[str, str], ...]:
     """Versions here of what the bytes depend on, by name."""
-    packages = ("numpy", *(FORMATS[name].packages if encoding == "png" or name == "parquet" else ()))
+    for package in FORMATS[name].packages:
+        require(package, EXTRA)
+    packages = ("numpy", *FORMATS[name].packages, *(("pillow",) if encoding == "png" else ()))
     return (
         ("dcgan-toolkit", __version__),
         ("onnxruntime", generator.runtime_version),
@@ -203,10 +215,13 @@ def make_shards(request: Request, on_images: OnImages = lambda _: None) -> Made:
         request: with `sharding`.
         on_images: told how many images were made or found, as it goes.
     Raises:
+        ValueError: the request contradicts itself.
         ModelError, LatentError, DeviceError, RuntimeMissingError, OutputError
     """
     sharding = request.sharding
-    assert sharding is not None
+    contradiction = request.contradiction()
+    if sharding is None or contradiction:
+        raise ValueError(contradiction or "a request for shards says how, in `sharding`")
     place = str(request.target)
     # On a cluster, each actor has so many threads.
     threads = (request.threads or 1) if sharding.engine == "ray" else request.threads
@@ -215,24 +230,27 @@ def make_shards(request: Request, on_images: OnImages = lambda _: None) -> Made:
     store = open_store(place)
     _claim(store, plan, place)
     mine = range(sharding.part, len(plan), sharding.parts)
-    todo = []
-    for number in mine:
-        shard = plan.shard(number)
-        if _is_whole(store, plan, shard):
-            on_images(shard.count)
-        else:
-            todo.append(number)
+
+    def todo() -> Iterator[int]:
+        """Looked for one by one, as others may make some meanwhile."""
+        for number in mine:
+            shard = plan.shard(number)
+            if _is_whole(store, plan, shard):
+                on_images(shard.count)
+            else:
+                yield number
+
     maker = Maker(plan, place, generator, request.batch_size)
     if sharding.engine == "ray":
         from .ray_engine import made_by_ray
 
-        receipts = made_by_ray(maker, todo, request.provider, sharding.address, on_images)
+        receipts = made_by_ray(maker, list(todo()), sharding.address, on_images)
     else:
-        receipts = maker.make(iter(todo), on_images)
-    images = sum(receipt["count"] for receipt in receipts)
-    missing, manifest = _finish(store, plan)
-    sha256, size = (manifest["sha256"], manifest["bytes"]) if manifest else ("", 0)
-    return Made(plan, len(mine), len(todo), images, missing, sha256, size, generator)
+        receipts = maker.make(todo(), on_images)
+    counts = [receipt["count"] for receipt in receipts]
+    missing, manifest = _finish(store, plan, place)
+    sha256, size = (manifest["sha256"], manifest["bytes"]) if manifest else (None, None)
+    return Made(plan, len(mine), len(counts), sum(counts), missing, sha256, size, generator)
 
 
 def read_manifest(store: Store, place: str) -> ShardPlan:
@@ -259,11 +277,12 @@ def _claim(store: Store, plan: ShardPlan, place: str) -> None:
         plan.refuse_other(found, f"{place}/{PLAN}")
         return
     mine = {plan.shard(number).name for number in range(len(plan))} | {MANIFEST}
-    if taken := sorted(mine & store.names("")):
+    if taken := sorted(mine & store.sizes("").keys()):
         raise OutputError(
             f"{place} holds {taken[0]}, and nothing there says whose it is; remove it, or choose another --out"
         )
     _put(store, PLAN, plan.facts())
+    plan.refuse_other(_read(store, PLAN) or b"", f"{place}/{PLAN}")  # another may have begun at the same moment
 
 
 def _is_whole(store: Store, plan: ShardPlan, shard: Shard) -> bool:
@@ -279,8 +298,10 @@ def _receipt(store: Store, plan: ShardPlan, shard: Shard) -> dict[str, Any] | No
         return None
     try:
         found = parse(content, shard.receipt)
-        receipt = {**plan.facts_of(shard), "bytes": int(found["bytes"]), "sha256": str(found["sha256"])}
-    except (OutputError, KeyError, TypeError, ValueError):
+        receipt = {**plan.facts_of(shard), "bytes": found["bytes"], "sha256": found["sha256"]}
+    except (OutputError, KeyError):
+        return None
+    if type(receipt["bytes"]) is not int or type(receipt["sha256"]) is not str:
         return None
     return receipt if as_bytes(receipt) == content else None
 
@@ -298,20 +319,22 @@ def _measured(store: Store, name: str) -> tuple[int, str] | None:
     return size, digest.hexdigest()
 
 
-def _finish(store: Store, plan: ShardPlan) -> tuple[int, dict[str, Any] | None]:
-    """Write the manifest if all shards have receipts; how many lack one, and the manifest."""
+def _finish(store: Store, plan: ShardPlan, place: str) -> tuple[int, dict[str, Any] | None]:
+    """Write the manifest if all shards are there, of the sizes in their receipts; else how many are not."""
     shards = [plan.shard(number) for number in range(len(plan))]
-    there = store.names(".shards")
-    missing = sum(shard.receipt.rpartition("/")[2] not in there for shard in shards)
-    if missing:
+    receipts, sizes = store.sizes(".shards"), store.sizes("")
+    missing = sum(shard.receipt.rpartition("/")[2] not in receipts or shard.name not in sizes for shard in shards)
+    if missing:  # most of the time, of one of many jobs: it need not read thousands of receipts
         return missing, None
     rows = []
     for shard in shards:
         receipt = _receipt(store, plan, shard)
-        if receipt is None:  # removed or damaged meanwhile
-            return 1, None
-        keys = ("first", "count", "bytes", "sha256")
-        rows.append({"file": shard.name, **{key: receipt[key] for key in keys}})
+        if receipt is not None and receipt["bytes"] == sizes[shard.name]:
+            keys = ("first", "count", "bytes", "sha256")
+            rows.append({"file": shard.name, **{key: receipt[key] for key in keys}})
+    if len(rows) < len(shards):
+        return len(shards) - len(rows), None
+    plan.refuse_other(_read(store, PLAN) or b"", f"{place}/{PLAN}")
     lines = "".join(f"{row['sha256']}  {row['file']}\n" for row in rows)
     manifest = {
         **plan.facts(),

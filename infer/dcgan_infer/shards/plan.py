@@ -1,4 +1,4 @@
-"""What a set of shards holds: all that its bytes depend on, and nothing of who makes them, or where.
+"""What a set of shards holds: what its bytes depend on but for the processor, and nothing of who makes them.
 
 Image i depends on the seed and on i alone (docs/latents.md), so a shard can be made by whoever has time, and again.
 """
@@ -6,16 +6,21 @@ Image i depends on the seed and on i alone (docs/latents.md), so a shard can be 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..contract.errors import OutputError, first_line
+from ..contract.spec import INDICES
+from ..request import MOST_SHARDS, SHARDED
 
 SCHEMA = 1  # of plans, receipts and manifests
 MANIFEST = "manifest.json"
 PLAN = ".shards/plan.json"
 
 _DIGITS = 5  # at least, of a shard's number
+_MOST_ROWS = 1024
+_MOST_BYTES = 64 << 20  # of a chunk's pixels
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class ShardPlan:
         class_names: of a conditional model; empty for others.
         model: its name.
         model_sha256: of its file.
+        provider: that runs the model, such as `cpu`.
         software: versions of what the bytes depend on, by name.
     """
 
@@ -74,6 +80,7 @@ class ShardPlan:
     class_names: tuple[str, ...]
     model: str
     model_sha256: str
+    provider: str
     software: tuple[tuple[str, str], ...]
 
     def __len__(self) -> int:
@@ -83,10 +90,15 @@ class ShardPlan:
     def shard(self, number: int) -> Shard:
         """One of them, 0 <= number < len(self)."""
         width = max(_DIGITS, len(str(len(self))))
-        suffix = {"webdataset": "tar"}.get(self.format, self.format)
-        name = f"images-{number:0{width}d}-of-{len(self):0{width}d}.{suffix}"
+        name = f"images-{number:0{width}d}-of-{len(self):0{width}d}.{SHARDED[self.format].suffix}"
         first = number * self.shard_size
         return Shard(number, name, self.start + first, min(self.shard_size, self.n - first))
+
+    @property
+    def rows(self) -> int:
+        """Images that are handed on, written and read at a time; in Parquet they are a row group."""
+        size = math.prod(self.image_shape) * (4 if self.dtype == "float32" else 1)
+        return max(1, min(_MOST_ROWS, _MOST_BYTES // size))
 
     def facts(self) -> dict[str, Any]:
         """The plan as JSON has it."""
@@ -104,11 +116,16 @@ class ShardPlan:
         try:
             plan = cls(**{field.name: _frozen(facts[field.name]) for field in fields(cls)})
             positive = (plan.n, plan.shard_size, *plan.image_shape)
-            names = (plan.format, plan.encoding, plan.dtype, *plan.class_names)
-            if not (all(type(each) is int and each > 0 for each in positive) and len(plan.image_shape) in (2, 3)):
+            if not all(type(each) is int and 0 < each <= INDICES for each in positive):
                 raise ValueError("numbers")
-            if type(plan.start) is not int or not all(type(name) is str for name in names):
-                raise ValueError("types")
+            if len(plan) > MOST_SHARDS or len(plan.image_shape) not in (2, 3):
+                raise ValueError("numbers")
+            if type(plan.start) is not int or not 0 <= plan.start <= INDICES - plan.n:
+                raise ValueError("start")
+            if plan.encoding not in SHARDED[plan.format].encodings or plan.dtype not in ("uint8", "float32"):
+                raise ValueError("encoding")
+            if not all(type(name) is str for name in plan.class_names):
+                raise ValueError("class names")
         except (KeyError, TypeError, ValueError) as error:
             raise OutputError(f"{where} makes no sense ({first_line(error)}); make the set again") from error
         return plan
@@ -126,14 +143,18 @@ class ShardPlan:
         Raises:
             OutputError: it is another, or none at all.
         """
-        other = parse(found, where)
-        mine = json.loads(json.dumps(self.facts()))
-        for name in ("schema", *(field.name for field in fields(self))):
-            if other.get(name) != mine[name]:
-                raise OutputError(
-                    f"{where} was begun with another {name.replace('_', ' ')}: {_short(other.get(name))}, and this is "
-                    f"{_short(mine[name])}; ask for the same, or choose another --out"
-                )
+        other, mine = parse(found, where), json.loads(as_bytes(self.facts()))
+        for name, value in mine.items():
+            theirs = other.get(name)
+            if theirs == value:
+                continue
+            if name == "software" and isinstance(theirs, dict):
+                name = next(each for each in {**value, **theirs} if theirs.get(each) != value.get(each))
+                theirs, value = theirs.get(name), value.get(name)
+            raise OutputError(
+                f"{where} was begun with another {name.replace('_', ' ')}: {_short(theirs)}, and this is "
+                f"{_short(value)}; ask for the same, or choose another --out"
+            )
 
 
 def _frozen(value: Any) -> Any:

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import re
+import secrets
 import signal
 import socket
 import tempfile
@@ -38,10 +39,10 @@ class _Actor:
     What goes wrong it says in its answer: Ray would wrap an exception more than once, and start the actor again.
     """
 
-    def __init__(self, maker: dict[str, Any], content: bytes, provider: str, threads: int) -> None:
+    def __init__(self, maker: dict[str, Any], content: bytes, threads: int) -> None:
         self._problem = ""
         try:
-            self._maker = Maker(generator=_opened(maker["plan"], content, provider, threads), **maker)
+            self._maker = Maker(generator=_opened(maker["plan"], content, threads), **maker)
         except DcganError as error:
             self._problem = str(error)
 
@@ -56,7 +57,7 @@ class _Actor:
         return {"count": [count], "problem": [self._problem]}
 
 
-def _opened(plan: ShardPlan, content: bytes, provider: str, threads: int) -> ImageGenerator:
+def _opened(plan: ShardPlan, content: bytes, threads: int) -> ImageGenerator:
     """The model, where what runs it is what the plan says.
 
     Raises:
@@ -66,7 +67,7 @@ def _opened(plan: ShardPlan, content: bytes, provider: str, threads: int) -> Ima
     with temporary_folder(Path(tempfile.gettempdir()), "dcgan-model") as folder:
         path = folder / f"{plan.model}.onnx"
         path.write_bytes(content)
-        generator = ImageGenerator(path, provider=provider, threads=threads)
+        generator = ImageGenerator(path, provider=plan.provider, threads=threads)
     here = software_of(plan.format, plan.encoding, generator)
     if here != plan.software:
         name, version = next(pair for pair in here if pair not in plan.software)
@@ -77,15 +78,12 @@ def _opened(plan: ShardPlan, content: bytes, provider: str, threads: int) -> Ima
     return generator
 
 
-def made_by_ray(
-    maker: Maker, numbers: list[int], provider: str, address: str | None, on_images: OnImages
-) -> Iterator[dict[str, Any]]:
+def made_by_ray(maker: Maker, numbers: list[int], address: str | None, on_images: OnImages) -> Iterator[dict[str, Any]]:
     """Make shards on a cluster, or on all cores of this machine.
 
     Args:
         maker: of the shards; each actor's session has as many threads as its generator.
         numbers: of the shards.
-        provider: of the actors' sessions, as `ImageGenerator` takes it.
         address: of the cluster, as `ray.init` takes it; None starts one here, for as long as this takes.
         on_images: told of each shard that is done.
     Yields:
@@ -100,8 +98,8 @@ def made_by_ray(
         maker = dataclasses.replace(maker, place=str(Path(maker.place).absolute()))
     # Ray prints to stdout what dies on the cluster.
     with signals.ended_by(_kill_descendants), Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
-        yield from _made(maker, numbers, provider, address, on_images)
-    there = open_store(maker.place).names(".shards")
+        yield from _made(maker, numbers, address, on_images)
+    there = open_store(maker.place).sizes(".shards")
     if unseen := [number for number in numbers if f"{maker.plan.shard(number).name}.json" not in there]:
         raise OutputError(
             f"Ray made {len(numbers):,} shards, and {len(unseen):,} of them are not in {maker.place} as this machine "
@@ -109,9 +107,7 @@ def made_by_ray(
         )
 
 
-def _made(
-    maker: Maker, numbers: list[int], provider: str, address: str | None, on_images: OnImages
-) -> Iterator[dict[str, Any]]:
+def _made(maker: Maker, numbers: list[int], address: str | None, on_images: OnImages) -> Iterator[dict[str, Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
     threads = maker.generator.threads
@@ -136,7 +132,6 @@ def _made(
             fn_constructor_kwargs={
                 "maker": {"plan": maker.plan, "place": maker.place, "batch_size": maker.batch_size},
                 "content": content,  # and not in Ray's store: a machine that dies would take it along
-                "provider": provider,
                 "threads": threads,
             },
             batch_size=1,
@@ -183,6 +178,9 @@ def _starting() -> Iterator[None]:
 def _start(ray: Any, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
+        # It listens on every interface, and would run what anybody sends.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
     else:
         _knock(address)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -50,8 +51,8 @@ class Store(Protocol):
             OutputError: it can't be written.
         """
 
-    def names(self, folder: str) -> set[str]:
-        """Names of the files in a folder, without it; none if there is no such folder."""
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of the files in a folder, by name; none if there is no such folder."""
 
 
 def open_store(place: str) -> Store:
@@ -95,14 +96,16 @@ class _Folder:
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         make_folder((self._path / name).parent, parents=True)
-        with replacing(self._path / name) as temporary:
+        # On NFS another machine does not see that a temporary folder is locked, so each has its own.
+        with replacing(self._path / name, socket.gethostname()) as temporary:
             yield temporary
 
-    def names(self, folder: str) -> set[str]:
+    def sizes(self, folder: str) -> dict[str, int]:
         try:
-            return {entry.name for entry in os.scandir(self._path / folder)}
+            with os.scandir(self._path / folder) as entries:
+                return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
         except FileNotFoundError:
-            return set()
+            return {}
         except OSError as error:
             raise OutputError(f"can't read {self._path / folder}: {first_line(error).lower()}") from error
 
@@ -150,14 +153,14 @@ class _Remote:
                     self._files.mkdir(folder, create_parents=False)
             self._files.put_file(str(file), path)
 
-    def names(self, folder: str) -> set[str]:
+    def sizes(self, folder: str) -> dict[str, int]:
         with self._errors("read", folder):
             self._files.invalidate_cache()  # others write here too
             try:
-                found: list[Any] = self._files.ls(self._at(folder), detail=False)
+                found: list[Any] = self._files.ls(self._at(folder), detail=True)
             except FileNotFoundError:
-                return set()
-        return {path.rsplit("/", 1)[-1] for path in found}
+                return {}
+        return {each["name"].rsplit("/", 1)[-1]: each["size"] for each in found if each["type"] == "file"}
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
