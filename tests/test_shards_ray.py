@@ -79,13 +79,13 @@ def cluster() -> Iterator[dict[str, Any]]:
 
 def words(place: Path, *arguments: str) -> list[str]:
     amount = ["-n", str(SIZE * SHARDS), "--shard-size", str(SIZE), "--format", "npy"]
-    return [sys.executable, "-m", "dcgan_infer", "--model", MODEL, *amount, "-o", str(place), *arguments]
+    return [sys.executable, "-m", "dcgan_infer", "--model", MODEL, *amount, "-o", place.name, *arguments]
 
 
 def started(place: Path, *arguments: str, **surroundings: str) -> subprocess.Popen[str]:
     ray = words(place, "--engine", "ray", "--json", *arguments)
     pipe = subprocess.PIPE
-    return subprocess.Popen(ray, stdout=pipe, stderr=pipe, text=True, env=os.environ | surroundings)
+    return subprocess.Popen(ray, stdout=pipe, stderr=pipe, text=True, env=os.environ | surroundings, cwd=place.parent)
 
 
 def wait(process: subprocess.Popen[str], until: Callable[[], Any]) -> Any:
@@ -136,7 +136,7 @@ def test_a_machine_and_then_an_actor_die_and_the_bytes_are_the_same(cluster: dic
     assert (process.returncode, error) == (0, "")
     assert json.loads(out)["missing"] == 0
 
-    subprocess.run(words(tmp_path / "plain", "--threads", "1"), check=True, capture_output=True)
+    subprocess.run(words(tmp_path / "plain", "--threads", "1"), check=True, capture_output=True, cwd=tmp_path)
     held = [
         {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (tmp_path / "plain", tmp_path / "ray")
