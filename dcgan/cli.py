@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +16,19 @@ import click
 
 from dcgan_infer import __version__, signals
 from dcgan_infer.commands import Command, FiniteFloat, parse_activation
-from dcgan_infer.contract.errors import SpecError
+from dcgan_infer.contract.errors import RunError, SpecError
 from dcgan_infer.contract.layers import ACTIVATIONS, doublings, nearest_sizes
 from dcgan_infer.extras import require
 
-from .console import Console
+from .console import Console, processes_of
 from .data_options import data_options, with_own_images
 from .datasets import DATASETS
+from .parallel import Place, ProcessLostError, joined
 from .recipes import CHOICES, DEFAULT_RECIPE, IMAGES_RECIPE, RECIPES, SHOWN, Recipe
 from .run_options import OPTIONS, RunOptions, longer, new_run_folder, read_options
 
 if TYPE_CHECKING:
+    from .parallel import Processes
     from .trainer import Trainer
 
 _OF_THE_GENERATOR = {"network", "latent_dim", "ngf", "g_activation"}  # what --init brings
@@ -40,8 +44,46 @@ def _recipes_help() -> str:
     return "\b\nRecipes:\n" + "\n".join(f"  {row}" for row in rows)
 
 
+class _EachOnce(Command):
+    """A command that several processes may run at once: what all would say alike, one of them says.
+
+    The first one alone writes to stdout. An error before they have met, which all on a host have alike, is told by the
+    host's first process. What goes wrong in one of them later, it says itself, with its number.
+    """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(RunError):  # `invoke` comes to it too
+                if Place.from_environment().rank:
+                    stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                    stack.enter_context(signals.told(lambda _: ""))
+            return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with self._said_once(None):
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with self._said_once(ctx):
+            return super().invoke(ctx)
+
+    @contextlib.contextmanager
+    def _said_once(self, ctx: click.Context | None) -> Iterator[None]:
+        try:
+            yield
+        except click.ClickException as error:
+            with contextlib.suppress(RunError):
+                place = Place.from_environment()
+                if place.local_rank and (ctx is None or ctx.obj is None):
+                    raise SystemExit(error.exit_code) from error
+                if place.rank:
+                    kind = click.UsageError if isinstance(error, click.UsageError) else click.ClickException
+                    raise kind(f"{place}: {error.format_message()}") from error
+            raise
+
+
 @click.command(
-    cls=Command,
+    cls=_EachOnce,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_recipes_help(),
 )
@@ -79,7 +121,9 @@ def _recipes_help() -> str:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Of weights, latents, dropout and order.  [default: 0]")
 @click.option("--device", metavar="DEVICE", help="cpu, cuda, cuda:NUMBER or mps.  [default: auto]")
 @click.option(
-    "--threads", type=click.IntRange(1, 256), help="CPU threads; another number gives other bits.  [default: all cores]"
+    "--threads",
+    type=click.IntRange(1, 256),
+    help="CPU threads of each process; another number gives other bits.  [default: all cores, shared by the processes]",
 )
 @click.option(
     "--eval-every",
@@ -110,7 +154,7 @@ def _recipes_help() -> str:
 @click.option("--augment", type=click.Choice(CHOICES["augment"]), help="Random changes of what D sees, for few images.")
 @click.option("--epochs", type=click.IntRange(0), help=f"Passes over the images; 0: as many as show {SHOWN:,} images.")
 @click.option("--drop-last/--keep-last", default=None, help="Leave out an epoch's last, smaller batch, or use it.")
-@click.option("--batch-size", type=click.IntRange(2), help="Images in a step.")
+@click.option("--batch-size", type=click.IntRange(2), help="Images in a step, of all processes.")
 @click.option("--lr", type=FiniteFloat(0, min_open=True), help="Adam's learning rate for both networks.")
 @click.option("--g-lr", type=FiniteFloat(0, min_open=True), help="... for the generator.")
 @click.option("--d-lr", type=FiniteFloat(0, min_open=True), help="... for the discriminator.")
@@ -173,6 +217,7 @@ def main(
       dcgan-train --recipe baseline                 the reference script's recipe, to the letter
       dcgan-train --eval-every 5 --holdout          Frechet distance to images that it never saw
       dcgan-train --resume runs/000-mnist-fast      after Ctrl-C, a crash or a power cut
+      torchrun --nproc-per-node 8 -m dcgan          on eight GPUs: docs/distributed.md
 
     Each of the recipe's choices has an option of its own.
     """
@@ -180,7 +225,9 @@ def main(
         os.environ.setdefault(
             "PYTORCH_ENABLE_MPS_FALLBACK", "1"
         )  # read when torch is imported; it says what falls back
-    run = require("dcgan.run", "train")
+    if Place.from_environment().count > 1:  # what it logs of lost connections fills a screen; we say it in a line
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    require("dcgan.run", "train")
     given = with_own_images(images, {name: value for name, value in given.items() if value is not None})
     if "size" in given:
         try:
@@ -193,60 +240,118 @@ def main(
         raise click.UsageError(f"--conditional contradicts --labels {given['labels']}; leave one of them out")
     if lr is not None:
         given = {"g_lr": lr, "d_lr": lr} | given
-    if resume is not None:
-        if out is not None or init is not None:
-            raise click.UsageError("--resume continues the run in its own folder; leave out --out and --init")
-        stored = read_options(resume)
-        epochs = given.pop("epochs", 0) or stored.recipe.epochs
-        wanted = _merge(stored, given)
-        _refuse_contradictions(stored, wanted, recipe, given)
-        options = longer(dataclasses.replace(stored, data_dir=wanted.data_dir), epochs)
-    else:
-        if init is not None:
-            given["init"] = str(init.absolute())
-            if replaced := given.keys() & _OF_THE_GENERATOR:
-                option = "--" + min(replaced).replace("_", "-")
-                raise click.UsageError(f"--init brings a generator of its own; leave out {option}")
-        dataset = given.get("dataset", "mnist")
-        of_28 = dataset in DATASETS and DATASETS[dataset].size == given.get("size", 28) == 28
-        is_like_mnist = of_28 and given.get("channels") != "colour"  # all sets of 28x28 are grey, and in classes
-        name = recipe or (DEFAULT_RECIPE if is_like_mnist else IMAGES_RECIPE)
-        defaults = RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
-        options = run.resolved(_merge(defaults, given))
-    contradiction = options.recipe.contradiction()
-    if contradiction:
-        raise click.UsageError(contradiction)
-    if dry_run:
-        click.echo(json.dumps(options.to_dict(), indent=2))
-        return
+    if resume is not None and (out is not None or init is not None):
+        raise click.UsageError("--resume continues the run in its own folder; leave out --out and --init")
+    if init is not None:
+        given["init"] = str(init.absolute())
+    if init is not None and (replaced := given.keys() & _OF_THE_GENERATOR):
+        option = "--" + min(replaced).replace("_", "-")
+        raise click.UsageError(f"--init brings a generator of its own; leave out {option}")
+    place, folder = Place.from_environment(), None
+    try:
+        with joined(place) as processes:
+            click.get_current_context().obj = processes
+            chosen: Any = None
+            if processes.leads:
+                if resume is None:
+                    options, note = _started(recipe, given, place), ""
+                else:
+                    options, note = _resumed(resume, recipe, given, place)
+                if not dry_run:
+                    folder = resume or out or new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
+                chosen = options, folder, note
+            options, folder, note = processes.broadcast(chosen)
+            if "data_dir" in given:  # a host's own
+                options = dataclasses.replace(options, data_dir=str(given["data_dir"].absolute()))
+            if folder is None:
+                click.echo(json.dumps(options.to_dict(), indent=2))
+                return
+            is_new = place.rank == 0 and not (resume or out)
+            rows, received = _trained(
+                options, folder, note, processes, is_new=is_new, resume=resume is not None, verbose=verbose
+            )
+    except ProcessLostError as error:
+        if not str(error):
+            raise SystemExit(1) from error
+        again = f"; resume with: {_resume(folder, place)}" if folder else ""
+        raise RunError(f"{error}{again}") from error
+    if rows is None:
+        if place.rank == 0:
+            with contextlib.suppress(OSError):  # a terminal, or whoever read what we say, may have gone with the signal
+                click.echo(f"stopped and saved; resume with: {_resume(folder, place)}", err=True)
+        click.get_current_context().exit(128 + received)
+
+
+def _trained(
+    options: RunOptions, folder: Path, note: str, processes: Processes, *, is_new: bool, resume: bool, verbose: bool
+) -> tuple[list[dict[str, Any]] | None, int]:
+    """What `run.train` returns, and the number of the signal that a process got, or 0."""
+    from . import run
+
     with contextlib.ExitStack() as stack:
-        folder = resume or out or new_run_folder(Path("runs"), f"{options.title}-{options.recipe.name}")
-        if is_new := not (resume or out):
+        if is_new:
             stack.callback(_remove_if_empty, folder)
-        interrupts = _Interrupts(folder, is_new)
-        console = stack.enter_context(Console(folder, verbose))
+        interrupts = _Interrupts(folder, is_new, processes.place)
         stack.enter_context(signals.told(interrupts.notice))
+        console = stack.enter_context(Console(folder, verbose))
+        if note:
+            console.say(note)
 
         def after_step(trainer: Trainer) -> None:
             interrupts.stepping = True
-            console.step(trainer)
+            if processes.leads:
+                console.step(trainer)
 
         rows = run.train(
             folder,
             options,
-            resume=resume is not None,
+            resume=resume,
             progress=console.progress,
             say=console.say,
             on_start=console.start,
             on_step=after_step,
             on_epoch=console.epoch,
             interrupted=lambda: interrupts.received > 0,
+            processes=processes,
         )
-    if rows is None:
-        with contextlib.suppress(OSError):  # a terminal, or whoever read what we say, may have gone with the signal
-            click.echo(f"stopped and saved; resume with: {_resume(folder)}", err=True)
-        click.get_current_context().exit(128 + interrupts.received)
-    console.summary(rows)
+        received = processes.most(interrupts.received)  # the others wait here until the first one has saved
+    if rows:
+        console.summary(rows)
+    return rows, received
+
+
+def _started(recipe: str | None, given: dict[str, Any], place: Place) -> RunOptions:
+    """Options of a new run."""
+    from .run import resolved
+
+    dataset = given.get("dataset", "mnist")
+    of_28 = dataset in DATASETS and DATASETS[dataset].size == given.get("size", 28) == 28
+    is_like_mnist = of_28 and given.get("channels") != "colour"  # all sets of 28x28 are grey, and in classes
+    name = recipe or (DEFAULT_RECIPE if is_like_mnist else IMAGES_RECIPE)
+    defaults = RunOptions(RECIPES[name], "mnist", str(Path("data").absolute()), 0, "auto", 0)
+    options = resolved(_merge(defaults, given), place)
+    contradiction = options.recipe.contradiction()
+    if contradiction:
+        raise click.UsageError(contradiction)
+    return options
+
+
+def _resumed(folder: Path, recipe: str | None, given: dict[str, Any], place: Place) -> tuple[RunOptions, str]:
+    """Options of a run that goes on, and a line about it."""
+    from .run import resolved
+
+    stored, note = read_options(folder), ""
+    epochs = given.pop("epochs", 0) or stored.recipe.epochs
+    if stored.processes != place.count:
+        note = (
+            f"resumed with {processes_of(place.count)}, begun with {stored.processes}: the same batches and latents, "
+            "but other rounding, dropout and augmentation"
+        )
+        threads = given.pop("threads", 0)
+        stored = resolved(dataclasses.replace(stored, threads=threads), place)
+    wanted = _merge(stored, given)
+    _refuse_contradictions(stored, wanted, recipe, given)
+    return longer(dataclasses.replace(stored, data_dir=wanted.data_dir), epochs), note
 
 
 def _remove_if_empty(run: Path) -> None:
@@ -255,9 +360,13 @@ def _remove_if_empty(run: Path) -> None:
             folder.rmdir()
 
 
-def _resume(folder: Path) -> str:
+def _resume(folder: Path, place: Place) -> str:
     """The command that resumes a run."""
-    return f"dcgan-train --resume {shlex.quote(str(folder))}"
+    resume = f"--resume {shlex.quote(str(folder))}"
+    if place.count == 1:
+        return f"dcgan-train {resume}"
+    is_one_host = place.local_count == place.count
+    return f"torchrun {f'--nproc-per-node {place.count}' if is_one_host else '...'} -m dcgan {resume}"
 
 
 def _merge(options: RunOptions, given: dict[str, Any]) -> RunOptions:
@@ -286,23 +395,30 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
 class _Interrupts:
     """Signals while a run is trained: the first one saves it after the step that is at work, the second one ends it.
 
+    Several processes save it together, and none ends before: torchrun passes signals on, to some of them again, sends
+    SIGTERM where one has died, and kills all that have not ended after 30 seconds.
+
     Attributes:
         stepping: whether a step was taken, so that there is something to save; before, the first one ends the command.
         received: number of the first one, or 0.
     """
 
-    def __init__(self, folder: Path, is_new: bool) -> None:
+    def __init__(self, folder: Path, is_new: bool, place: Place) -> None:
         self.stepping = False
         self.received = 0
         self._folder = folder
         self._is_new = is_new
+        self._place = place
 
     def notice(self, number: int) -> str | None:
-        if self.stepping and not self.received:
-            self.received = number
-            signals.say("stopping after this step, and saving; Ctrl-C again quits without")
+        if self.stepping and (self._place.count > 1 or not self.received):
+            self.received = self.received or number
+            if self._place.count == 1:
+                signals.say("stopping after this step, and saving; Ctrl-C again quits without")
             return None
         if self._is_new:
             _remove_if_empty(self._folder)
-        again = f", start again with: {_resume(self._folder)}" if (self._folder / OPTIONS).exists() else ""
+        if self._place.rank:
+            return ""
+        again = f", start again with: {_resume(self._folder, self._place)}" if (self._folder / OPTIONS).exists() else ""
         return f"stopped; what was not saved yet is lost{again}"

@@ -60,6 +60,8 @@ class Console:
             more = f" and {len(named) - _CLASSES_NAMED:,} more" if len(named) > _CLASSES_NAMED else ""
             classes = f"{len(named)}: {', '.join(named[:_CLASSES_NAMED])}{more}"
         threads = f", {options.threads} thread{'s' if options.threads > 1 else ''}" if options.device == "cpu" else ""
+        if options.processes > 1:
+            threads = f", {processes_of(options.processes)}{threads and threads + ' each'}"
         epochs = f"{recipe.epochs} epoch{'s' if recipe.epochs > 1 else ''}"
         judged = {"none": "", "latent": ", D judges by class", "asked": ", conditional"}[recipe.labels]
         network = f"of {options.init}" if options.init else f"{recipe.network}, ngf {recipe.ngf}"
@@ -148,6 +150,11 @@ class Console:
         click.echo(f"\nfinished in {minutes:.1f} min: {generator}")
         click.echo(f"look at it:     {last}")
         click.echo(f"export it with: dcgan-export {shlex.quote(str(generator))} --format onnx")
+
+
+def processes_of(count: int) -> str:
+    """A number of processes, in words."""
+    return f"{count} process{'es' if count > 1 else ''}"
 
 
 def _bar(**options: Any) -> Any:

@@ -37,6 +37,7 @@ from dcgan_infer.contract.errors import (
 )
 from dcgan_infer.contract.files import is_empty, make_folder, owned, replacing
 from dcgan_infer.extras import require
+from dcgan_infer.runtime import cores
 
 from .activity import measure_activity
 from .checkpoint import load_generator, load_training_state, save_generator, save_training_state
@@ -45,6 +46,7 @@ from .evaluation import FID_COUNT, labels_like
 from .metrics.evaluator import evaluator_for
 from .metrics.frechet import frechet_distance
 from .networks import Generator
+from .parallel import ALONE, ONE, Place, Processes
 from .recipes import Recipe
 from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
 from .run_options import OPTIONS, RunOptions, images_sha256_of
@@ -68,15 +70,24 @@ _ACTIVITY_COUNT = 1024  # inputs on which active and dead units are counted
 _FINITE_CHECK_EVERY = 100  # steps; each check waits for the device
 
 
-def resolved(options: RunOptions) -> RunOptions:
+def resolved(options: RunOptions, place: Place = ONE) -> RunOptions:
     """Settle every `auto` that depends on this machine; `Recipe.settled` does those that depend on the images.
+
+    Several processes share the cores of a host, whatever OMP_NUM_THREADS says: torchrun sets it to 1.
 
     Raises:
         DeviceError: a device was asked for that is not there.
     """
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, place)
     recipe = replace(options.recipe, precision=resolve_precision(options.recipe.precision, device))
-    return replace(options, recipe=recipe, device=str(device), threads=options.threads or usual_threads())
+    threads = usual_threads() if place.count == 1 else max(1, cores() // place.local_count)
+    return replace(
+        options,
+        recipe=recipe,
+        device=str(device) if place.count == 1 else device.type,
+        threads=options.threads or threads,
+        processes=place.count,
+    )
 
 
 def train(
@@ -90,8 +101,13 @@ def train(
     on_step: Callable[[Trainer], None] = lambda _: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
+    processes: Processes = ALONE,
 ) -> list[dict[str, Any]] | None:
     """Train, from the start or from the run's checkpoint, until the last epoch is done.
+
+    Of several processes all call this with the same options, but for the place of the images. The first one does all
+    that is said here; the others only take the steps with it, and use neither `run` nor `resume`, nor any callback but
+    `on_step` and `interrupted`.
 
     Args:
         run: the run folder; must not exist yet, or be empty, unless `resume`.
@@ -102,19 +118,23 @@ def train(
         on_start: called once the images are there, with what was settled by them.
         on_step: called after every step.
         on_epoch: called with the row for `metrics.jsonl` after every epoch.
-        interrupted: asked after every step; once it says true, the run is saved and left.
+        interrupted: asked after every step; once it says true, in any of the processes, the run is saved and left.
+        processes: that train together.
     Returns:
-        The rows of `metrics.jsonl` if the run is finished, None if it was interrupted.
+        The rows of `metrics.jsonl` if the run is finished, None if it was interrupted. Other processes than the first
+        one have no rows.
     Raises:
         RunError: the folder is taken, in use, or was started with other images.
         DatasetError, DeviceError, SpecError, CheckpointError, DivergedError, OutputError: as their names say.
     """
+    if not processes.leads:
+        return _assist(options, on_step, interrupted, processes)
     folder = Path(options.data_dir)
     if not resume:
         _refuse_taken(run)
         if options.dataset == IMAGES and run.resolve().is_relative_to(folder.resolve()):
             raise RunError(f"{run} would be among the images of {folder}, as images itself; choose another --out")
-    device = resolve_device(options.device)
+    device = resolve_device(options.device, processes.place)
     if options.tensorboard:
         require("torch.utils.tensorboard", "tensorboard")
     with contextlib.ExitStack() as stack:
@@ -122,26 +142,26 @@ def train(
         # Before the images, which may take minutes.
         start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
         try:
-            dataset = options.real_images.load("train", progress)
+            with processes.in_turn():
+                dataset = options.real_images.load("train", progress)
         except DatasetError as error:
             if resume and options.dataset == IMAGES and not folder.exists():
                 moved = f"{run} was trained on {folder}, which is not there; if it moved, add --images NEWPLACE"
                 raise RunError(moved) from error
             raise
-        images_sha256 = dataset.sha256()
+        images_sha256 = processes.broadcast(dataset.sha256())
         if resume and images_sha256 != images_sha256_of(run):
             option = "--images" if options.dataset == IMAGES else "--data-dir"
             raise RunError(f"{run} was trained on other images than these; give {option} with the place where they are")
-        seen, held = split_validation(dataset)
-        if not options.holdout:
-            seen = dataset
+        seen, held = _seen(dataset, options)
         recipe = options.recipe if start is None else replace(options.recipe, latent_dim=start.spec.latent_dim)
         options = replace(options, recipe=recipe.settled(seen))
-        _refuse_batches(options.recipe, len(seen))
+        _refuse_batches(options.recipe, len(seen), processes.count)
         on_start(options, dataset)
         # The judge first: training its evaluator seeds the device's random numbers, and the trainer seeds them anew.
         judge = _Judge(dataset, held, options.threads, say, progress) if options.eval_every else None
         trainer = Trainer(options.recipe, seen, device, options.seed, start, progress)
+        processes.most(0)  # all have the images: before there is a folder
         if not resume:
             make_folder(run, parents=True)
         stack.enter_context(owned(run))
@@ -153,21 +173,74 @@ def train(
         if start is not None and not resume:
             save_generator(run / INIT, start.state_dict(), start.spec, "")
         _write_options(run, options, images_sha256, len(dataset))  # from here on it is a run, which can be resumed
+        processes.broadcast((options, start))
+        trainer.join(processes)
         events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
-        return _train_epochs(run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted)
+        return _train_epochs(
+            run, options, trainer, judge, state, events, progress, on_step, on_epoch, interrupted, processes
+        )
 
 
-def _refuse_batches(recipe: Recipe, images: int) -> None:
-    """Refuse batches that can't be had of so many images.
+def _assist(
+    options: RunOptions,
+    on_step: Callable[[Trainer], None],
+    interrupted: Callable[[], bool],
+    processes: Processes,
+) -> list[dict[str, Any]] | None:
+    """The part of another process than the first one: on images that it reads itself, all else comes from that one.
+
+    Raises:
+        RunError: the images are others than those of the first process.
+    """
+    device = resolve_device(options.device, processes.place)
+    with our_settings(options.threads):
+        with processes.in_turn():
+            dataset = options.real_images.load("train")
+        images_sha256 = dataset.sha256()
+        if images_sha256 != processes.broadcast(images_sha256):
+            raise RunError(
+                f"the images in {options.data_dir} on {processes.host} are others than those of process 1; all hosts "
+                "need the same"
+            )
+        processes.most(0)
+        options, start = processes.broadcast((options, None))
+        seen, _ = _seen(dataset, options)
+        trainer = Trainer(options.recipe, seen, device, options.seed, start)
+        trainer.join(processes)
+        while trainer.epoch < options.recipe.epochs:
+            if _take_steps(trainer, interrupted, processes, lambda _: on_step(trainer)):
+                return None
+            trainer.epoch_losses.zero_()
+            if processes.most(interrupted()) and trainer.epoch < options.recipe.epochs:
+                return None
+        return []
+
+
+def _seen(dataset: Dataset, options: RunOptions) -> tuple[Dataset, Dataset]:
+    """The images to train on, and those to compare with."""
+    seen, held = split_validation(dataset)
+    return (seen if options.holdout else dataset), held
+
+
+def _refuse_batches(recipe: Recipe, images: int, processes: int) -> None:
+    """Refuse batches that can't be had of so many images, or of which some process would have none.
 
     Raises:
         DatasetError
     """
-    if not 2 <= recipe.batch_size <= images:
+    least, whose = max(2, processes), "" if processes == 1 else f", one or more for each of {processes} processes"
+    if not least <= recipe.batch_size <= images:
         raise DatasetError(
-            f"a batch takes 2 to {images:,} of these {images:,} images, not {recipe.batch_size}; give --batch-size"
+            f"a batch takes {least} to {images:,} of these {images:,} images{whose}, not {recipe.batch_size}; give "
+            "--batch-size"
         )
-    if not recipe.drop_last and recipe.network == "reference" and images % recipe.batch_size == 1:
+    last = images % recipe.batch_size
+    if not recipe.drop_last and 0 < last < processes:
+        raise DatasetError(
+            f"the last batch would be {last} of {images:,} images, too few for {processes} processes; give another "
+            "--batch-size, or --drop-last"
+        )
+    if not recipe.drop_last and recipe.network == "reference" and last == 1:
         raise DatasetError(
             f"the last batch would be one image of {images:,}, which BatchNorm can't normalise; give another "
             "--batch-size, or --drop-last"
@@ -212,6 +285,7 @@ def _train_epochs(
     on_step: Callable[[Trainer], None],
     on_epoch: Callable[[dict[str, Any]], None],
     interrupted: Callable[[], bool],
+    processes: Processes,
 ) -> list[dict[str, Any]] | None:
     fixed = torch.Generator().manual_seed(options.seed)
     z = torch.randn(_ACTIVITY_COUNT, trainer.spec.latent_dim, generator=fixed).to(trainer.device)
@@ -226,21 +300,17 @@ def _train_epochs(
         facts = {"steps_done": trainer.steps_done, **asdict(state)}
         save_training_state(run / CHECKPOINT, trainer.tensors(), facts, trainer.spec, options.provenance)
 
-    batch_size = options.recipe.batch_size
+    def after_step(is_last: bool) -> None:
+        if is_last or trainer.steps_done % _FINITE_CHECK_EVERY == 0:
+            _check_finite(trainer, run)
+        on_step(trainer)
+
     while trainer.epoch < options.recipe.epochs:
-        order = trainer.order(trainer.epoch)
         started = time.perf_counter() - state.epoch_seconds
-        for index in range(trainer.steps_done % trainer.steps_per_epoch, trainer.steps_per_epoch):
-            trainer.step(*trainer.batch(order[index * batch_size : (index + 1) * batch_size]))
-            last = index + 1 == trainer.steps_per_epoch
-            stop = not last and interrupted()
-            if last or stop or trainer.steps_done % _FINITE_CHECK_EVERY == 0:
-                _check_finite(trainer, run)
-            on_step(trainer)
-            if stop:
-                state.epoch_seconds = time.perf_counter() - started
-                save()
-                return None
+        if _take_steps(trainer, interrupted, processes, after_step):
+            state.epoch_seconds = time.perf_counter() - started
+            save()
+            return None
         seconds = time.perf_counter() - started
         d_loss, g_loss = (trainer.epoch_losses / trainer.steps_per_epoch).tolist()
         row = {
@@ -249,7 +319,8 @@ def _train_epochs(
             "d_loss": d_loss,
             "g_loss": g_loss,
             "seconds": round(seconds, 3),
-            "images_per_second": round(trainer.steps_per_epoch * batch_size / seconds, 1),
+            "images_per_second": round(trainer.steps_per_epoch * options.recipe.batch_size / seconds, 1),
+            "processes": processes.count,
             "activity": {
                 name: [asdict(layer) for layer in measure_activity(network, batches)]
                 for name, network, batches in (
@@ -277,13 +348,41 @@ def _train_epochs(
         trainer.epoch_losses.zero_()
         save()
         on_epoch(row)
-        if interrupted() and trainer.epoch < options.recipe.epochs:
+        if processes.most(interrupted()) and trainer.epoch < options.recipe.epochs:
             return None
 
     write_metrics(run / METRICS, state.rows)
     plot_losses(run / LOSSES, state.rows, f"{options.recipe.name} on {options.title}")
     save_generator(run / GENERATOR, trainer.average.state_dict(), trainer.spec, options.provenance)
     return state.rows
+
+
+def _take_steps(
+    trainer: Trainer,
+    interrupted: Callable[[], bool],
+    processes: Processes,
+    after_step: Callable[[bool], None],
+) -> bool:
+    """Take the steps that are left of an epoch, this process's share of each.
+
+    Args:
+        trainer: that takes them.
+        interrupted: asked after every step but the last, in every process.
+        processes: that take them together.
+        after_step: told whether it was the last one.
+    Returns:
+        Whether one of the processes was interrupted before the last step.
+    """
+    order, batch_size = trainer.order(trainer.epoch), trainer.recipe.batch_size
+    for index in range(trainer.steps_done % trainer.steps_per_epoch, trainer.steps_per_epoch):
+        indices = order[index * batch_size : (index + 1) * batch_size]
+        trainer.step(*trainer.batch(indices[processes.share(len(indices))]), total=len(indices))
+        is_last = index + 1 == trainer.steps_per_epoch
+        stop = not is_last and processes.any_in_step(interrupted())
+        after_step(is_last or stop)
+        if stop:
+            return True
+    return False
 
 
 def in_batches(*inputs: Tensor | None) -> list[tuple[Tensor, ...]]:

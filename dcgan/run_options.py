@@ -29,7 +29,7 @@ class RunOptions:
         data_dir: where its files are; the folder or archive of `data.IMAGES`.
         seed: of everything random.
         device: as `trainer.resolve_device` takes it.
-        threads: of torch on the CPU; 0 leaves torch's own choice. Another number gives other bits.
+        threads: of torch on the CPU, in each process; 0 leaves torch's own choice. Another number gives other bits.
         eval_every: epochs between two measurements of the Frechet distance; 0 for none.
         holdout: whether the last 10,000 images (of a smaller set the last half) are kept out of training.
         size: side of the images, in pixels; None is the data set's own.
@@ -37,6 +37,7 @@ class RunOptions:
         background: colour that transparent images are laid on.
         init: path of a generator to start from; empty for a new one.
         tensorboard: whether to write events for TensorBoard.
+        processes: that share each batch. Another number gives other bits, and other dropout and augmentation.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class RunOptions:
     background: str = "white"
     init: str = ""
     tensorboard: bool = False
+    processes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Fields as JSON-able values."""

@@ -99,7 +99,8 @@ def read_safetensors(content: bytes, path: Path) -> tuple[dict[str, Tensor], dic
     except CheckpointError:
         raise
     except Exception as error:  # of a dtype that torch has no word for it raises a KeyError
-        if content[:1] == b"\x08":  # protobuf's field 1, ir_version: the first that every exporter writes
+        # Protobuf's field 1, ir_version: the first that every exporter writes.
+        if content[:1] == b"\x08" and content[8:9] != b"{":
             raise _is_artifact(path, "an ONNX file") from error
         if not content:
             raise CheckpointError(f"{path} is empty; copy it again, or give another checkpoint") from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import math
 import re
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,11 +19,13 @@ from dcgan_infer.contract.errors import DatasetError, DeviceError
 from dcgan_infer.contract.spec import GeneratorSpec, dcgan_spec, reference_spec
 
 from .augment import AUGMENTATIONS
+from .batchnorm import share_batchnorm
 from .checkpoint import PUBLISHED
 from .data import Dataset, Progress, silent
 from .discriminators import DISCRIMINATORS, ImageFeatures, ProjectedDiscriminator
 from .losses import LOSSES
 from .networks import Generator, initialise
+from .parallel import ALONE, ONE, Place, Processes
 from .recipes import Recipe
 
 # Of the classifier behind a projected discriminator; one pass over MNIST takes it to about 98 %.
@@ -43,7 +47,7 @@ class Trainer:
 
     Everything random comes from torch's global generator, except the order of the images, which depends on
     (seed, epoch) alone. On the CPU, with the same thread count, the same seed gives the same
-    bits, interrupted or not.
+    bits, interrupted or not. Trainers in several processes `join`, and then take the steps of one, up to rounding.
 
     Args:
         recipe: with a resolved precision (`fp32` or `bf16`).
@@ -106,6 +110,32 @@ class Trainer:
         self.g_optimizer = self._adam(self.generator, recipe.g_lr)
         self.d_optimizer = self._adam(self.discriminator, recipe.d_lr)
         self.loss = LOSSES[recipe.loss]
+        self._processes = ALONE
+        self._generator: nn.Module = self.generator  # whose backward pass means the gradients over the processes
+        self._discriminator: nn.Module = self.discriminator
+
+    def join(self, processes: Processes) -> None:
+        """Go on together with the trainers of other processes, from the state of the first one.
+
+        Args:
+            processes: each of which has a trainer of the same recipe and images, and joins it.
+        """
+        if processes.count == 1:
+            return
+        self._processes = processes
+        processes.open(self.device)
+        share_batchnorm(self.generator, processes.group)
+        if self.discriminator.normalises_batch:  # the BatchNorm of frozen features sees no batch
+            share_batchnorm(self.discriminator, processes.group)
+        self._follow()
+        self._generator, self._discriminator = map(processes.with_mean_gradients, (self.generator, self.discriminator))
+
+    def _follow(self) -> None:
+        """Take over the state of the first process."""
+        tensors = {name: tensor.cpu() for name, tensor in self.tensors().items()} if self._processes.leads else {}
+        tensors, steps_done = self._processes.broadcast((tensors, self.steps_done))
+        if not self._processes.leads:
+            self.load_tensors(tensors, steps_done)
 
     def make_generator(self) -> Generator:
         """A new generator of `spec`; benchmarks put others in its place."""
@@ -140,26 +170,56 @@ class Trainer:
         planes = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
         return planes.to(self.device).float()
 
-    def step(self, real: Tensor, label: Tensor | None = None) -> None:
+    def step(self, real: Tensor, label: Tensor | None = None, total: int | None = None) -> None:
         """One update of D on real images and fakes, then one of G through D on the same fakes.
 
         Args:
-            real: float32, shape (B, C, S, S), range [-1, 1].
+            real: float32, shape (B, C, S, S), range [-1, 1]; of several processes, this one's share of the batch.
             label: int64, shape (B,), of the real images, if the discriminator judges by labels.
+            total: images of the whole batch; None: these are all.
         """
         if self.steps_done == 0 and isinstance(self.discriminator, ProjectedDiscriminator):
-            self._train_features(self.discriminator.features)
+            if self._processes.leads:
+                self._train_features(self.discriminator.features)
+            if self._processes.count > 1:
+                self._follow()
         self._set_learning_rates()
-        autocast = self._autocast()
-        z = torch.randn(len(real), self.spec.latent_dim, device=self.device)
+        total = total or len(real)
+        # All processes draw the latents of the whole batch, as one process would.
+        z = torch.randn(total, self.spec.latent_dim, device=self.device)[self._processes.share(total)]
+        # Losses are means over a share, and their mean over the processes is to be that over the batch.
+        weight = len(real) * self._processes.count / total
+        with self._own_random_numbers():
+            losses = self._update(real, label, z, weight)
+        if self.average_is_separate:
+            self._update_average()
+        self.epoch_losses += self._processes.mean(losses)  # stays on the device: no wait for it
+        self.steps_done += 1
 
+    @contextlib.contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Within, each of several processes draws its own dropout and augmentation, by (seed, step, rank) alone.
+
+        Afterwards the random numbers are again those that all have in common.
+        """
+        if self._processes.count == 1:
+            yield
+            return
+        key = np.random.SeedSequence((self.seed, self.steps_done, self._processes.place.rank))
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+            yield
+
+    def _update(self, real: Tensor, label: Tensor | None, z: Tensor, weight: float) -> Tensor:
+        """Update both networks; D's and G's losses, weighed, shape (2,)."""
+        autocast = self._autocast()
         asked = label if self.recipe.labels == "asked" else None
         fake_label = self._named(z) if self.recipe.labels == "latent" else label
 
         with autocast:
-            fake = self.generator(z, asked)
+            fake = self._generator(z, asked)
             real_scores, fake_scores = self._scores(self.augment(real), label, self.augment(fake.detach()), fake_label)
-        d_loss = self.loss.discriminator(real_scores.float(), fake_scores.float())
+        d_loss = weight * self.loss.discriminator(real_scores.float(), fake_scores.float())
         self.d_optimizer.zero_grad()
         d_loss.backward()  # type: ignore[no-untyped-call]
         self.d_optimizer.step()
@@ -170,17 +230,13 @@ class Trainer:
             parameter.requires_grad_(False)
         with autocast:
             fake_scores = self.discriminator(self.augment(fake), fake_label)
-        g_loss = self.loss.generator(fake_scores.float())
+        g_loss = weight * self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
         self.g_optimizer.step()
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-        if self.average_is_separate:
-            self._update_average()
-        self.epoch_losses += torch.stack([d_loss.detach(), g_loss.detach()])  # stays on the device: no wait for it
-        self.steps_done += 1
+        return torch.stack([d_loss.detach(), g_loss.detach()])
 
     def _named(self, z: Tensor) -> Tensor:
         """The classes that latents name: int64, shape (B,), each as often as `log_shares` says.
@@ -250,9 +306,9 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """D's scores of both, shape (B, 1) or (B, 3) each."""
         if self.discriminator.normalises_batch:  # it must not see both in one batch
-            return self.discriminator(real, label), self.discriminator(fake, fake_label)
+            return self._discriminator(real, label), self._discriminator(fake, fake_label)
         labels = None if label is None or fake_label is None else torch.cat([label, fake_label])
-        scores = self.discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
+        scores = self._discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
         return scores[: len(real)], scores[len(real) :]
 
     def _autocast(self) -> torch.autocast:
@@ -350,14 +406,20 @@ def _respelled(spec: GeneratorSpec, recipe: Recipe, dataset: Dataset) -> Generat
     return dataclasses.replace(spec, class_names=names)
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, place: Place = ONE) -> torch.device:
     """The device of `auto`, `cpu`, `cuda`, `cuda:NUMBER` or `mps`.
 
+    Args:
+        name: as said; of several processes all are given the same, and each takes a CUDA device of its own.
+        place: of this process.
     Raises:
-        DeviceError: torch finds no such device.
+        DeviceError: torch finds no such device, or it is one that several processes can't have.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        has_mps = torch.backends.mps.is_available() and place.count == 1
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if place.count > 1 and re.fullmatch(r"mps|cuda:\d+", name):
+        raise DeviceError(f"{place.count} processes can't share {name}; train with --device cuda, one each, or cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
         raise DeviceError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:NUMBER or mps")
     device = torch.device(name)
@@ -367,6 +429,13 @@ def resolve_device(name: str) -> torch.device:
         raise DeviceError(f"there is no {name}: torch finds {torch.cuda.device_count()} CUDA devices, from cuda:0 on")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("no Apple GPU that torch can use was found; train with --device cpu")
+    if device.type == "cuda" and place.count > 1:
+        if place.local_count > (there := torch.cuda.device_count()):
+            raise DeviceError(
+                f"this host has {there} CUDA devices for {place.local_count} processes; start {there} of them "
+                f"(torchrun --nproc-per-node {there}), or train with --device cpu"
+            )
+        device = torch.device("cuda", place.local_rank)
     return device
 
 

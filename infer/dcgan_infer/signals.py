@@ -37,7 +37,8 @@ def told(notice: Notice) -> Iterator[None]:
     """Within, signals are told to `notice`, in another thread than this one.
 
     Args:
-        notice: takes the number of a signal; gives None if the process is to go on for now, and else its last words.
+        notice: takes the number of a signal; gives None if the process is to go on for now, and else its last words,
+            perhaps none.
     """
     global _notice
     before, _notice = _notice, notice
@@ -119,7 +120,8 @@ def _leave(number: int, words: str) -> None:
 
             for child in multiprocessing.active_children():
                 child.kill()
-        say(words)
+        if words:
+            say(words)
     finally:
         os._exit(128 + number)
 
