@@ -110,6 +110,9 @@ def made_by_ray(maker: Maker, numbers: list[int], address: str | None, on_images
 def _made(maker: Maker, numbers: list[int], address: str | None, on_images: OnImages) -> Iterator[dict[str, Any]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # errors reach us as exceptions
+    if address is None:  # it listens on every interface, and would run what anybody sends
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     threads = maker.generator.threads
     try:
         with _starting():
@@ -178,9 +181,6 @@ def _starting() -> Iterator[None]:
 def _start(ray: Any, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address is None:
-        # It listens on every interface, and would run what anybody sends.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=cores(), include_dashboard=False, **quiet)
     else:
         _knock(address)

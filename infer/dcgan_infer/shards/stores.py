@@ -124,6 +124,7 @@ class _Remote:
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
+        self._files.invalidate_cache()  # others write here too
         with self._errors("read", name), self._files.open(self._at(name), "rb") as file:
             yield file
 
@@ -154,8 +155,8 @@ class _Remote:
             self._files.put_file(str(file), path)
 
     def sizes(self, folder: str) -> dict[str, int]:
+        self._files.invalidate_cache()
         with self._errors("read", folder):
-            self._files.invalidate_cache()  # others write here too
             try:
                 found: list[Any] = self._files.ls(self._at(folder), detail=True)
             except FileNotFoundError:
