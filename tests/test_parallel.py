@@ -23,7 +23,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from dcgan.batchnorm import SharedBatchNorm
+from dcgan.batchnorm import SharedBatchNorm, share_batchnorm
 from dcgan.data import Dataset
 from dcgan.parallel import ALONE, Place, Processes, joined
 from dcgan.recipes import RECIPES, Recipe
@@ -275,6 +275,30 @@ def test_batchnorm_is_that_of_the_whole_batch(of_two: Both) -> None:
         torch.testing.assert_close(first[name] + second[name], expected[name], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_batchnorm_takes_bf16_and_keeps_the_memory_order(tmp_path: Path, order: torch.memory_format) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 4, 6, 6, generator=random).to(torch.bfloat16, memory_format=order)
+    found = []
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for shared in (False, True):
+            network: nn.Module = nn.Sequential(nn.BatchNorm2d(4))
+            if shared:
+                share_batchnorm(network, None)
+            own = x.clone().requires_grad_()
+            y = network(own)
+            y.float().square().mul(y.detach()).sum().backward()
+            assert own.grad is not None
+            assert y.is_contiguous(memory_format=order)
+            found.append((y.detach(), own.grad, *network.state_dict().values()))
+    finally:
+        torch.distributed.destroy_process_group()
+    for plain, shares in zip(*found, strict=True):
+        assert plain.dtype == shares.dtype
+        torch.testing.assert_close(shares, plain, rtol=1e-2, atol=1e-2)
+
+
 def test_an_epoch_shows_every_image_to_one_process_once(of_two: Both) -> None:
     shares = [each["indices"] for each in of_two]
     assert sorted(shares[0] + shares[1]) == list(range(TOTAL))
@@ -337,7 +361,8 @@ def test_a_batch_has_an_image_for_each_process(
 ) -> None:
     monkeypatch.setattr("dcgan.loading.load_dataset", lambda *_, **__: dataset())
     three = Processes(Place(0, 3, 0, 3))
-    monkeypatch.setattr(three, "most", lambda number: number)
+    for name in ("most", "broadcast"):  # there are no others
+        monkeypatch.setattr(three, name, lambda value: value)
     with pytest.raises(DatasetError, match=message):
         train(tmp_path / "run", options("fast", **changes), processes=three)
     assert not (tmp_path / "run").exists()
