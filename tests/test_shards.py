@@ -6,6 +6,7 @@ import gc
 import hashlib
 import json
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,8 @@ def test_shards_hold_the_images_and_labels_of_the_seed(form: str, encoding: str)
         assert label == labels[index]
     with pytest.raises(IndexError, match="2,600"):
         images[2600]
+    with pytest.raises(TypeError, match="slice"):
+        images[1:3]  # type: ignore[index]
     changed = ShardedImages("set", transform=lambda picture: picture.size, target_transform=lambda label: label + 10)
     assert changed[5] == ((6, 4), labels[5] + 10)
 
@@ -232,6 +235,13 @@ def test_what_is_missing_or_damaged_is_made_again(whole: dict[str, str], harm: A
     assert done(*WISH, "whole")["made"] == 0
 
 
+def test_a_set_whose_hidden_folder_is_gone_is_known_by_its_manifest(whole: dict[str, str]) -> None:
+    shutil.rmtree("whole/.shards")
+    assert "manifest.json was begun with another seed" in refusal(*WISH, "whole", "--seed", "1")
+    done(*WISH, "whole")
+    assert contents("whole") == whole
+
+
 def test_parts_need_not_know_of_each_other(whole: dict[str, str]) -> None:
     for part, missing in ((2, 5), (0, 2), (1, 0)):
         made = done(*WISH, "parts", "--shard", f"{part}/3", "--batch-size", str(5 + part))
@@ -308,7 +318,7 @@ def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str], monk
         (("--seed", "1"), "another seed: 0, and this is 1"),
         (("--shard-size", "9"), "another shard size: 8, and this is 9"),
         (("--format", "webdataset"), 'another format: "npy", and this is "webdataset"'),
-        (("--class", "0"), "another asked: [], and this is [0]"),
+        (("--class", "0"), "another choice of classes: [], and this is [0]"),
     ):
         assert reason in refusal(*WISH, "whole", *extra)
     newer = ("npy", "raw", ImageGenerator(CLOTHES, provider="cpu"))
@@ -317,7 +327,7 @@ def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str], monk
         patch.setattr(make, "software_of", lambda *_: versions)
         assert 'another numpy: "' in refusal(*WISH, "whole")
     assert "another dtype" in refusal(*WISH, "whole", "--dtype", "float")
-    assert "another class names" in refusal(*WISH, "whole", model=COLOUR)
+    assert "another model: " in refusal(*WISH, "whole", model=COLOUR)
     assert contents("whole") == whole
 
 
@@ -340,7 +350,7 @@ def test_foreign_files_are_not_overwritten() -> None:
     ("words", "status", "reason"),
     [
         (("-o", "set", "--shard-size", "5"), 2, "must end in"),
-        (("-o", "a.png", "--shard-size", "5"), 2, "--shard-size is for shards: add --format parquet, webdataset, npy"),
+        (("-o", "a.png", "--shard-size", "5"), 2, "--shard-size is for shards: give --format parquet, webdataset, npy"),
         (("-o", "a.npy", "--format", "npy", "--shard", "0/2"), 2, "--shard is for shards"),
         (("-o", "a.npy", "--format", "parquet"), 2, "--out a.npy is named as one file"),
         (("-o", "-", "--format", "parquet"), 2, "give --out a folder's name instead of -"),
@@ -356,7 +366,8 @@ def test_foreign_files_are_not_overwritten() -> None:
         (("-o", "set", "--format", "npy", "--grid", "2x2"), 2, "--grid is for pictures"),
         (("-o", "set", "--format", "npy", "--ray-address", "auto"), 2, "--ray-address is for --engine ray"),
         (("-o", "set", "--format", "npy", "--n", "4_000_000_000", "--shard-size", "1"), 2, "give a larger one"),
-        (("-o", "taken", "--format", "npy"), 1, "taken"),
+        (("-o", "s3:bucket/set", "--format", "npy"), 2, "a URL has two slashes after its colon"),
+        (("-o", "taken", "--format", "npy"), 1, "taken is no folder"),
         (("-o", "taken/set", "--format", "npy"), 1, "taken"),
     ],
 )
@@ -433,7 +444,10 @@ def test_memory_does_not_grow_with_the_number_of_images_in_a_shard(form: str) ->
 def test_the_report_says_what_was_made_and_what_is_missing() -> None:
     result = run(*WISH, "set", "--shard", "0/2")
     assert result.stdout.startswith("set: 26 images in 4 shards of npy (seed 0, 0 to 49) by clothes on cpu; ")
-    assert result.stdout.endswith("\n3 of 7 shards are missing yet; the manifest comes with the last\n")
+    assert result.stdout.endswith("\nof 7 shards 3 are missing yet; the manifest comes with the last\n")
     result = run(*WISH, "set")
     assert "24 images in 3 shards of npy, 4 were there (seed 0" in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("all 7 shards are there, ")
+    assert result.stdout.splitlines()[-1].startswith("all is there: 7 shards, ")
+    assert run(*WISH, "set").stdout.startswith(
+        "set: nothing was to be made, 7 shards of npy were there\nall is there: "
+    )

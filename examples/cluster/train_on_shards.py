@@ -49,9 +49,13 @@ def main(shards: str | None, mnist: Path | None, on_real: bool, epochs: int, wor
     torch.manual_seed(0)
     if on_real == bool(shards):
         raise click.UsageError("Give either SHARDS or --real.")
-    images: Dataset[tuple[Tensor, Tensor]] = (
-        ShardedImages(shards, transform=pil_to_tensor) if shards else real("train", mnist)  # type: ignore[assignment]
-    )
+    tests = real("test", mnist)  # before the work: its files may be missing
+    images: Dataset[tuple[Tensor, ...]] = real("train", mnist)
+    if shards:
+        generated = ShardedImages(shards, transform=pil_to_tensor)
+        if generated.plan.image_shape != (28, 28) or len(generated.classes) != 10:
+            raise click.ClickException(f"{shards} holds no labelled digits of 28x28 pixels in grey, as MNIST has them")
+        images = generated  # type: ignore[assignment]
     # In their order, which is fast: the images of a seed are in no order.
     loader = DataLoader(images, batch_size=64, shuffle=on_real, num_workers=workers)
     model, loss = network(), nn.CrossEntropyLoss()
@@ -63,7 +67,7 @@ def main(shards: str | None, mnist: Path | None, on_real: bool, epochs: int, wor
             optimizer.step()
     model.eval()
     with torch.inference_mode():
-        right = [model(x / 127.5 - 1).argmax(1) == y for x, y in DataLoader(real("test", mnist), batch_size=1000)]
+        right = [model(x / 127.5 - 1).argmax(1) == y for x, y in DataLoader(tests, batch_size=1000)]
     accuracy = torch.cat(right).float().mean()
     click.echo(f"{shards or 'real images'}: {len(images):,} images, {epochs} epochs; accuracy {accuracy:.4f}")  # type: ignore[arg-type]
 

@@ -323,8 +323,8 @@ def _sharding(kind: str, format_name: str | None, **given: Any) -> Sharding | No
         spelled = {"size": "--shard-size", "part": "--shard", "address": "--ray-address"}
         option = next(iter(given))
         raise click.UsageError(
-            f"{spelled.get(option, f'--{option}')} is for shards: add --format {', '.join(SHARDED)}, and a folder as "
-            "--out."
+            f"{spelled.get(option, f'--{option}')} is for shards: give --format {', '.join(SHARDED)}, and as --out a "
+            "folder's name, which ends in no suffix of a file."
         )
     return None
 
@@ -354,8 +354,8 @@ def _report_of_shards(request: Request, out: str, made: Made, seconds: float, as
                 "found": made.mine - made.made,
                 "missing": made.missing,
                 "images": made.images,
-                "sha256": made.sha256 or None,
-                "bytes": made.size or None,
+                "sha256": made.sha256,
+                "bytes": made.size,
                 "provider": generator.model.provider,
                 "provider_note": generator.model.note,
                 "threads": generator.threads,
@@ -364,15 +364,22 @@ def _report_of_shards(request: Request, out: str, made: Made, seconds: float, as
                 "images_per_second": round(made.images / seconds, 1),
             }
         )
-    found = f", {made.mine - made.made:,} were there" if made.mine > made.made else ""
+    there = made.mine - made.made
+    found = f", {there:,} {'was' if there == 1 else 'were'} there" if there else ""
     indices = f"{plan.start} to {plan.start + plan.n - 1}"
     line = (
-        f"{out}: {made.images:,} images in {made.made:,} shards of {plan.format}{found} (seed {plan.seed}, {indices}) "
+        f"{out}: {made.images:,} images in {_shards(made.made)} of {plan.format}{found} (seed {plan.seed}, {indices}) "
         f"by {plan.model} on {generator.model.provider}; {seconds:.2f} s, {made.images / seconds:,.0f} images/s"
     )
+    if not made.made:
+        line = f"{out}: nothing was to be made" + (f", {_shards(there)} of {plan.format} were there" if there else "")
     if made.missing:
-        return f"{line}\n{made.missing:,} of {len(plan):,} shards are missing yet; the manifest comes with the last"
-    return f"{line}\nall {len(plan):,} shards are there, {made.size:,} bytes, sha256 of the set {made.sha256}"
+        return f"{line}\nof {_shards(len(plan))} {made.missing:,} are missing yet; the manifest comes with the last"
+    return f"{line}\nall is there: {_shards(len(plan))}, {made.size:,} bytes, sha256 of the set {made.sha256}"
+
+
+def _shards(count: int) -> str:
+    return f"{count:,} shard{'s' * (count != 1)}"
 
 
 def _rows(latents_file: Path | None, labels_file: Path | None) -> tuple[Rows | None, Rows | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -72,7 +73,11 @@ def kind_of(out: str, kind: str | None = None) -> str:
     suffix = Path(out).suffix.lower()
     if kind in SHARDED and (kind not in FILES or suffix not in SUFFIXES or "://" in out):
         if suffix in (*SUFFIXES, *(f".{form.suffix}" for form in SHARDED.values())):
-            raise ValueError(f"--format {kind} makes a folder of files, and --out {out} is named as one file.")
+            raise ValueError(
+                f"--format {kind} makes a folder of files, and --out {out} is named as one file; give a folder's name."
+            )
+        if re.match(r"[a-z][a-z0-9+.-]+:(?!//)", out) and not os.path.isdir(out):  # noqa: PTH112
+            raise ValueError(f"--out {out}: a URL has two slashes after its colon; of a folder write ./{out}.")
         return SHARDS
     if "://" in out:
         raise ValueError(f"--out {out} is a URL, which takes shards; add --format {', '.join(SHARDED)}.")

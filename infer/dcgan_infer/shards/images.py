@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import operator
 import tarfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -92,6 +93,7 @@ class ShardedImages:
             IndexError: there are not so many.
             OutputError: the shard is missing or damaged.
         """
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"there are {len(self):,} images, asked for number {index:,}")
         index %= len(self)
@@ -106,7 +108,7 @@ class ShardedImages:
         )
 
     def batches(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
-        """All images in order, without transforms, up to 1,024 at a time.
+        """All images in order, without transforms, up to 1,024 at a time (fewer, where these are over 64 MB).
 
         Yields:
             images, uint8 of shape (K, H, W) or (K, H, W, C), or float32 of shape (K, C, H, W); and labels, int64 of

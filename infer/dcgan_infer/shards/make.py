@@ -272,12 +272,15 @@ def read_manifest(store: Store, place: str) -> ShardPlan:
 def _claim(store: Store, plan: ShardPlan, place: str) -> None:
     """Say what this place is for, or find it said."""
     store.reach()
-    found = _read(store, PLAN)
-    if found is not None:
-        plan.refuse_other(found, f"{place}/{PLAN}")
+    for name in (PLAN, MANIFEST):  # the second says it too, where somebody has cleared the hidden folder
+        found = _read(store, name)
+        if found is not None:
+            plan.refuse_other(found, f"{place}/{name}")
+            break
+    if found is not None and name == PLAN:
         return
-    mine = {plan.shard(number).name for number in range(len(plan))} | {MANIFEST}
-    if taken := sorted(mine & store.sizes("").keys()):
+    mine = {plan.shard(number).name for number in range(len(plan))}
+    if found is None and (taken := sorted(mine & store.sizes("").keys())):
         raise OutputError(
             f"{place} holds {taken[0]}, and nothing there says whose it is; remove it, or choose another --out"
         )

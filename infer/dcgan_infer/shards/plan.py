@@ -19,6 +19,7 @@ MANIFEST = "manifest.json"
 PLAN = ".shards/plan.json"
 
 _DIGITS = 5  # at least, of a shard's number
+_WORDS = {"asked": "choice of classes", "schema": "version of this format", "model_sha256": "model of that name"}
 _MOST_ROWS = 1024
 _MOST_BYTES = 64 << 20  # of a chunk's pixels
 
@@ -144,16 +145,19 @@ class ShardPlan:
             OutputError: it is another, or none at all.
         """
         other, mine = parse(found, where), json.loads(as_bytes(self.facts()))
-        for name, value in mine.items():
+        first = ("schema", "model", "model_sha256")  # which explain most of the others
+        for name in sorted(mine, key=lambda name: name not in first):
+            value = mine[name]
             theirs = other.get(name)
             if theirs == value:
                 continue
             if name == "software" and isinstance(theirs, dict):
                 name = next(each for each in {**value, **theirs} if theirs.get(each) != value.get(each))
                 theirs, value = theirs.get(name), value.get(name)
+            what = _WORDS.get(name, name.replace("_", " "))
             raise OutputError(
-                f"{where} was begun with another {name.replace('_', ' ')}: {_short(theirs)}, and this is "
-                f"{_short(value)}; ask for the same, or choose another --out"
+                f"{where} was begun with another {what}: {_short(theirs)}, and this is {_short(value)}; ask for the "
+                "same, or choose another --out"
             )
 
 
@@ -176,9 +180,9 @@ def parse(content: bytes, where: str) -> dict[str, Any]:
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise OutputError(f"{where} is no JSON file, or a damaged one; remove it, or choose another --out") from error
+        raise OutputError(f"{where} is no JSON file, or a damaged one; remove it, and make the set again") from error
     if not isinstance(facts, dict):
-        raise OutputError(f"{where} holds no object; remove it, or choose another --out")
+        raise OutputError(f"{where} holds no object; remove it, and make the set again")
     return facts
 
 

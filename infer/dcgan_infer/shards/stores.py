@@ -81,7 +81,8 @@ class _Folder:
         self._path = path
 
     def reach(self) -> None:
-        pass
+        if self._path.exists() and not self._path.is_dir():
+            raise OutputError(f"{self._path} is no folder; shards go into one, so choose another name")
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
