@@ -83,7 +83,7 @@ Examples:
   dcgan-infer --n 500 -o images/
   dcgan-infer --latents z.npy -o - --format npy > images.npy
   dcgan-infer --n 1_000_000 -o digits --format parquet
-  dcgan-infer --n 10_000_000 -o s3://bucket/digits --format webdataset --shard $SLURM_ARRAY_TASK_ID/16
+  dcgan-infer --n 10_000_000 -o s3://bucket/digits --format webdataset --shard 3/16
 
 Image i of a seed is the same whatever --n, --batch-size and --threads are. A PNG says in its text chunks how it
 was made (model, sha256, seed, indices, provider): give these options again, and the picture comes back.
