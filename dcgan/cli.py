@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from .recipes import CHOICES, DEFAULT_RECIPE, IMAGES_RECIPE, RECIPES, SHOWN, Rec
 from .run_options import OPTIONS, RunOptions, longer, new_run_folder, read_options
 
 if TYPE_CHECKING:
+    from .data import Dataset
     from .parallel import Processes
     from .trainer import Trainer
 
@@ -247,12 +249,13 @@ def main(
     if init is not None and (replaced := given.keys() & _OF_THE_GENERATOR):
         option = "--" + min(replaced).replace("_", "-")
         raise click.UsageError(f"--init brings a generator of its own; leave out {option}")
-    place, folder = Place.from_environment(), None
+    place, interrupts = Place.from_environment(), None
     try:
         with joined(place) as processes:
             click.get_current_context().obj = processes
             chosen: Any = None
             if processes.leads:
+                folder = None
                 if resume is None:
                     options, note = _started(recipe, given, place), ""
                 else:
@@ -266,36 +269,47 @@ def main(
             if folder is None:
                 click.echo(json.dumps(options.to_dict(), indent=2))
                 return
-            is_new = place.rank == 0 and not (resume or out)
+            interrupts = _Interrupts(folder, place.rank == 0 and not (resume or out), place)
             rows, received = _trained(
-                options, folder, note, processes, is_new=is_new, resume=resume is not None, verbose=verbose
+                options, folder, note, processes, interrupts, resume=resume is not None, verbose=verbose
             )
     except ProcessLostError as error:
         if not str(error):
             raise SystemExit(1) from error
-        again = f"; resume with: {_resume(folder, place)}" if folder else ""
+        again = f"; resume with: {_resume(interrupts.folder, place)}" if interrupts and interrupts.can_resume() else ""
         raise RunError(f"{error}{again}") from error
     if rows is None:
         if place.rank == 0:
             with contextlib.suppress(OSError):  # a terminal, or whoever read what we say, may have gone with the signal
-                click.echo(f"stopped and saved; resume with: {_resume(folder, place)}", err=True)
+                click.echo(f"stopped and saved; resume with: {_resume(interrupts.folder, place)}", err=True)
         click.get_current_context().exit(128 + received)
 
 
 def _trained(
-    options: RunOptions, folder: Path, note: str, processes: Processes, *, is_new: bool, resume: bool, verbose: bool
+    options: RunOptions,
+    folder: Path,
+    note: str,
+    processes: Processes,
+    interrupts: _Interrupts,
+    *,
+    resume: bool,
+    verbose: bool,
 ) -> tuple[list[dict[str, Any]] | None, int]:
     """What `run.train` returns, and the number of the signal that a process got, or 0."""
     from . import run
 
     with contextlib.ExitStack() as stack:
-        if is_new:
+        if interrupts.is_new:
             stack.callback(_remove_if_empty, folder)
-        interrupts = _Interrupts(folder, is_new, processes.place)
         stack.enter_context(signals.told(interrupts.notice))
         console = stack.enter_context(Console(folder, verbose))
         if note:
             console.say(note)
+
+        def start(settled: RunOptions, dataset: Dataset) -> None:
+            interrupts.started = True
+            if processes.leads:
+                console.start(settled, dataset)
 
         def after_step(trainer: Trainer) -> None:
             interrupts.stepping = True
@@ -308,7 +322,7 @@ def _trained(
             resume=resume,
             progress=console.progress,
             say=console.say,
-            on_start=console.start,
+            on_start=start,
             on_step=after_step,
             on_epoch=console.epoch,
             interrupted=lambda: interrupts.received > 0,
@@ -344,11 +358,13 @@ def _resumed(folder: Path, recipe: str | None, given: dict[str, Any], place: Pla
     epochs = given.pop("epochs", 0) or stored.recipe.epochs
     if stored.processes != place.count:
         note = (
-            f"resumed with {processes_of(place.count)}, begun with {stored.processes}: the same batches and latents, "
-            "but other rounding, dropout and augmentation"
+            f"resumed with {processes_of(place.count)}, begun with {stored.processes}: the same batches, but other "
+            "rounding, dropout and augmentation"
         )
-        threads = given.pop("threads", 0)
-        stored = resolved(dataclasses.replace(stored, threads=threads), place)
+        # What several processes can't share; one that goes on alone has it again by asking for it.
+        shared = {"cuda": "cuda", "mps": "auto"}.get(stored.device.partition(":")[0], stored.device)
+        device, threads = given.pop("device", shared), given.pop("threads", 0)
+        stored = resolved(dataclasses.replace(stored, device=device, threads=threads), place)
     wanted = _merge(stored, given)
     _refuse_contradictions(stored, wanted, recipe, given)
     return longer(dataclasses.replace(stored, data_dir=wanted.data_dir), epochs), note
@@ -399,26 +415,36 @@ class _Interrupts:
     SIGTERM where one has died, and kills all that have not ended after 30 seconds.
 
     Attributes:
+        folder: of the run.
+        is_new: whether this command made it, and removes it where nothing came of it.
+        started: whether `run.train` has called `on_start`.
         stepping: whether a step was taken, so that there is something to save; before, the first one ends the command.
         received: number of the first one, or 0.
     """
 
     def __init__(self, folder: Path, is_new: bool, place: Place) -> None:
-        self.stepping = False
+        self.folder = folder
+        self.is_new = is_new
+        self.started = self.stepping = False
         self.received = 0
-        self._folder = folder
-        self._is_new = is_new
         self._place = place
+
+    def can_resume(self) -> bool:
+        """Whether the run folder is one already; other processes than the first one may not see it."""
+        return (self.folder / OPTIONS).exists() if self._place.rank == 0 else self.started
 
     def notice(self, number: int) -> str | None:
         if self.stepping and (self._place.count > 1 or not self.received):
-            self.received = self.received or number
             if self._place.count == 1:
                 signals.say("stopping after this step, and saving; Ctrl-C again quits without")
+            elif self._place.rank == 0 and not self.received and number == signal.SIGINT:
+                # Not on SIGTERM: torchrun sends it also where a process has died, and then nothing is saved.
+                signals.say("stopping after this step, and saving")
+            self.received = self.received or number
             return None
-        if self._is_new:
-            _remove_if_empty(self._folder)
+        if self.is_new:
+            _remove_if_empty(self.folder)
         if self._place.rank:
             return ""
-        again = f", start again with: {_resume(self._folder, self._place)}" if (self._folder / OPTIONS).exists() else ""
+        again = f", start again with: {_resume(self.folder, self._place)}" if self.can_resume() else ""
         return f"stopped; what was not saved yet is lost{again}"

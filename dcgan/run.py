@@ -107,7 +107,15 @@ def train(
 
     Of several processes all call this with the same options, but for the place of the images. The first one does all
     that is said here; the others only take the steps with it, and use neither `run` nor `resume`, nor any callback but
-    `on_step` and `interrupted`.
+    `on_start` (once the run can be resumed), `on_step` and `interrupted`.
+
+    What they do together, in this order, in `train` and in `_assist`; each waits for all others:
+    1. `in_turn`: read the images;
+    2. `broadcast`: the images' SHA-256;
+    3. `most`: all have the same images, and the first one makes the folder;
+    4. `broadcast`: the settled options, the generator to start from, the number of epochs that are done;
+    5. `Trainer.join`;
+    6. in each epoch `_take_steps`, and then `most`: the first one has measured and saved.
 
     Args:
         run: the run folder; must not exist yet, or be empty, unless `resume`.
@@ -118,7 +126,8 @@ def train(
         on_start: called once the images are there, with what was settled by them.
         on_step: called after every step.
         on_epoch: called with the row for `metrics.jsonl` after every epoch.
-        interrupted: asked after every step; once it says true, in any of the processes, the run is saved and left.
+        interrupted: asked after every step, an epoch's last one too, before it is measured; once it says true, in any
+            of the processes, the run is saved and left.
         processes: that train together.
     Returns:
         The rows of `metrics.jsonl` if the run is finished, None if it was interrupted. Other processes than the first
@@ -128,7 +137,7 @@ def train(
         DatasetError, DeviceError, SpecError, CheckpointError, DivergedError, OutputError: as their names say.
     """
     if not processes.leads:
-        return _assist(options, on_step, interrupted, processes)
+        return _assist(options, on_start, on_step, interrupted, processes)
     folder = Path(options.data_dir)
     if not resume:
         _refuse_taken(run)
@@ -173,7 +182,7 @@ def train(
         if start is not None and not resume:
             save_generator(run / INIT, start.state_dict(), start.spec, "")
         _write_options(run, options, images_sha256, len(dataset))  # from here on it is a run, which can be resumed
-        processes.broadcast((options, start))
+        processes.broadcast((options, start, len(state.rows)))
         trainer.join(processes)
         events = stack.enter_context(TensorBoard(run / TENSORBOARD, trainer.epoch)) if options.tensorboard else None
         return _train_epochs(
@@ -183,6 +192,7 @@ def train(
 
 def _assist(
     options: RunOptions,
+    on_start: Callable[[RunOptions, Dataset], None],
     on_step: Callable[[Trainer], None],
     interrupted: Callable[[], bool],
     processes: Processes,
@@ -203,16 +213,16 @@ def _assist(
                 "need the same"
             )
         processes.most(0)
-        options, start = processes.broadcast((options, None))
+        options, start, epochs_done = processes.broadcast((options, None, 0))
+        on_start(options, dataset)
         seen, _ = _seen(dataset, options)
         trainer = Trainer(options.recipe, seen, device, options.seed, start)
         trainer.join(processes)
-        while trainer.epoch < options.recipe.epochs:
-            if _take_steps(trainer, interrupted, processes, lambda _: on_step(trainer)):
+        for epoch in range(epochs_done, options.recipe.epochs):
+            if _take_steps(trainer, epoch, interrupted, processes, lambda _: on_step(trainer)):
                 return None
             trainer.epoch_losses.zero_()
-            if processes.most(interrupted()) and trainer.epoch < options.recipe.epochs:
-                return None
+            processes.most(0)
         return []
 
 
@@ -305,9 +315,9 @@ def _train_epochs(
             _check_finite(trainer, run)
         on_step(trainer)
 
-    while trainer.epoch < options.recipe.epochs:
+    for epoch in range(len(state.rows), options.recipe.epochs):
         started = time.perf_counter() - state.epoch_seconds
-        if _take_steps(trainer, interrupted, processes, after_step):
+        if _take_steps(trainer, epoch, interrupted, processes, after_step):
             state.epoch_seconds = time.perf_counter() - started
             save()
             return None
@@ -348,8 +358,7 @@ def _train_epochs(
         trainer.epoch_losses.zero_()
         save()
         on_epoch(row)
-        if processes.most(interrupted()) and trainer.epoch < options.recipe.epochs:
-            return None
+        processes.most(0)
 
     write_metrics(run / METRICS, state.rows)
     plot_losses(run / LOSSES, state.rows, f"{options.recipe.name} on {options.title}")
@@ -359,6 +368,7 @@ def _train_epochs(
 
 def _take_steps(
     trainer: Trainer,
+    epoch: int,
     interrupted: Callable[[], bool],
     processes: Processes,
     after_step: Callable[[bool], None],
@@ -367,19 +377,19 @@ def _take_steps(
 
     Args:
         trainer: that takes them.
-        interrupted: asked after every step but the last, in every process.
+        epoch: which; none are left where the run was interrupted after its last step.
+        interrupted: asked after every step, in every process.
         processes: that take them together.
         after_step: told whether it was the last one.
     Returns:
-        Whether one of the processes was interrupted before the last step.
+        Whether one of the processes was interrupted.
     """
-    order, batch_size = trainer.order(trainer.epoch), trainer.recipe.batch_size
-    for index in range(trainer.steps_done % trainer.steps_per_epoch, trainer.steps_per_epoch):
+    order, batch_size = trainer.order(epoch), trainer.recipe.batch_size
+    for index in range(trainer.steps_done - epoch * trainer.steps_per_epoch, trainer.steps_per_epoch):
         indices = order[index * batch_size : (index + 1) * batch_size]
         trainer.step(*trainer.batch(indices[processes.share(len(indices))]), total=len(indices))
-        is_last = index + 1 == trainer.steps_per_epoch
-        stop = not is_last and processes.any_in_step(interrupted())
-        after_step(is_last or stop)
+        stop = processes.any_in_step(interrupted())
+        after_step(stop or index + 1 == trainer.steps_per_epoch)
         if stop:
             return True
     return False

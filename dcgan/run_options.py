@@ -109,6 +109,8 @@ def read_options(run: Path) -> RunOptions:
             value = getattr(options, name)
             if not isinstance(value, type(example)) and (name, value) != ("size", None):
                 raise TypeError(f"{name} is {value!r}")
+        if options.processes < 1:
+            raise ValueError(f"processes is {options.processes}")
         return options
     except OSError as error:
         raise RunError(

@@ -111,8 +111,9 @@ class Trainer:
         self.d_optimizer = self._adam(self.discriminator, recipe.d_lr)
         self.loss = LOSSES[recipe.loss]
         self._processes = ALONE
-        self._generator: nn.Module = self.generator  # whose backward pass means the gradients over the processes
-        self._discriminator: nn.Module = self.discriminator
+        # Whose backward pass gives the mean of the gradients over the processes.
+        self._shared_generator: nn.Module = self.generator
+        self._shared_discriminator: nn.Module = self.discriminator
 
     def join(self, processes: Processes) -> None:
         """Go on together with the trainers of other processes, from the state of the first one.
@@ -128,7 +129,8 @@ class Trainer:
         if self.discriminator.normalises_batch:  # the BatchNorm of frozen features sees no batch
             share_batchnorm(self.discriminator, processes.group)
         self._follow()
-        self._generator, self._discriminator = map(processes.with_mean_gradients, (self.generator, self.discriminator))
+        self._shared_generator = processes.with_mean_gradients(self.generator)
+        self._shared_discriminator = processes.with_mean_gradients(self.discriminator)
 
     def _follow(self) -> None:
         """Take over the state of the first process."""
@@ -217,14 +219,15 @@ class Trainer:
         fake_label = self._named(z) if self.recipe.labels == "latent" else label
 
         with autocast:
-            fake = self._generator(z, asked)
+            fake = self._shared_generator(z, asked)
             real_scores, fake_scores = self._scores(self.augment(real), label, self.augment(fake.detach()), fake_label)
         d_loss = weight * self.loss.discriminator(real_scores.float(), fake_scores.float())
         self.d_optimizer.zero_grad()
         d_loss.backward()  # type: ignore[no-untyped-call]
         self.d_optimizer.step()
 
-        # D only passes gradients on to G here; its own would be computed for nothing.
+        # D only passes gradients on to G here; its own would be computed for nothing, and there are none to share: it
+        # is the bare one, and G's own gradients are shared as they arrive.
         trainable = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
         for parameter in trainable:
             parameter.requires_grad_(False)
@@ -306,9 +309,9 @@ class Trainer:
     ) -> tuple[Tensor, Tensor]:
         """D's scores of both, shape (B, 1) or (B, 3) each."""
         if self.discriminator.normalises_batch:  # it must not see both in one batch
-            return self._discriminator(real, label), self._discriminator(fake, fake_label)
+            return self._shared_discriminator(real, label), self._shared_discriminator(fake, fake_label)
         labels = None if label is None or fake_label is None else torch.cat([label, fake_label])
-        scores = self._discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
+        scores = self._shared_discriminator(torch.cat([real, fake]), labels)  # one large batch is faster than two
         return scores[: len(real)], scores[len(real) :]
 
     def _autocast(self) -> torch.autocast:

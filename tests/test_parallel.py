@@ -124,7 +124,7 @@ def indices_of_an_epoch(processes: Processes) -> list[int]:
     trainer = Trainer(dataclasses.replace(RECIPE["spectral"], batch_size=5, drop_last=False), dataset(), CPU, seed=0)
     with patch.object(trainer, "batch", lambda indices: (indices, None)), patch.object(trainer, "step") as step:
         step.side_effect = lambda *_, **__: setattr(trainer, "steps_done", trainer.steps_done + 1)
-        _take_steps(trainer, lambda: False, processes, lambda _: None)
+        _take_steps(trainer, 0, lambda: False, processes, lambda _: None)
     return [index for call in step.call_args_list for index in call.args[0].tolist()]
 
 
@@ -478,7 +478,7 @@ def test_a_killed_worker_and_a_signal_leave_a_run_that_goes_on(
 
     process = started(command("--resume", str(run), "--data-dir", str(data_dir), "--threads", "1"), cwd=tmp_path)
     assert process.stdout is not None
-    assert process.stdout.readline().startswith("resumed with 1 process, begun with 2: the same batches and latents")
+    assert process.stdout.readline().startswith("resumed with 1 process, begun with 2: the same batches, but")
     while not process.stdout.readline().startswith(f"epoch {epochs + 1:3d}/400"):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

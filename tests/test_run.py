@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,23 @@ class StopAfter:
     def __call__(self) -> bool:
         self.left -= 1
         return self.left == 0
+
+
+def test_an_epoch_is_saved_before_it_is_measured(data_dir: Path, tmp_path: Path) -> None:
+    """Where the signal comes after its last step: measuring may take longer than there is time."""
+    options = options_for(data_dir, dataclasses.replace(TINY_FAST, epochs=2))
+    measured: list[dict[str, Any]] = []
+    steps: list[int] = []
+
+    def step(trainer: Trainer) -> None:
+        steps.append(trainer.steps_done)
+
+    assert not train(tmp_path / "run", options, on_step=step, on_epoch=measured.append, interrupted=StopAfter(4))
+    assert (steps, measured) == ([1, 2, 3, 4], [])
+    rows = train(tmp_path / "run", options, resume=True, on_step=step, on_epoch=measured.append)
+    assert steps == list(range(1, 9))
+    assert rows == measured
+    assert [row["steps"] for row in measured] == [4, 8]
 
 
 def test_a_run_leaves_all_it_promises(data_dir: Path, tmp_path: Path) -> None:

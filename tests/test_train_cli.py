@@ -249,13 +249,23 @@ def test_a_damaged_run_is_said(data_dir: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("loss", "foo"), ("discriminator", 3), ("epochs", "x"), ("g_lr", None), ("g_activation", False)],
+    [
+        ("loss", "foo"),
+        ("discriminator", 3),
+        ("epochs", "x"),
+        ("g_lr", None),
+        ("g_activation", False),
+        ("processes", 0),
+        ("processes", -3),
+    ],
 )
 def test_options_that_say_what_they_can_not_are_one_line(field: str, value: object, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    recipe = RECIPES["fast"].to_dict() | {field: value}
-    options = {"recipe": recipe, "dataset": "sample", "data_dir": "x", "seed": 0, "device": "cpu", "threads": 1}
+    recipe = RECIPES["fast"].to_dict()
+    options = {"dataset": "sample", "data_dir": "x", "seed": 0, "device": "cpu", "threads": 1, "processes": 1}
+    (recipe if field in recipe else options)[field] = value
+    options["recipe"] = recipe
     (run / "options.json").write_text(json.dumps({"options": options}))
     result = CliRunner().invoke(main, ["--resume", str(run)])
     assert result.exit_code == 1
