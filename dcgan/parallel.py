@@ -9,15 +9,18 @@ Imports no torch: a run in one process needs none of this, and neither does --he
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
+import re
 import socket
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dcgan_infer.contract.errors import RunError, first_line
+from dcgan_infer.contract.errors import RunError, first_line, printable
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,7 @@ _MEETING = timedelta(minutes=10)  # until all processes have started
 _STEP = timedelta(minutes=5)  # for what belongs to a step; by then a host that lost power or network is given up
 _PATIENCE = timedelta(days=1)  # while others decode images or measure
 _ROLL_CALL = 10.0  # seconds, of the 30 that torchrun leaves to those that it ends
+_ONE_MISSING = 2.0  # seconds, where one has not answered: the connection to it may be lost, and it be there
 
 
 class ProcessLostError(RunError):
@@ -91,9 +95,16 @@ class Processes:
         self.place = place
         self.leads = place.rank == 0
         self._store = store
-        self._hosts = [socket.gethostname()] if store is None else self._gathered(socket.gethostname())
-        self._quick: Any = None  # a group that waits for what belongs to a step only
+        self._gone: list[int] = []  # ranks
+        self._patient: Any = None  # a group that waits while others decode images or measure
+        self._quick: Any = None  # one that waits for what belongs to a step only
         self.group: Any = None  # likewise, of tensors on the device
+        self._hosts = [socket.gethostname()]
+        if store is not None:
+            import torch.distributed as dist
+
+            self._patient = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            self._hosts = self._gathered(socket.gethostname())
 
     @property
     def count(self) -> int:
@@ -117,7 +128,7 @@ class Processes:
         import torch.distributed as dist
 
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        dist.broadcast_object_list(values, src=0, group=self._patient)
         return values[0]
 
     def most(self, number: int, group: Any = None) -> int:
@@ -128,7 +139,7 @@ class Processes:
         import torch.distributed as dist
 
         largest = torch.tensor(int(number))
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group or self._patient)
         return int(largest)
 
     def any_in_step(self, flag: bool) -> bool:
@@ -176,52 +187,75 @@ class Processes:
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.count
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self._patient)
         return values
 
-    def leave(self, word: str) -> None:
-        """Leave word for the others, before this process ends with an error and so closes its connections."""
-        with contextlib.suppress(RuntimeError):  # who kept the store is gone
-            self._store.set(f"word/{self.place.rank}", word)
+    def part(self, error: BaseException) -> str:
+        """Part from the others because of an error, so that all end and one of them says why.
 
-    def see_off(self) -> None:
-        """Close the connections, and keep the store for a while, so that the others read the word that was left."""
+        Returns:
+            Which processes have ended, where that is the reason and it is for this one to say; else nothing.
+        """
+        is_lost = _is_of_a_connection(error)
+        with contextlib.suppress(RuntimeError):  # who kept the store is gone
+            self._store.set(f"word/{self.place.rank}", "" if is_lost else "said")
+        # After the word, so that all who notice find it. Before the roll call: only who waits for this process notices,
+        # and closes in turn, until all have noticed.
+        self._close(error)
+        said = self._roll_call() if is_lost else ""
+        self._see_off()
+        return said
+
+    def _close(self, error: BaseException) -> None:
+        """Close all connections: a group's are, once nothing refers to it."""
         import torch.distributed as dist
 
-        dist.destroy_process_group()
-        others = [f"word/{rank}" for rank in range(self.count) if rank != self.place.rank]
-        until = time.monotonic() + _ROLL_CALL
         with contextlib.suppress(RuntimeError):
-            while self.leads and not self._store.check(others) and time.monotonic() < until:
-                time.sleep(0.05)
+            if self.group is not self._quick:
+                self.group.abort()  # nccl's; it would wait for the others
+        self.group = self._quick = self._patient = None
+        with contextlib.suppress(RuntimeError):
+            dist.destroy_process_group()
+        traceback.clear_frames(error.__traceback__)  # their networks refer to groups
+        gc.collect()
 
-    def lost(self) -> str:
+    def _roll_call(self) -> str:
         """Which processes have ended, where it is for this one to say; empty, where another one says it.
 
         Who is lost has left no word, or one that says why it ended. Of those that lost it the first one talks.
         """
+        ranks = range(self.count)
+        started = time.monotonic()
         try:
-            self.leave("")
-            until = time.monotonic() + _ROLL_CALL
             while True:
-                ranks = [rank for rank in range(self.count) if self._store.check([f"word/{rank}"])]
-                missing = sorted({*range(self.count)} - {*ranks})
-                if any(self._store.get(f"word/{rank}") for rank in ranks):
+                there = [rank for rank in ranks if self._store.check([f"word/{rank}"])]
+                if min(there) < self.place.rank or any(self._store.get(f"word/{rank}") for rank in there):
                     return ""
-                if len(missing) < 2 or time.monotonic() > until:
+                self._gone = [rank for rank in ranks if rank not in there]
+                patience = _ROLL_CALL if len(self._gone) > 1 else _ONE_MISSING
+                if not self._gone or time.monotonic() - started > patience:
                     break
                 time.sleep(0.05)
-            speaker = min(ranks)
         except RuntimeError:  # the first process kept the store
-            missing, speaker = [0], 1
-        if self.place.rank != speaker:
-            return ""
-        if not missing:
+            self._gone = [0]
+            if self.place.rank > 1:
+                return ""
+        if not self._gone:
             return f"the {self.count} processes lost their connections"
-        numbers = ", ".join(str(rank + 1) for rank in missing)
-        hosts = ", ".join(sorted({self._hosts[rank] for rank in missing}))
-        are = "process {} of {}, on {}, is" if len(missing) == 1 else "processes {} of {}, on {}, are"
+        numbers = ", ".join(str(rank + 1) for rank in self._gone)
+        hosts = ", ".join(sorted({self._hosts[rank] for rank in self._gone}))
+        are = "process {} of {}, on {}, is" if len(self._gone) == 1 else "processes {} of {}, on {}, are"
         return f"{are.format(numbers, self.count, hosts)} gone: killed, or out of memory, or out of reach"
+
+    def _see_off(self) -> None:
+        """Say that this one has read the words; who keeps the store waits until the others have."""
+        others = {*range(self.count)} - {self.place.rank, *self._gone}
+        until = time.monotonic() + _ROLL_CALL
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"read/{self.place.rank}", "")
+            if self.leads and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # which outlives this process
+                while not self._store.check([f"read/{rank}" for rank in others]) and time.monotonic() < until:
+                    time.sleep(0.05)
 
 
 ALONE = Processes()
@@ -247,27 +281,45 @@ def joined(place: Place) -> Iterator[Processes]:
     try:
         store, _, _ = next(rendezvous("env://", timeout=_MEETING))
         meeting = PrefixStore("meeting", store)
-        dist.init_process_group("gloo", store=meeting, rank=place.rank, world_size=place.count, timeout=_PATIENCE)
+        dist.init_process_group("gloo", store=meeting, rank=place.rank, world_size=place.count, timeout=_MEETING)
         processes = Processes(place, PrefixStore("words", store))
     except (RuntimeError, ValueError) as error:
         raise RunError(f"the {place.count} processes can't meet ({first_line(error)}); start with torchrun") from error
     try:
         yield processes
     except BaseException as error:
-        if not _is_of_a_connection(error):
-            processes.leave("said")
-            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # which outlives this process
-                processes.see_off()
-            raise
-        raise ProcessLostError(processes.lost()) from error
+        said = processes.part(error)
+        if _is_of_a_connection(error):
+            raise ProcessLostError(said) from error
+        if _is_of_the_exchange(error):
+            raise RunError(f"the processes can't exchange what they must ({_in_a_line(error)})") from error
+        raise
     dist.destroy_process_group()
 
 
-def _is_of_a_connection(error: BaseException) -> bool:
-    """Whether an error comes from a process that does not answer.
+def _is_of_the_exchange(error: BaseException) -> bool:
+    """Whether an error comes from torch.distributed.
 
     Gloo has no class for it, and names its source files (third_party/gloo/gloo/transport/tcp/pair.cc).
     """
     import torch.distributed as dist
 
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def _is_of_a_connection(error: BaseException) -> bool:
+    """Whether it comes from a process that does not answer: gloo's connection to it is lost, or that to the store.
+
+    An error of nccl is this process's own: connections of gloo, which all wait for after each step, tell of others.
+    """
+    import torch.distributed as dist
+
+    if isinstance(error, dist.DistError):
+        return isinstance(error, dist.DistNetworkError | dist.DistStoreError)
+    lost = r"connection (closed|reset|refused)|broken pipe|timed out|timeout"
+    return _is_of_the_exchange(error) and re.search(lost, str(error), re.IGNORECASE) is not None
+
+
+def _in_a_line(error: BaseException) -> str:
+    """All that an error says but for a stack of C++ calls: nccl's reason stands in the last of several lines."""
+    return printable(" ".join(str(error).partition("Exception raised from")[0].split()))

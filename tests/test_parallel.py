@@ -5,6 +5,7 @@ The processes are real ones, over gloo. Those of most tests are started once, as
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -24,10 +25,11 @@ from conftest import ROOT
 from torch import nn
 
 from dcgan.batchnorm import SharedBatchNorm, share_batchnorm
+from dcgan.cli import _Interrupts, _resumed
 from dcgan.data import Dataset
 from dcgan.parallel import ALONE, Place, Processes, joined
 from dcgan.recipes import RECIPES, Recipe
-from dcgan.run import _take_steps, train
+from dcgan.run import _take_steps, _write_options, train
 from dcgan.run_options import RunOptions, read_options
 from dcgan.trainer import Trainer, resolve_device
 from dcgan_infer.contract.errors import DatasetError, DeviceError, RunError
@@ -177,14 +179,29 @@ def runs(processes: Processes) -> dict[str, Any]:
         torch.manual_seed(processes.place.rank)  # what happens in between must not matter
         found["resumed"] = train(Path("parts"), choices, resume=True, processes=processes)
         plain = options("spectral", lr_schedule="constant")
-        found["two"] = train(Path("two"), plain, processes=processes, interrupted=StopAfter(2))
+        with latents() as found["z of two, then one"]:
+            found["two"] = train(Path("two"), plain, processes=processes, interrupted=StopAfter(2))
+            if processes.leads:
+                found["two, then one"] = train(Path("two"), plain, resume=True)
         # Of one process, in a folder that only the first one looks at.
-        if processes.leads:
-            found["one"] = train(Path("one"), plain, interrupted=StopAfter(2))
-        found["one, then two"] = train(Path("one"), plain, resume=True, processes=processes)
-        processes.most(0)
-        found["two, then one"] = train(Path("two"), plain, resume=True) if processes.leads else None
+        with latents() as found["z of one, then two"]:
+            if processes.leads:
+                found["one"] = train(Path("one"), plain, interrupted=StopAfter(2))
+            found["one, then two"] = train(Path("one"), plain, resume=True, processes=processes)
     return found
+
+
+@contextlib.contextmanager
+def latents() -> Iterator[dict[int, torch.Tensor]]:
+    """The latents that this process takes, by the number of steps that were done before."""
+    found: dict[int, torch.Tensor] = {}
+
+    def see(trainer: Trainer, real: Any, label: Any, z: torch.Tensor, weight: float) -> torch.Tensor:
+        found[trainer.steps_done] = z.clone()
+        return update(trainer, real, label, z, weight)
+
+    with patch("dcgan.trainer.Trainer._update", see):
+        yield found
 
 
 CASES: dict[str, Callable[[Processes], Any]] = {
@@ -211,14 +228,20 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 @pytest.fixture(scope="module")
 def of_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What each of two processes made of every case."""
     folder, port = tmp_path_factory.mktemp("two"), free_port()
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, f"{rank}.pt"],
-            cwd=folder, env=environment(rank, 2, port), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, __file__, str(folder / f"{rank}.pt")],
+            cwd=made(folder / str(rank)), env=environment(rank, 2, port),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -229,7 +252,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], said
     first, second = (torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2))
-    return first | {"folder": folder, "said": said}, second
+    return first | {"folder": folder / "0", "said": said}, second | {"folder": folder / "1"}
 
 
 def distance(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
@@ -335,11 +358,22 @@ def test_one_process_stops_all_and_they_go_on_to_the_same_bits(of_two: Both) -> 
 
 
 def test_a_run_goes_on_with_another_number_of_processes(of_two: Both) -> None:
-    found = of_two[0]["runs"]
+    found, other = (each["runs"] for each in of_two)
     for name, count in (("one, then two", 2), ("two, then one", 1)):
         assert [row["processes"] for row in found[name]] == [count, count]
         assert all(np.isfinite(row["g_loss"]) for row in found[name])
-    # The same batches and latents, in either order: the first epoch's losses are those of one run.
+    # Without dropout and augmentation the latents are the same too, in either order.
+    for name, shared in (("z of two, then one", {0, 1}), ("z of one, then two", {2, 3, 4, 5})):
+        assert found[name].keys() == {*range(6)}
+        assert other[name].keys() == shared
+    for step in range(6):
+        parts = [
+            torch.cat([each[name][step] for each in (found, other) if step in each[name]])
+            for name in ("z of two, then one", "z of one, then two")
+        ]
+        assert torch.equal(*parts), step
+        assert len(parts[0]) == BATCH
+    # And the batches: the first epoch's losses are those of one run.
     one, two = (found[name][0] for name in ("one, then two", "two, then one"))
     assert one["d_loss"] == pytest.approx(two["d_loss"], rel=1e-2)
 
@@ -347,6 +381,7 @@ def test_a_run_goes_on_with_another_number_of_processes(of_two: Both) -> None:
 def test_the_first_process_alone_writes_and_no_other_library_talks(of_two: Both) -> None:
     assert of_two[0]["said"] == ["", ""]
     assert not list(of_two[0]["folder"].rglob(".*"))
+    assert not list(of_two[1]["folder"].iterdir())
 
 
 @pytest.mark.parametrize(
@@ -361,8 +396,8 @@ def test_a_batch_has_an_image_for_each_process(
 ) -> None:
     monkeypatch.setattr("dcgan.loading.load_dataset", lambda *_, **__: dataset())
     three = Processes(Place(0, 3, 0, 3))
-    for name in ("most", "broadcast"):  # there are no others
-        monkeypatch.setattr(three, name, lambda value: value)
+    monkeypatch.setattr(three, "most", lambda number: number)  # there are no others
+    monkeypatch.setattr(three, "broadcast", lambda value: value)
     with pytest.raises(DatasetError, match=message):
         train(tmp_path / "run", options("fast", **changes), processes=three)
     assert not (tmp_path / "run").exists()
@@ -396,6 +431,46 @@ def test_a_device_that_several_processes_can_not_share_is_refused(monkeypatch: p
         resolve_device("cuda", Place(0, 3, 0, 3))
 
 
+@pytest.mark.parametrize(
+    ("stored", "given", "becomes"),
+    [("cuda:1", {}, "cuda"), ("mps", {}, "cuda"), ("cuda:1", {"device": "cpu"}, "cpu"), ("cpu", {}, "cpu")],
+)
+def test_a_run_of_one_device_goes_on_in_several_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str, given: dict[str, Any], becomes: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    before = dataclasses.replace(options("fast"), device=stored)
+    _write_options(tmp_path, before, "", TOTAL)
+    resumed, note = _resumed(tmp_path, None, dict(given), Place(0, 2, 0, 2))
+    assert (resumed.device, resumed.processes) == (becomes, 2)
+    assert note.startswith("resumed with 2 processes, begun with 1: the same batches, but")
+
+
+def test_a_run_that_is_not_there_yet_can_not_be_resumed(tmp_path: Path) -> None:
+    first, other = (_Interrupts(tmp_path / "run", False, Place(rank, 2)) for rank in range(2))
+    first.started = True  # but has not written its options
+    assert not first.can_resume()
+    assert not other.can_resume()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "options.json").touch()
+    other.started = True
+    assert first.can_resume()
+    assert other.can_resume()
+
+
+def test_ctrl_c_is_answered_once_by_the_first_process(capfd: pytest.CaptureFixture[str]) -> None:
+    for place, number, says in (
+        (Place(0, 2), signal.SIGINT, "stopping after this step, and saving"),
+        (Place(0, 2), signal.SIGTERM, ""),
+        (Place(1, 2), signal.SIGINT, ""),
+    ):
+        interrupts = _Interrupts(Path("run"), False, place)
+        interrupts.stepping = True
+        assert interrupts.notice(number) is interrupts.notice(number) is None
+        assert capfd.readouterr().err.strip("\n") == says
+
+
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "dcgan", *words]
 
@@ -415,6 +490,73 @@ def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield start
     for process in processes:
         process.kill()
+
+
+WAITS = """
+def work():  # on one neighbour each; as networks do, a frame holds a group
+    group = us.group
+    if us.place.rank == 2:
+        os.kill(os.getpid(), 9)
+    dist.recv(torch.ones(1), src={0: 2, 1: 0, 3: 1}[us.place.rank], group=group)
+
+us.open(torch.device("cpu"))
+us.most(0)
+work()
+"""
+FAILS = """
+if us.leads:
+    us.most(0)
+raise dist.DistBackendError("NCCL error in: NCCLUtils.cpp:94\\nLast error:\\nno space left on /dev/shm")
+"""
+
+
+@pytest.mark.parametrize(
+    ("count", "body", "says"),
+    [
+        (4, WAITS, f"process 3 of 4, on {socket.gethostname()}, is gone: killed, or out of memory, or out of reach"),
+        (
+            2,
+            FAILS,
+            "the processes can't exchange what they must (NCCL error in: NCCLUtils.cpp:94 Last error: no space left on "
+            "/dev/shm)",
+        ),
+    ],
+)
+def test_of_processes_that_end_one_says_why(
+    started: Callable[..., subprocess.Popen[str]], count: int, body: str, says: str
+) -> None:
+    """Who waits on a living one notices too; without torchrun, whose store outlives the first process."""
+    script = (
+        "import os, torch, torch.distributed as dist\nfrom dcgan.parallel import Place, RunError, joined\n"
+        "try:\n    with joined(Place.from_environment()) as us:\n        exec(__import__('sys').argv[1])\n"
+        "except RunError as error:\n    print(error)"
+    )
+    port = free_port()
+    all_of_them = [
+        started([sys.executable, "-c", script, body], env=environment(rank, count, port, TORCH_CPP_LOG_LEVEL="ERROR"))
+        for rank in range(count)
+    ]
+    said = "".join(process.communicate(timeout=120)[0] for process in all_of_them)
+    assert said.strip() == says
+
+
+def test_a_meeting_that_somebody_misses_ends(started: Callable[..., subprocess.Popen[str]]) -> None:
+    port = free_port()
+    make: Any = torch.distributed.TCPStore  # type: ignore[attr-defined]
+    store = make("localhost", port, 2, is_master=True, wait_for_workers=False)
+    script = (
+        "from datetime import timedelta\nfrom dcgan import parallel\nparallel._MEETING = timedelta(seconds=2)\n"
+        "try:\n    parallel.joined(parallel.Place.from_environment()).__enter__()\n"
+        "except parallel.RunError as error:\n    print(error)"
+    )
+    late = started(
+        [sys.executable, "-c", script],
+        env=environment(0, 2, port, TORCHELASTIC_USE_AGENT_STORE="True", TORCH_CPP_LOG_LEVEL="ERROR"),
+    )
+    said, _ = late.communicate(timeout=60)
+    assert said.startswith("the 2 processes can't meet (")
+    assert said.endswith("); start with torchrun\n")
+    del store
 
 
 def torchrun(*words: str) -> list[str]:
