@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import sys
 import time
 from pathlib import Path
@@ -74,7 +75,7 @@ class Console:
             ("classes", classes),
             ("network", f"{network}, D {recipe.discriminator}, ndf {recipe.ndf}{judged}"),
             ("recipe", f"{recipe.name}, {epochs}, batch {recipe.batch_size}, augment {recipe.augment}"),
-            ("run", str(self._run)),
+            ("run", str(self._run) + (f", on {socket.gethostname()}" if options.processes > 1 else "")),
         ):
             click.echo(f"{name:<9}{value}")
         for line in dataset.notes:
