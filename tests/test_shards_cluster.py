@@ -48,7 +48,9 @@ def small(text: str) -> str:
 def shards_made(words: list[str], surroundings: dict[str, str]) -> int:
     done = subprocess.run(words, env=surroundings, check=True, capture_output=True, text=True)
     assert done.stderr == ""
-    return int(re.findall(r"images in (\d+) shards of parquet", done.stdout)[0])
+    made = re.search(r"images in (\d+) shards? of parquet", done.stdout)
+    assert made or "nothing was to be made" in done.stdout
+    return int(made[1]) if made else 0
 
 
 def is_whole(place: Path) -> bool:
