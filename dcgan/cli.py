@@ -249,9 +249,16 @@ def main(
     if init is not None and (replaced := given.keys() & _OF_THE_GENERATOR):
         option = "--" + min(replaced).replace("_", "-")
         raise click.UsageError(f"--init brings a generator of its own; leave out {option}")
-    place, interrupts = Place.from_environment(), None
+    place = Place.from_environment()
+    interrupts: _Interrupts | None = None
+
+    def while_parting(_number: int) -> str | None:
+        """Torchrun sends SIGTERM as soon as a process has died: who is to say so says it first."""
+        return None if interrupts and interrupts.stepping else "" if place.rank else "stopped"
+
+    parting = signals.told(while_parting) if place.count > 1 else contextlib.nullcontext()
     try:
-        with joined(place) as processes:
+        with parting, joined(place) as processes:
             click.get_current_context().obj = processes
             chosen: Any = None
             if processes.leads:
