@@ -38,6 +38,17 @@ def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:
     return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
+class StopAfter:
+    """Says once, after a number of steps, that the run is interrupted."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+
 @pytest.fixture(scope="session")
 def sample_images() -> npt.NDArray[np.uint8]:
     """The first 64 images of the shipped sample: uint8, shape (64, 28, 28)."""

@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, StopAfter
 from torch import nn
 
 from dcgan.batchnorm import SharedBatchNorm, share_batchnorm
@@ -150,17 +150,6 @@ def random_numbers(processes: Processes) -> dict[str, Any]:
     )
     trainer.step(*trainer.batch(torch.arange(4)[processes.share(4)]), total=4)
     return seen | {"after": torch.get_rng_state()}
-
-
-class StopAfter:
-    """Says once, after a number of steps, that the run is interrupted."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 def options(recipe: str, **changes: Any) -> RunOptions:

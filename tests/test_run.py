@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, StopAfter
 from PIL import Image
 
 from dcgan.checkpoint import load_generator
@@ -33,17 +33,6 @@ TINY_BASELINE = dataclasses.replace(RECIPES["baseline"], epochs=2, batch_size=8)
 
 def options_for(data_dir: Path, recipe: Recipe) -> RunOptions:
     return RunOptions(recipe=recipe, dataset="mnist", data_dir=str(data_dir), seed=0, device="cpu", threads=1)
-
-
-class StopAfter:
-    """Says once, after a number of steps, that the run is interrupted."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def __call__(self) -> bool:
-        self.left -= 1
-        return self.left == 0
 
 
 def test_an_epoch_is_saved_before_it_is_measured(data_dir: Path, tmp_path: Path) -> None:

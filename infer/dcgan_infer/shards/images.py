@@ -32,12 +32,11 @@ class _Part(NamedTuple):
 class ShardedImages:
     """The images of a finished set of shards, in order.
 
-        from torch.utils.data import DataLoader
-        from torchvision.transforms import ToTensor
         from dcgan_infer.shards.images import ShardedImages
-        loader = DataLoader(ShardedImages("digits", transform=ToTensor()), batch_size=64)
+        picture, label = ShardedImages("digits")[7]
 
-    An item is (picture, label), the picture a PIL image: what torchvision.datasets.MNIST gives. Of float images and of
+    Any DataLoader of torch takes it; docs/scale.md has the line. An item is (picture, label), the picture a PIL
+    image: what torchvision.datasets.MNIST gives. Of float images and of
     those with another number of channels than 1 or 3 it is the array; of an unconditional model the label is -1.
     1,024 images are read at a time, and eight times as many kept, so going through in order is fast, and jumping about
     is not: shuffle within `batches`. Whether a shard's bytes are those of the manifest is not looked at: who makes the
