@@ -45,9 +45,10 @@ class DocumentDiscriminator(nn.Module):
 class DocumentLoop:
     """The document's networks, optimizers and training loop."""
 
-    def __init__(self) -> None:
-        self.generator = DocumentGenerator()
-        self.discriminator = DocumentDiscriminator()
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
+        self.generator = DocumentGenerator().to(device)
+        self.discriminator = DocumentDiscriminator().to(device)
         self.g_optimizer = optim.Adam(self.generator.parameters(), lr=1e-4)
         self.d_optimizer = optim.Adam(self.discriminator.parameters(), lr=1e-5)
         self.criterion = nn.MSELoss()
@@ -57,8 +58,9 @@ class DocumentLoop:
         d_sum = g_sum = 0.0
         count = 0
         for real in batches:
-            ones, zeros = torch.ones(len(real), 1), torch.zeros(len(real), 1)
-            fake = self.generator(torch.randn(len(real), 100))
+            real = real.to(self.device)
+            ones, zeros = (value(len(real), 1, device=self.device) for value in (torch.ones, torch.zeros))
+            fake = self.generator(torch.randn(len(real), 100, device=self.device))
 
             d_real = self.criterion(self.discriminator(real), ones)
             d_fake = self.criterion(self.discriminator(fake.detach()), zeros)

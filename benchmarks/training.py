@@ -24,7 +24,7 @@ from torchvision import transforms
 
 from dcgan.loading import load_dataset
 from dcgan.recipes import RECIPES
-from dcgan.trainer import Trainer, resolve_precision
+from dcgan.trainer import Trainer, resolve_device, resolve_precision
 
 
 class TransformedImages(Dataset[Tensor]):
@@ -41,9 +41,9 @@ class TransformedImages(Dataset[Tensor]):
         return self.transform(Image.fromarray(self.images[index]))  # type: ignore[no-any-return]
 
 
-def document_burst() -> Callable[[int], int]:
+def document_burst(device: str) -> Callable[[int], int]:
     """A function that trains on about so many images and returns the exact number."""
-    loop = DocumentLoop()
+    loop = DocumentLoop(device)
     loader = DataLoader(TransformedImages(), batch_size=4, shuffle=True)
 
     def burst(images: int) -> int:
@@ -54,16 +54,16 @@ def document_burst() -> Callable[[int], int]:
     return burst
 
 
-def recipe_burst(name: str) -> Callable[[int], int]:
-    device = torch.device("cpu")
-    recipe = dataclasses.replace(RECIPES[name], precision=resolve_precision(RECIPES[name].precision, device))
+def recipe_burst(name: str, device: torch.device, precision: str) -> Callable[[int], int]:
+    recipe = dataclasses.replace(RECIPES[name], precision=resolve_precision(precision, device))
     trainer = Trainer(recipe, load_dataset("sample", Path("unused")), device, seed=0)
     order = trainer.order(0)
 
     def burst(images: int) -> int:
         steps = images // recipe.batch_size
         for index in range(steps):
-            trainer.step(*trainer.batch(order[index * recipe.batch_size : (index + 1) * recipe.batch_size]))
+            first = index * recipe.batch_size % (len(order) - recipe.batch_size)
+            trainer.step(*trainer.batch(order[first : first + recipe.batch_size]))
         trainer.epoch_losses.tolist()  # waits for the device
         return steps * recipe.batch_size
 
@@ -73,14 +73,20 @@ def recipe_burst(name: str) -> Callable[[int], int]:
 @click.command()
 @click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
 @click.option("--threads", default=len(os.sched_getaffinity(0)), show_default="all cores", type=click.IntRange(1))
-def main(rounds: int, threads: int) -> None:
+@click.option("--device", default="cpu", show_default=True, help="cpu, or cuda.")
+def main(rounds: int, threads: int, device: str) -> None:
     """Print training images/s and ratios to the document's loop."""
     torch.set_num_threads(threads)
+    there = resolve_device(device)
+    many = 1 if there.type == "cpu" else 16
     # (name, burst, images a burst): about a second each.
     rows = [
-        ("document's loop", document_burst(), 240),
-        *((name, recipe_burst(name), n) for name, n in (("baseline", 240), ("fast", 1024))),
+        ("document's loop", document_burst(device), 240 * many),
+        ("baseline", recipe_burst("baseline", there, RECIPES["baseline"].precision), 240 * many),
+        ("fast", recipe_burst("fast", there, RECIPES["fast"].precision), 1024 * many),
     ]
+    if there.type == "cuda":
+        rows.append(("fast, fp32", recipe_burst("fast", there, "fp32"), 1024 * many))
     rates: dict[str, list[float]] = {name: [] for name, _, _ in rows}
     for number in range(rounds + 1):
         for name, burst, images in rows:

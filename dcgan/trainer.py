@@ -121,7 +121,7 @@ class Trainer:
         Args:
             processes: each of which has a trainer of the same recipe and images, and joins it.
         """
-        if processes.count == 1:
+        if processes is ALONE:
             return
         self._processes = processes
         processes.open(self.device)

@@ -26,6 +26,8 @@ NO_CUDA = "the installed onnxruntime has no CUDA"
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
 _SMALL_STACK = 1 << 18  # bytes; of these threads, which only wait
+# CUDA's provider multiplies float32 in TF32 unless told otherwise: of 23 bits behind the point 10 are left.
+_OPTIONS = {"cuda": {"use_tf32": "0"}}
 _FATAL = 4  # the only severity of onnxruntime's log that is let through; failures reach us as exceptions
 
 
@@ -108,7 +110,7 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
             raise _not_offered(ort, wanted, offered)
         hints = _preload(ort)
         try:
-            session = _session(ort, model, [offered[wanted], offered["cpu"]], threads)
+            session = _session(ort, model, [(offered[wanted], _OPTIONS.get(wanted, {})), offered["cpu"]], threads)
             note = _why_not_on(session, offered[wanted])
             if not note:
                 return Opened(session, wanted, "")
@@ -206,15 +208,15 @@ def _startable(count: int) -> int:
     return started
 
 
-def _session(ort: Any, model: bytes | str, names: list[str], threads: int) -> Any:
+def _session(ort: Any, model: bytes | str, providers: list[Any], threads: int) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graph is one line of layers
-    if len(names) > 1:  # for _why_not_on
+    if len(providers) > 1:  # for _why_not_on
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Its fallback prints to stdout and would hide the reason.
-    return ort.InferenceSession(model, options, providers=names, enable_fallback=0)
+    return ort.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def _preload(ort: Any) -> str:

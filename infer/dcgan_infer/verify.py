@@ -46,7 +46,7 @@ class _Subject:
         problem: why it can't be run as its spec says; empty if it can.
     """
 
-    def __init__(self, model: str | Path, threads: int) -> None:
+    def __init__(self, model: str | Path, provider: str, threads: int) -> None:
         self.path, self.content = read_model(model)
         self.sha256 = hashlib.sha256(self.content).hexdigest()
         self.refusal = self.problem = ""
@@ -54,7 +54,7 @@ class _Subject:
         self._model: Model | None = None
         try:
             self.outline = read_outline(self.content)
-            opened = runtime.open_session(self.content, "cpu", threads)
+            opened = runtime.open_session(self.content, provider, threads)
         except ModelError as error:
             version = runtime.onnxruntime().__version__
             self.refusal = str(error).replace("onnxruntime can't read it", f"onnxruntime {version} does not load it")
@@ -130,6 +130,7 @@ def verify(
     sha256: str | None = None,
     n: int = N,
     seed: int = 0,
+    provider: str = "cpu",
     threads: int | None = None,
 ) -> VerifyReport:
     """Check that a file is the model it should be.
@@ -141,20 +142,22 @@ def verify(
         sha256: hexadecimal digest that the file should have; None looks it up in the SHA256SUMS beside it.
         n: number of images that the two models are compared on, 1 or more.
         seed: of their latents; labels are i modulo the number of classes.
+        provider: where the models run: `cpu`, `cuda`, or another as `runtime.open_session` takes them.
         threads: of the CPU provider; None takes the cores this process may use.
     Returns:
         What was checked, and what came out: a model that is damaged or another one is a failed check, no exception.
     Raises:
         ModelError: a file is missing or can't be read, or `golden` is no golden file.
         LatentError: `n` or `seed` is out of range.
+        DeviceError: the provider is not installed or does not work here.
         RuntimeMissingError: onnxruntime is missing, broken or installed twice.
     """
     if n < 1:
         raise LatentError(f"n must be 1 or more, found {n}")
     threads = runtime.cores() if threads is None else threads
     vectors = None if golden is None else _Vectors(golden)
-    subject = _Subject(model, threads)
-    other = None if against is None else _Subject(against, threads)
+    subject = _Subject(model, provider, threads)
+    other = None if against is None else _Subject(against, provider, threads)
     version: str = runtime.onnxruntime().__version__
     checks = [_integrity(subject, sha256), _spec(subject), _operators(subject)]
     vectors, lacking = (vectors, "") if vectors else _find(subject)

@@ -54,6 +54,9 @@ docs/verify.md explains every check.""",
     help="Of the latents, for --against.  [default: 0]",
 )
 @click.option(
+    "--provider", default="cpu", show_default=True, help="Where the models run: cpu, cuda, or as dcgan-infer takes it."
+)
+@click.option(
     "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -65,6 +68,7 @@ def main(
     against: str | None,
     n: int | None,
     seed: int | None,
+    provider: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -78,7 +82,14 @@ def main(
     from .verify import N, verify
 
     report = verify(
-        model, golden, against=against, sha256=sha256, n=N if n is None else n, seed=seed or 0, threads=threads
+        model,
+        golden,
+        against=against,
+        sha256=sha256,
+        n=N if n is None else n,
+        seed=seed or 0,
+        provider=provider,
+        threads=threads,
     )
     click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else report.table())
     if not report.failed and not report.passed:
