@@ -51,7 +51,7 @@ from .recipes import Recipe
 from .reports import TensorBoard, plot_losses, write_metrics, write_sample_grid
 from .run_options import OPTIONS, RunOptions, images_sha256_of
 from .sources import Images, generator_run
-from .torch_state import our_settings, usual_threads
+from .torch_state import our_settings, repeatable, usual_threads
 from .trainer import Trainer, resolve_device, resolve_precision
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -148,6 +148,7 @@ def train(
         require("torch.utils.tensorboard", "tensorboard")
     with contextlib.ExitStack() as stack:
         stack.enter_context(our_settings(options.threads))
+        stack.enter_context(repeatable(device))
         # Before the images, which may take minutes.
         start = load_start(run / INIT if resume else Path(options.init)) if options.init else None
         try:
@@ -203,7 +204,7 @@ def _assist(
         RunError: the images are others than those of the first process.
     """
     device = resolve_device(options.device, processes.place)
-    with our_settings(options.threads):
+    with our_settings(options.threads), repeatable(device):
         with processes.in_turn():
             dataset = options.real_images.load("train")
         images_sha256 = dataset.sha256()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -55,12 +56,32 @@ def our_settings(threads: int | None = None) -> Iterator[None]:
             is_on = functools.partial(torch.is_autocast_enabled, device)
             kept(is_on, functools.partial(torch.set_autocast_enabled, device), False)
         kept(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0)
-        for backend in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul):
+        # TF32, cuDNN's default, is off by a grey level and more. A trace keeps what was allowed when it was made.
+        for backend in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul, backends.cudnn.conv):
             if backend.fp32_precision != "none":
                 get = functools.partial(getattr, backend, "fp32_precision")
                 kept(get, functools.partial(_set_precision, backend), "ieee")
         kept(_flushes_denormals, torch.set_flush_denormal, False)
         kept(torch.get_num_threads, torch.set_num_threads, threads or usual_threads())
+        yield
+
+
+@contextlib.contextmanager
+def repeatable(device: torch.device) -> Iterator[None]:
+    """Within, what runs on a CUDA device gives the same bits each time, as it does on a CPU anyway.
+
+    Some of its algorithms add in an order that is never the same, and torch takes others in their place. Of operations
+    that have none it warns. To be called before the device is first used.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS needs for that, and torch asks for
+    with contextlib.ExitStack() as stack:
+        _kept(stack, torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 1)  # 1: warns
+        of_memory: Any = torch.utils.deterministic  # filling it first would only cost time
+        fills = functools.partial(getattr, of_memory, "fill_uninitialized_memory")
+        _kept(stack, fills, functools.partial(setattr, of_memory, "fill_uninitialized_memory"), False)
         yield
 
 
