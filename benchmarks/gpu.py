@@ -8,6 +8,9 @@ difference from the images of torch on the CPU, in units of the value range's ha
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import itertools
 import platform
 import statistics
 import sys
@@ -30,7 +33,9 @@ from dcgan_infer.contract.latents import labels, latents
 from dcgan_infer.measure import BURST, REST, ROUNDS, measure, ratios
 
 PEER = "torch, eager"
-Images = Callable[[dict[str, np.ndarray[Any, Any]]], np.ndarray[Any, Any]]  # of inputs by name, as the ONNX file has them
+Images = Callable[
+    [dict[str, np.ndarray[Any, Any]]], np.ndarray[Any, Any]
+]  # of inputs by name, as the ONNX file has them
 
 
 def in_torch(module: nn.Module, tf32: bool = False, half: bool = False) -> Images:
@@ -44,7 +49,7 @@ def in_torch(module: nn.Module, tf32: bool = False, half: bool = False) -> Image
     return run
 
 
-def cuda_session(path: Path, tf32: bool = False, **options: str) -> Any:
+def cuda_session(path: Path, *, tf32: bool = False, **options: str) -> Any:
     ort = runtime.onnxruntime()
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
@@ -55,7 +60,7 @@ def cuda_session(path: Path, tf32: bool = False, **options: str) -> Any:
 
 
 def in_onnxruntime(path: Path, tf32: bool = False) -> Images:
-    session = cuda_session(path, tf32)
+    session = cuda_session(path, tf32=tf32)
     return lambda feeds: session.run(["image"], feeds)[0]
 
 
@@ -67,7 +72,7 @@ def bound(path: Path, graph: bool = False) -> Images:
     def run(feeds: dict[str, np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         size = len(feeds["z"])
         if size not in opened:  # a graph holds for one size
-            session = cuda_session(path, **({"enable_cuda_graph": "1"} if graph else {}))
+            session = cuda_session(path, enable_cuda_graph=str(int(graph)))
             binding = session.io_binding()
             inputs = {name: ort.OrtValue.ortvalue_from_numpy(feed, "cuda", 0) for name, feed in feeds.items()}
             shape = [size, *(int(side) for side in session.get_outputs()[0].shape[1:])]
@@ -90,7 +95,7 @@ def rows(source: GeneratorCheckpoint, folder: Path, compiled: bool) -> dict[str,
     publish(source, plain, Variant(optimize="none"))
     publish(source, fused, Variant(optimize="fused"))
     publish(source, half, Variant(precision="fp16"))
-    module = load_generator(source.path).module.cuda()
+    module = copy.deepcopy(source.module).cuda()
     found = {
         PEER: in_torch(module),
         "torch, eager, TF32": in_torch(module, tf32=True),
@@ -115,19 +120,20 @@ def start_up(path: Path) -> None:
     z = {"z": latents(0, 0, 16, feeds["z"].shape[1])}
     if "label" in feeds:
         z["label"] = np.zeros(16, np.int64)
-    for name, make in (
-        ("cpu", lambda: ort.InferenceSession(path, providers=["CPUExecutionProvider"])),
-        ("cuda", lambda: cuda_session(path)),
-        ("cuda, the default search", lambda: cuda_session(path, cudnn_conv_algo_search="DEFAULT")),
-        ("cuda, heuristic search", lambda: cuda_session(path, cudnn_conv_algo_search="HEURISTIC")),
-    ):
+    ways: dict[str, Callable[[], Any]] = {
+        "cpu": lambda: ort.InferenceSession(path, providers=["CPUExecutionProvider"]),
+        "cuda": lambda: cuda_session(path),
+        "cuda, the default search": lambda: cuda_session(path, cudnn_conv_algo_search="DEFAULT"),
+        "cuda, heuristic search": lambda: cuda_session(path, cudnn_conv_algo_search="HEURISTIC"),
+    }
+    for name, make in ways.items():
         moments = [time.perf_counter()]
         session = make()
         moments.append(time.perf_counter())
         for _ in range(2):
             session.run(["image"], z)
             moments.append(time.perf_counter())
-        spent = ", ".join(f"{after - before:.4f}" for before, after in zip(moments, moments[1:], strict=False))
+        spent = ", ".join(f"{after - before:.4f}" for before, after in itertools.pairwise(moments))
         click.echo(f"start-up, {name}: session, first, second batch of 16: {spent} s")
 
 
@@ -155,7 +161,7 @@ def main(checkpoint: Path, batches: tuple[int, ...], rounds: int, compiled: bool
             with torch.inference_mode():
                 expected = source.module(*map(torch.from_numpy, feeds.values())).numpy()
             off = {name: float(np.abs(run(feeds) - expected).max()) for name, run in functions.items()}
-            calls = {name: (lambda run=run: run(feeds)) for name, run in functions.items()}
+            calls = {name: functools.partial(run, feeds) for name, run in functions.items()}
             bursts = measure(calls, rounds=rounds, burst=BURST, rest=REST)
             click.echo(f"\n| images/s, batch {batch} | median | best | ratio, median | least | off by |")
             click.echo("|---|---|---|---|---|---|")

@@ -68,15 +68,17 @@ def test_more_processes_than_devices_are_refused(data_dir: Path, tmp_path: Path)
 
 def test_steps_through_nccl_are_those_of_one_process(data_dir: Path) -> None:
     """With one device there is one process, and nccl carries everything to itself: it is in the way, at least."""
-    recipe = dataclasses.replace(FAST, precision="fp32")
+    recipe = dataclasses.replace(FAST, precision="fp32", ngf=4, ndf=4)
     dataset = load_dataset("mnist", data_dir)
-    store = dist.HashStore()
+    store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         states = []
         for processes in (ALONE, Processes(ONE, store)):
             with our_settings(), repeatable(torch.device("cuda")):
                 trainer = Trainer(recipe, dataset, torch.device("cuda", 0), seed=0)
+                for optimizer in (trainer.g_optimizer, trainer.d_optimizer):
+                    optimizer.param_groups[0]["eps"] = 1e-3  # as tests/test_parallel.py has it, and why
                 trainer.join(processes)
                 for first in range(0, 64, 16):
                     trainer.step(*trainer.batch(trainer.order(0)[first : first + 16]))
@@ -84,10 +86,10 @@ def test_steps_through_nccl_are_those_of_one_process(data_dir: Path) -> None:
         assert dist.get_backend(processes.group) == "nccl"
     finally:
         dist.destroy_process_group()
-    off = {name: (tensor - states[1][name]).abs() / (1 + tensor.abs()) for name, tensor in states[0].items()}
-    # Where a gradient is all but nothing, Adam's first steps follow its sign, and rounding may turn that: few do.
-    steps = {name: float((found > 1e-4).float().mean()) for name, found in off.items()}
-    assert max(steps.values()) < 0.02, max(steps.items(), key=lambda item: item[1])
+    off = {
+        name: float(((tensor - states[1][name]).abs() / (1 + tensor.abs())).max()) for name, tensor in states[0].items()
+    }
+    assert max(off.values()) < 1e-4, max(off, key=lambda name: off[name])
 
 
 @pytest.mark.parametrize("optimize", ["none", "fused"])
