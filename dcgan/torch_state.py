@@ -56,8 +56,8 @@ def our_settings(threads: int | None = None) -> Iterator[None]:
             is_on = functools.partial(torch.is_autocast_enabled, device)
             kept(is_on, functools.partial(torch.set_autocast_enabled, device), False)
         kept(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 0)
-        # TF32, cuDNN's default, is off by a grey level and more. A trace keeps what was allowed when it was made.
-        for backend in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul, backends.cudnn.conv):
+        kept(_cudnn_precisions, _set_cudnn_precisions, ("none", "none"))
+        for backend in (backends.mkldnn.matmul, backends.mkldnn.conv, backends.cuda.matmul):
             if backend.fp32_precision != "none":
                 get = functools.partial(getattr, backend, "fp32_precision")
                 kept(get, functools.partial(_set_precision, backend), "ieee")
@@ -119,6 +119,24 @@ def _popped() -> list[Any]:
 
 def _flushes_denormals() -> bool:
     return bool(np.float32(1e-40) * np.float32(1.0) == 0.0)  # torch tells nobody; the processor does
+
+
+def _cudnn_precisions() -> tuple[str, str]:
+    cudnn: Any = torch.backends.cudnn
+    return cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+
+
+def _set_cudnn_precisions(precisions: tuple[str, str]) -> None:
+    """Set cuDNN's two precisions. `none` is float32; TF32, which torch allows there, is off by half a grey level.
+
+    A trace keeps what was allowed when it was made. torch.export reads the older, single flag for both, which raises
+    an error where it is not in step with these: so it is set first, and sets both.
+    """
+    cudnn: Any = torch.backends.cudnn
+    cudnn.allow_tf32 = precisions == ("tf32", "tf32")
+    for backend, precision in zip((cudnn.conv, cudnn.rnn), precisions, strict=True):
+        if backend.fp32_precision != precision:
+            backend.fp32_precision = precision
 
 
 def _set_precision(backend: Any, precision: str) -> None:

@@ -52,6 +52,17 @@ def matmul_precision(value: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def mixed_tf32() -> Iterator[None]:
+    """As the newer of two interfaces sets it; whoever reads the older one then gets an error, as torch.export does."""
+    cudnn: Any = torch.backends.cudnn
+    cudnn.conv.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32 = True
+
+
+@contextlib.contextmanager
 def all_of_them() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, setting in AMBIENT.items():
@@ -72,6 +83,7 @@ AMBIENT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "no grad": torch.no_grad,
     "flush denormal": lambda: set_to(torch.set_flush_denormal, True, False),
     "matmul precision": lambda: matmul_precision("medium"),
+    "TF32 by the newer interface": mixed_tf32,
     "threads": lambda: set_to(torch.set_num_threads, 2, 1),
     "random numbers": lambda: set_to(torch.manual_seed, 1234, 0),
     "all of them": all_of_them,
@@ -93,6 +105,7 @@ def state() -> dict[str, Any]:
         "flush": float(np.float32(1e-40) * np.float32(1)) == 0.0,
         "precision": torch.get_float32_matmul_precision(),
         "mkldnn": backends.mkldnn.matmul.fp32_precision,
+        "cudnn": (backends.cudnn.conv.fp32_precision, backends.cudnn.rnn.fp32_precision),
         "threads": torch.get_num_threads(),
         "random": torch.get_rng_state().tolist(),
     }
