@@ -20,7 +20,7 @@ help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(DEMO)/installed  ## Install the light inference package and write grid.png
-	$(DEMO)/bin/dcgan-infer --n 16 --scale 4 --out grid.png
+	$(DEMO)/bin/dcgan-infer --n 16 --out grid.png
 
 test: $(VENV)/installed  ## Install everything and run all tests
 	$(VENV)/bin/pytest --numprocesses auto --dist worksteal
@@ -56,7 +56,7 @@ models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redr
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
 	$(VENV)/bin/dcgan-infer --model $(FASHION) --n 100 --class t-shirt --class trouser --class pullover --class dress --class coat --class sandal --class shirt --class sneaker --class bag --class "ankle boot" --scale 2 --out models/$(FASHION).png
-	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 10 --digits 0123456789 --interpolate 12 --scale 4 --out docs/walk.gif
+	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 6 --digits 0123456789 --interpolate 10 --grid 2x5 --scale 2 --out docs/walk.gif
 	cd models && sha256sum *.onnx *.pt *.safetensors *.golden > SHA256SUMS
 
 sample: $(VENV)/installed  ## Write dcgan/sample/ again from the whole of MNIST in DATA

@@ -87,6 +87,28 @@ class _EachOnce(Command):
 @click.command(
     cls=_EachOnce,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    sections={
+        "Images": ("images", "dataset", "data_dir", "size", "channels", "holdout"),
+        "The run": ("out", "resume", "init", "seed", "epochs", "eval_every", "tensorboard", "verbose", "dry_run"),
+        "Hardware": ("device", "threads", "precision", "channels_last", "fused_adam"),
+        "The recipe": ("recipe", "batch_size", "lr", "g_lr", "d_lr", "lr_schedule", "beta1", "beta2", "ema_decay"),
+        "The networks": (
+            "conditional",
+            "labels",
+            "network",
+            "latent_dim",
+            "ngf",
+            "ndf",
+            "discriminator",
+            "g_activation",
+            "d_activation",
+            "dropout",
+            "initial_weights",
+            "loss",
+            "augment",
+            "drop_last",
+        ),
+    },
     epilog=_recipes_help(),
 )
 @click.option(

@@ -275,7 +275,14 @@ def _table(source: str, name: str, evaluation: Evaluation) -> str:
     reference = f"{evaluation.counts['reference']:,} {evaluation.split} images of {name}"
     warning = [f"warning: {evaluation.warning}"] if evaluation.warning else []
     return "\n".join(
-        [f"{source} and real training images against {reference}", "", *lines, "", *warning, _verdict(evaluation)]
+        [
+            _verdict(evaluation),
+            *warning,
+            "",
+            f'{source} compared with {reference}; "real" is what as many real training images score',
+            "",
+            *lines,
+        ]
     )
 
 
@@ -286,14 +293,18 @@ def _verdict(evaluation: Evaluation) -> str:
     seeds = f"(seed {', '.join(map(str, evaluation.seeds))})"
     if "frechet_distance" not in evaluation.figures:
         model, real = evaluation.median("two_sample_accuracy"), evaluation.floor["two_sample_accuracy"]
-        return f"told from real images in {model:.1%} of the cases, real ones in {real:.1%}, 50 % is chance {seeds}"
+        return (
+            f"a new network tells them from real images in {model:.1%} of the cases, and real ones from others in "
+            f"{real:.1%}; chance is 50 % {seeds}"
+        )
     floor = evaluation.floor["frechet_distance"]
-    ratio = evaluation.median("frechet_distance") / floor if floor else float("inf")
+    found = evaluation.median("frechet_distance")
     count = evaluation.counts["frechet_distance"]
     # With few images the distance is mostly their number's own.
     few = "" if count >= FID_COUNT else f"; of {count:,} images it says little, {FID_COUNT:,} are usual"
     doubt = "; it may mean nothing, as the warning says" if evaluation.warning else ""
-    return f"Frechet distance: {ratio:.2f} times the floor of real images {seeds}{doubt or few}"
+    times = f"{found / floor:.1f} times as far as" if found > floor else "no farther than"
+    return f"Frechet distance {found:.2f}: {times} other real images are, {floor:.2f} {seeds}{doubt or few}"
 
 
 def _tell(text: str) -> None:

@@ -138,7 +138,7 @@ def test_a_row_does_what_it_says(row: str, folder: Path) -> None:
     layout, (latent_dim, num_classes, image_shape), notes = EXPECTED[checkpoint]
     result = CliRunner().invoke(main, [checkpoint, *options])
     assert result.exit_code == 0, result.output
-    assert "parity: passed" in result.stdout
+    assert result.stdout.startswith("same as your checkpoint: ")
     for note in notes:
         assert note in result.stderr
     session = onnxruntime.InferenceSession(options[-1], providers=["CPUExecutionProvider"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -273,3 +274,59 @@ def test_a_full_stdout_is_one_line(words: list[str], tmp_path: Path) -> None:
     assert finished.returncode == 1
     assert finished.stderr.count(b"\n") == 1
     assert b"no space left" in finished.stderr
+
+
+def completed(shell: str, words: str, number: int) -> str:
+    """What a shell is told of the word with that number, in the protocol of Click's scripts."""
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(number), "_DCGAN_INFER_COMPLETE": f"{shell}_complete"}
+    command = [sys.executable, "-m", "dcgan_infer"]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "option", "name"),
+    [
+        ("bash", "plain,--truncation", "plain,dcgan-mnist"),
+        ("zsh", "plain\n--truncation\nScale the latents", "plain\ndcgan-mnist\n_"),
+        ("fish", "plain,--truncation\tScale the latents", "plain,dcgan-mnist"),
+    ],
+)
+def test_shells_complete_options_and_models(shell: str, option: str, name: str) -> None:
+    number = 1 if shell != "fish" else "--tr"  # fish hands over the word itself
+    assert option in completed(shell, "dcgan-infer --tr", number)  # type: ignore[arg-type]
+    number = 2 if shell != "fish" else "dcgan-mn"
+    found = completed(shell, "dcgan-infer --model dcgan-mn", number)  # type: ignore[arg-type]
+    assert name in found
+    assert "fashion" not in found
+
+
+def test_bash_completes(tmp_path: Path) -> None:
+    (tmp_path / "dcgan-infer").write_text(f'#!/bin/sh\nexec {sys.executable} -m dcgan_infer "$@"\n')
+    (tmp_path / "dcgan-infer").chmod(0o755)
+    script = """eval "$(_DCGAN_INFER_COMPLETE=bash_source dcgan-infer)"
+    COMP_WORDS=(dcgan-infer --interp); COMP_CWORD=1
+    _dcgan_infer_completion dcgan-infer --interp dcgan-infer; echo "${COMPREPLY[@]}\""""
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "--interpolate\n", done.stderr
+
+
+def test_help_has_each_option_once_under_a_title_that_fits() -> None:
+    from dcgan_infer.cli import main
+
+    text = CliRunner().invoke(main, ["--help"], terminal_width=100).stdout
+    known = {parameter.name for parameter in main.params}
+    assert isinstance(main, Command)
+    named = [name for names in main.sections.values() for name in names]
+    assert len(named) == len(set(named))
+    assert set(named) <= known
+    titles = [line[:-1] for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert titles == [*main.sections, "Other options"]
+    assert text.index("Examples:") < text.index("What:")
+    for parameter in main.params:
+        if isinstance(parameter, click.Option):
+            assert len(re.findall(rf"^  (-\w, )?{parameter.opts[-1]}(?![\w-])", text, re.MULTILINE)) == 1, (
+                parameter.opts
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -28,7 +29,10 @@ from dcgan_infer.contract.errors import ExportError, ParityError
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.layers import Activation
 from dcgan_infer.contract.spec import GeneratorSpec
+from dcgan_infer.verify import verify
 
+# What the last line of a result begins with, without a console script.
+COMMANDS = {"dcgan-infer": f"{sys.executable} -m dcgan_infer", "python": sys.executable}
 ROOT = Path(dcgan_export.__file__).resolve().parents[2]
 
 
@@ -66,10 +70,28 @@ def test_the_default_name_is_the_checkpoints_in_the_current_folder(format_name: 
     assert result.exit_code == 0, result.output
     path = folder / f"digits{suffix}"
     assert f"wrote {path.name} ({path.stat().st_size:,} bytes, sha256 {sha256_of(path)})" in result.stdout
-    assert "max error to float64" in result.stdout
-    assert "parity: passed" in result.stdout
+    assert result.stdout.startswith("same as your checkpoint: no pixel differs (148 latents, batches of 1 to 64)\n")
     assert result.stderr == ""
-    assert sorted(entry.name for entry in folder.iterdir()) == sorted(["digits.safetensors", path.name])
+    golden = ["digits.golden"] if format_name == "onnx" else []
+    assert sorted(entry.name for entry in folder.iterdir()) == sorted(["digits.safetensors", path.name, *golden])
+    *_, last = result.stdout.splitlines()
+    following = re.sub("^try: (python|dcgan-infer)", lambda found: COMMANDS[found[1]], last)
+    done = subprocess.run(following, shell=True, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "16 images" in done.stdout if golden else done.stdout == "torch.Size([16, 1, 8, 8])\n"
+    table = run("digits.safetensors", "--format", format_name, "-o", f"again{suffix}", "-v").stdout
+    assert "max error to float64" in table
+    assert "parity: passed" in table
+
+
+def test_golden_vectors_lie_beside_an_onnx_file(folder: Path) -> None:
+    result = run("digits.safetensors", "--no-golden")
+    assert (result.exit_code, (folder / "digits.golden").exists()) == (0, False)
+    assert verify(folder / "digits.onnx", threads=1).passed is False
+    result = run("digits.safetensors", "-o", "digits.onnx", "--json")
+    assert json.loads(result.stdout)["golden"] == "digits.golden"
+    assert verify(folder / "digits.onnx", threads=1).passed
+    assert run("digits.safetensors", "-o", "a.onnx", "--golden", "b.golden", "--no-golden").exit_code == 2
 
 
 def test_without_a_checkpoint_the_shipped_one_is_exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +161,7 @@ def test_nothing_but_the_result_is_printed(folder: Path) -> None:
     done = python("from dcgan_export.cli import main; main(['digits.safetensors'])", folder, "-W", "error")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert done.stdout.startswith("latents ")
-    assert done.stdout.splitlines()[-1].startswith("wrote digits.onnx (")
+    assert [line.partition(" ")[0] for line in done.stdout.splitlines()] == ["same", "wrote", "wrote", "try:"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +176,7 @@ def test_a_missing_package_is_one_line_with_the_command_that_mends_it(package: s
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert package in done.stderr
-    assert f"pip install '.{command}'" in done.stderr
+    assert f"pip install 'dcgan-toolkit{command}'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,10 @@ from dcgan_infer.cli import main
 from dcgan_infer.contract.errors import OutputError
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.latents import latents
-from dcgan_infer.sinks import Plan
+from dcgan_infer.sinks import Plan, _folder_names
 
+COLOUR, CLOTHES = (("--model", str(MODELS / f"{name}.onnx")) for name in ("colour", "clothes"))
+DIGITS = ("--model", shipped.DEFAULT)
 PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
 
 
@@ -65,10 +67,63 @@ def pixels_of(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 def test_a_grid_shows_the_digits_row_by_row() -> None:
-    result = done("--n", "6", "--out", "grid.png")
-    assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 0, 0 to 5) by dcgan-mnist on cpu")
+    result = done("--n", "6", "--scale", "1", "--out", "grid.png")
+    assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 7, 0 to 5) by dcgan-mnist on cpu")
     digits = ImageGenerator(PLAIN, provider="cpu").generate(6)
     assert np.array_equal(pixels_of("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
+
+
+def test_a_picture_is_large_enough_to_be_seen() -> None:
+    for n, side in ((1, 504), (16, 448), (100, 560), (2500, 1400)):
+        done("--n", str(n), "-o", "grid.png")
+        with picture_of("grid.png") as picture:
+            assert picture.size == (side, side)
+            facts = picture.text
+        done("--n", str(n), "--scale", facts.get("dcgan.scale", "1"), "-o", "again.png")
+        assert np.array_equal(pixels_of("again.png"), pixels_of("grid.png"))
+    done("--n", "3", "-o", "single/")
+    assert pixels_of("single/0000000000.png").shape == (28, 28)
+
+
+def test_a_number_is_written_by_hand() -> None:
+    done(*DIGITS, "2026-11-25", "--scale", "1", "-o", "date.png")
+    digits = ImageGenerator(shipped.DEFAULT, provider="cpu").generate(8, digits=[2, 0, 2, 6, 1, 1, 2, 5])
+    blank = np.zeros((28, 28), np.uint8)
+    assert np.array_equal(pixels_of("date.png"), np.hstack([*digits[:4], blank, *digits[4:6], blank, *digits[6:]]))
+    with picture_of("date.png") as picture:
+        facts = picture.text
+    assert (facts["dcgan.text"], facts["dcgan.seed"], facts["dcgan.n"]) == ("2026-11-25", "7", "8")
+    done(*DIGITS, "--text", "2026-11-25", "--scale", "1", "-o", "again.png")
+    assert Path("again.png").read_bytes() == Path("date.png").read_bytes()
+    done(*DIGITS, "2026-11-25", "--seed", "8", "--scale", "1", "-o", "again.png")
+    assert not np.array_equal(pixels_of("again.png"), pixels_of("date.png"))
+    done(*DIGITS, "\uff112\n3", "--start", "5", "--scale", "1", "-o", "lines.png")  # of full width; on two lines
+    digits = ImageGenerator(shipped.DEFAULT, provider="cpu").generate(3, start=5, digits=[2, 3, 1])
+    assert np.array_equal(
+        pixels_of("lines.png"), np.vstack([np.hstack(list(digits[:2])), np.hstack([digits[2], blank])])
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "end"),
+    [
+        ((*DIGITS, "call 911"), 1, "can't write 'c': a text takes classes that are called by its letters"),
+        (("--model", "dcgan-fashion-mnist-conditional", "7"), 1, "can't write '7'"),
+        (("12",), 1, "model dcgan-mnist can't write '1'"),
+        ((*DIGITS, "..."), 2, "there is nothing to write in '...'"),
+        ((*DIGITS, "1" * 1001), 2, "give up to 1000 letters or digits"),
+        ((*DIGITS, "12", "--n", "3"), 2, "a text says how many images there are and what they show"),
+        ((*DIGITS, "12", "--text", "3"), 2, "TEXT and --text exclude each other"),
+        ((*DIGITS, "12", "-o", "a.npy"), 2, "a text is written into one picture"),
+        ((*DIGITS, "12", "-o", "a/"), 2, "a text is written into one picture"),
+        ((*DIGITS, "12", "--grid", "1x2"), 2, "leave --grid out"),
+    ],
+)
+def test_what_can_not_be_written_is_said(words: tuple[str, ...], status: int, end: str) -> None:
+    result = run(*words)
+    assert result.exit_code == status
+    assert end in result.stderr.splitlines()[-1]
+    assert names(".") == []
 
 
 def test_grid_and_scale() -> None:
@@ -104,7 +159,7 @@ def test_arrays_hold_what_the_library_makes() -> None:
 
 
 def test_a_walk_is_an_animation_that_loops() -> None:
-    done("--n", "3", "--interpolate", "4", "-o", "walk.gif")
+    done("--n", "3", "--interpolate", "4", "--scale", "1", "-o", "walk.gif")
     with picture_of("walk.gif") as animation:
         assert animation.n_frames == 12
         assert animation.info["loop"] == 0
@@ -115,6 +170,56 @@ def test_a_walk_is_an_animation_that_loops() -> None:
     digits = ImageGenerator(PLAIN, provider="cpu").generate(3)
     assert np.abs(np.stack(frames[::4]).astype(int) - digits).max() <= 1
     assert not np.array_equal(frames[1], frames[0])
+
+
+def frames_of(path: str) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    with picture_of(path) as animation:
+        frames = []
+        for index in range(animation.n_frames):
+            animation.seek(index)
+            frames.append(np.asarray(animation.convert("L")))
+    return frames
+
+
+def test_a_walk_shows_the_same_classes_throughout() -> None:
+    """A class can't be half another one: who saw it change saw a digit pop up."""
+    generator = ImageGenerator(shipped.DEFAULT, provider="cpu")
+    walk = ("--n", "2", "--interpolate", "2", "--scale", "1", "-o", "walk.gif")
+    done(*DIGITS, "--digits", "38", *walk)
+    first, _, second, _ = frames_of("walk.gif")
+    for index, frame in ((0, first), (1, second)):
+        expected = np.hstack([generator.generate(1, start=index, digits=digit)[0] for digit in (3, 8)])
+        assert np.abs(frame.astype(int) - expected).max() <= 1
+    done(*DIGITS, *walk)  # that of the first image
+    label = int(generator.labels(1)[0])
+    assert generator.labels(2)[1] != label
+    for index, frame in enumerate(frames_of("walk.gif")[::2]):
+        assert np.abs(frame.astype(int) - generator.generate(1, start=index, digits=label)[0]).max() <= 1
+    done(*DIGITS, "3-8", *walk[2:])
+    assert frames_of("walk.gif")[0].shape == (28, 84)
+    done(*DIGITS, "--n", "3", "--interpolate", "4", "--scale", "1", "-o", "rows.png")  # each row has its own
+    labels = generator.labels(3)
+    for row in range(3):
+        assert np.array_equal(
+            pixels_of("rows.png")[28 * row : 28 * row + 28, :28],
+            generator.generate(1, start=row, digits=int(labels[row]))[0],
+        )
+
+
+def test_pictures_of_classes_go_into_folders_of_their_names() -> None:
+    done(*CLOTHES, "--n", "12", "-o", "a/")
+    assert {path.name for path in Path("a").iterdir()} == {"T-shirt, top", "ankle boot", "sneaker"}
+    labels = ImageGenerator(MODELS / "clothes.onnx", provider="cpu").labels(12)
+    for index, label in enumerate(labels):
+        name = ["sneaker", "ankle boot", "T-shirt, top"][label]
+        assert (Path("a") / name / f"{index:010d}.png").is_file()
+    done(*CLOTHES, "--n", "3", "--start", "12", "-o", "a/")
+    assert len(list(Path("a").glob("*/*.png"))) == 15
+    again = run(*CLOTHES, "--n", "1", "--start", "13", "--class", "sneaker", "-o", "a/")
+    assert "already holds 1 of the files" in again.stderr
+    assert _folder_names(["a/b", "a_b", "..", "Kitten", "kitten", "", "é: x"]) == [
+        "class-0", "class-1", "class-2", "class-3", "class-4", "class-5", "é_ x",
+    ]  # fmt: skip
 
 
 def test_a_folder_of_single_pictures() -> None:
@@ -228,7 +333,7 @@ def test_stdout_carries_the_picture_and_stderr_the_summary() -> None:
     result = run("--n", "4", "-o", "-")
     assert result.exit_code == 0
     with Image.open(io.BytesIO(result.stdout_bytes)) as picture:
-        assert picture.size == (56, 56)
+        assert picture.size == (504, 504)
     assert result.stderr.startswith("stdout: 4 digits")
     result = run("--n", "4", "-o", "-", "--format", "npy")
     assert np.load(io.BytesIO(result.stdout_bytes)).shape == (4, 28, 28)
@@ -301,7 +406,7 @@ def test_help_and_version() -> None:
         (
             ["--n", "900", "--truncation", "0", "-o", "a.gif"],
             1,
-            "14400 frames of 28x28 pixels are too many",
+            "14400 frames of 504x504 pixels are too many",
         ),
         (["--model", shipped.DEFAULT, "--n", "9", "--digits", "0" * 40_000, "-o", "a.jpg"], 1, "a jpeg takes 65,533;"),
     ],
@@ -380,7 +485,7 @@ def test_stdout_needs_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPa
     result = run("--n", "4", "-o", "-")
     assert result.exit_code == 0, result.output
     with Image.open(io.BytesIO(result.stdout_bytes)) as picture:
-        assert picture.size == (56, 56)
+        assert picture.size == (504, 504)
 
 
 def test_a_failure_halfway_keeps_the_older_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,7 +547,6 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 
 # Models of other images than grey ones: tests/fixtures/models/make.py.
 
-COLOUR, CLOTHES = (("--model", str(MODELS / f"{name}.onnx")) for name in ("colour", "clothes"))
 SEEDED = ("--model", str(OLD / "conditional-seed.onnx"))
 
 
@@ -454,15 +558,16 @@ def coloured(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_colour_pictures_of_every_kind() -> None:
     images = ImageGenerator(MODELS / "colour.onnx", provider="cpu").generate(6)
     sheet = images.reshape(2, 3, 4, 6, 3).swapaxes(1, 2).reshape(8, 18, 3)
-    assert done(*COLOUR, "--n", "6", "-o", "grid.png").stdout.startswith("grid.png: 6 images in 2x3 (seed 0, 0 to 5)")
+    one = ("--n", "6", "--scale", "1")
+    assert done(*COLOUR, *one, "-o", "grid.png").stdout.startswith("grid.png: 6 images in 2x3 (seed 7, 0 to 5)")
     assert np.array_equal(coloured("grid.png"), sheet)
-    done(*COLOUR, "--n", "6", "-o", "grid.webp")
+    done(*COLOUR, *one, "-o", "grid.webp")
     assert np.array_equal(coloured("grid.webp"), sheet)
     done(*COLOUR, "--n", "6", "--scale", "8", "-o", "grid.jpg")
     assert np.abs(coloured("grid.jpg")[4::8, 4::8].astype(int) - sheet).mean() < 24
     done(*COLOUR, "--n", "6", "-o", "images/")
     assert np.array_equal(coloured("images/0000000004.png"), images[4])
-    done(*COLOUR, "--n", "6", "--interpolate", "2", "-o", "walk.gif")
+    done(*COLOUR, *one, "--interpolate", "2", "-o", "walk.gif")
     with picture_of("walk.gif") as animation:
         assert animation.n_frames == 12
         animation.seek(2)
@@ -497,7 +602,7 @@ def test_images_of_other_channels_are_arrays_and_no_pictures() -> None:
 
 
 def test_classes_by_name_stand_in_columns_and_make_the_picture_again() -> None:
-    named = ("--class", "T-shirt, top", "--class", "sneaker")
+    named = ("--class", "T-shirt, top", "--class", "sneaker", "--scale", "1")
     assert "4 images in 2x2" in done(*CLOTHES, *named, "--n", "4", "-o", "a.png").stdout
     assert "2 images in 1x2" in done(*CLOTHES, "--class", "2", "--class", "0", "-o", "b.png").stdout
     images = ImageGenerator(MODELS / "clothes.onnx", provider="cpu").generate(4, classes=[2, 0])
@@ -506,7 +611,7 @@ def test_classes_by_name_stand_in_columns_and_make_the_picture_again() -> None:
         facts = picture.text
     assert "dcgan.digits" not in facts
     again = [word for name in facts["dcgan.class"].split("\n") for word in ("--class", name)]
-    done(*CLOTHES, *again, "--n", facts["dcgan.n"], "-o", "c.png")
+    done(*CLOTHES, *again, "--n", facts["dcgan.n"], "--scale", "1", "-o", "c.png")
     assert Path("c.png").read_bytes() == Path("a.png").read_bytes()
 
 
@@ -572,7 +677,7 @@ def test_pipes_are_read_once_and_their_digests_recorded() -> None:
     z = io.BytesIO()
     np.save(z, latents(5, 0, 3, 5))
     model, labels = (MODELS / "clothes.onnx").read_bytes(), b"2\n0\n1\n"
-    result = piped("cli", "-o", "a.png", model=model, labels=labels, latents=z.getvalue())
+    result = piped("cli", "--scale", "1", "-o", "a.png", model=model, labels=labels, latents=z.getvalue())
     assert (result.returncode, result.stderr) == (0, b"")
     with picture_of("a.png") as picture:
         facts = picture.text
@@ -584,7 +689,7 @@ def test_pipes_are_read_once_and_their_digests_recorded() -> None:
     assert np.array_equal(coloured("a.png")[:4, :6], expected[0])
     golden = (MODELS / "clothes.golden").read_bytes()
     result = piped("verify_cli", str(MODELS / "clothes.onnx"), golden=golden)
-    assert b"passed   golden" in result.stdout
+    assert b"its images are those of its checkpoint: no pixel differs" in result.stdout
     result = piped("cli", "-o", "a.png", latents=z.getvalue()[:-1])
     assert (result.returncode, result.stderr.count(b"\n")) == (1, 1)
     assert b"is no .npy file, or a truncated one" in result.stderr

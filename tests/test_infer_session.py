@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from conftest import MODELS, OLD, ROOT
+from PIL import Image
 
-from dcgan_infer import ImageGenerator, runtime, shipped
+from dcgan_infer import ImageGenerator, Images, runtime, shipped
 from dcgan_infer.contract.errors import DeviceError, LatentError, ModelError, RuntimeMissingError
 from dcgan_infer.contract.golden import parse_golden
 from dcgan_infer.contract.latents import latents
@@ -35,7 +36,7 @@ from dcgan_infer.model import open_model
 
 PLAIN = "dcgan-mnist"  # the unconditional model; tests/test_conditional.py is about the other
 MODEL = shipped.path_of(PLAIN, ".onnx")
-Images = npt.NDArray[np.uint8]
+Pictures = npt.NDArray[np.uint8]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def generator() -> ImageGenerator:
     return ImageGenerator(PLAIN, provider="cpu", threads=1)
 
 
-def differ(a: Images, b: Images) -> int:
+def differ(a: Pictures, b: Pictures) -> int:
     """Grey levels that the worst pixel is apart."""
     return int(np.abs(a.astype(int) - b).max())
 
@@ -150,7 +151,7 @@ def test_a_stream_of_a_billion_starts_at_once(generator: ImageGenerator) -> None
         lambda generator: generator.generate_from(np.full((1, 100), -np.inf)),
     ],
 )
-def test_impossible_latents_are_refused(generator: ImageGenerator, call: Callable[[ImageGenerator], Images]) -> None:
+def test_impossible_latents_are_refused(generator: ImageGenerator, call: Callable[[ImageGenerator], Pictures]) -> None:
     with pytest.raises(LatentError):
         call(generator)
 
@@ -474,7 +475,7 @@ def test_colour_images_of_either_range_and_kind(name: str) -> None:
     generator = ImageGenerator(MODELS / name, provider="cpu", threads=1)
     path = MODELS / f"{re.split('[-.]', name)[0]}.golden"
     golden = parse_golden(path.read_bytes(), path)
-    images = generator.generate(20, classes=range(3) if generator.spec.num_classes else None)
+    images = generator.generate(20, seed=0, classes=range(3) if generator.spec.num_classes else None)
     assert images.shape == (20, 4, 6, 3)
     assert images.dtype == np.uint8
     assert len({image.tobytes() for image in images}) == 20
@@ -483,9 +484,9 @@ def test_colour_images_of_either_range_and_kind(name: str) -> None:
 
 def test_classes_have_names() -> None:
     generator = ImageGenerator(MODELS / "clothes.onnx", provider="cpu", threads=1)
-    boots = generator.generate(4, classes=1)
-    assert np.array_equal(boots, generator.generate(4, classes="ankle boot"))
-    assert np.array_equal(boots, generator.generate(4, classes="1"))
+    boots = generator.generate(4, seed=0, classes=1)
+    assert np.array_equal(boots, generator.generate(4, seed=0, classes="ankle boot"))
+    assert np.array_equal(boots, generator.generate(4, seed=0, classes="1"))
     assert not np.array_equal(boots, generator.generate(4, classes="sneaker"))
     turn = generator.labels(5, start=1, classes=["T-shirt, top", 0, "ankle boot"])
     assert turn.tolist() == [0, 1, 2, 0, 1]
@@ -547,7 +548,7 @@ def test_a_model_that_takes_a_seed_makes_the_same_images(options: dict[str, Any]
         (lambda model: model.generate(0), "1 or more"),
     ],
 )
-def test_what_a_model_that_takes_a_seed_can_not_do(call: Callable[[ImageGenerator], Images], says: str) -> None:
+def test_what_a_model_that_takes_a_seed_can_not_do(call: Callable[[ImageGenerator], Pictures], says: str) -> None:
     with pytest.raises(LatentError, match=says):
         call(ImageGenerator(OLD / "conditional-seed.onnx", provider="cpu", threads=1))
 
@@ -574,3 +575,42 @@ def test_the_generator_of_digits_is_another_name() -> None:
     import dcgan_infer
 
     assert dcgan_infer.DigitGenerator is dcgan_infer.ImageGenerator
+
+
+def test_a_notebook_shows_pictures() -> None:
+    generator = ImageGenerator(threads=1, provider="cpu")
+    assert repr(generator) == "<ImageGenerator dcgan-mnist-conditional: 28x28 grey, classes 0 to 9; cpu, 1 thread>"
+    images = generator(6, digit=[1, 2], seed=3)
+    assert np.array_equal(images, generator.generate(6, digits=[1, 2], seed=3))
+    assert np.array_equal(images, generator(6, cls=["1", "2"], seed=3))
+    assert isinstance(images, Images)
+    sheet = images.grid(columns=2)
+    assert np.array_equal(sheet, np.vstack([np.hstack(list(images[first : first + 2])) for first in (0, 2, 4)]))
+    assert images.grid().shape == (56, 84)
+    for shown, size in (
+        (images, (420, 280)),
+        (images[0], (476, 476)),
+        (sheet, (280, 420)),
+        (generator(80), (448, 448)),
+    ):
+        content = shown._repr_png_()
+        assert content is not None
+        with Image.open(io.BytesIO(content)) as picture:
+            assert abs(picture.size[0] - size[0]) <= 28
+            assert abs(picture.size[1] - size[1]) <= 28
+    for numbers in (images[:0], images / 255, images[0, 0], images.astype(np.int64)):
+        assert isinstance(numbers, Images)
+        assert numbers._repr_png_() is None
+    with pytest.raises(ValueError, match="a grid is of uint8 images"):
+        images[0, 0].grid()
+    assert isinstance(pickle.loads(pickle.dumps(images)), Images)
+
+
+def test_pictures_in_colour_are_shown_and_saved(tmp_path: Path) -> None:
+    images = ImageGenerator(MODELS / "colour.onnx", provider="cpu", threads=1)(5)
+    for shown in (images, images[0]):
+        with Image.open(io.BytesIO(shown._repr_png_() or b"")) as picture:
+            assert picture.mode == "RGB"
+    images.save(tmp_path / "grid.png", columns=5)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.hstack(list(images)))

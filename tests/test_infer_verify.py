@@ -86,7 +86,10 @@ def sign_flipped(content: bytes) -> bytes:
 def test_a_shipped_model_passes_every_check(name: str) -> None:
     report = verify(name, threads=1)
     assert outcomes(report) == dict.fromkeys(("integrity", "spec", "operators", "golden"), PASSED)
-    assert report.verdict == "verified: 4 checks passed"
+    assert report.verdict == (
+        "verified: its images are those of its checkpoint: no pixel differs (20 images); "
+        "its sha256 is what SHA256SUMS beside it says"
+    )
     difference = check_of(report, "golden").difference
     assert difference is not None
     assert difference.images == 20
@@ -101,15 +104,22 @@ def test_what_is_printed(copy: Path) -> None:
     done = run(copy, "--against", NAME)
     assert done.exit_code == 0, done.output
     assert done.stderr == ""
+    verdict, following = done.stdout.splitlines()
+    assert verdict == (
+        f"{copy}: verified: its images are those of its checkpoint: no pixel differs (20 images); its images are those "
+        "of the other model: no pixel differs (64 images); its sha256 is what SHA256SUMS beside it says"
+    )
+    assert following == f"try: dcgan-infer --model {copy} --n 16"
+    done = run(copy, "--against", NAME, "-v")
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert done.stdout.splitlines()[-1] == "verified: 5 checks passed"
     assert "IR 8, opset 17" in done.stdout
     damaged(copy, sign_flipped)
     done = run(copy, "--against", NAME)
     assert done.exit_code == 1
     assert max(map(len, done.stdout.splitlines())) <= 80
-    assert done.stdout.splitlines()[-1] == "NOT verified: 3 failed, 2 passed"
-    assert done.stderr.startswith(f"Error: {copy} is not verified: integrity: ")
+    assert "FAILED   golden" in done.stdout
+    assert done.stderr.startswith(f"Error: {copy} is NOT verified: integrity: ")
+    assert done.stderr.endswith("(and 2 more)\n")
     assert done.stderr.count("\n") == 1
 
 
@@ -181,8 +191,10 @@ def test_the_manifest_beside_the_file_is_what_counts(manifest: str | None, outco
     report = verify(copy, threads=1)
     assert check_of(report, "integrity").outcome == outcome
     assert says in check_of(report, "integrity").detail
-    expected = {PASSED: "verified: 4 checks passed", SKIPPED: "verified: 3 checks passed, 1 skipped"}
-    assert report.verdict == expected.get(outcome, "NOT verified: 1 failed, 3 passed")
+    images = "verified: its images are those of its checkpoint: no pixel differs (20 images)"
+    expected = {PASSED: f"{images}; its sha256 is what SHA256SUMS beside it says", SKIPPED: images}
+    assert report.verdict.startswith(expected.get(outcome, "NOT verified: integrity: sha256 is "))
+    assert ("not looked at: integrity: SHA256SUMS" in report.summary()) == (outcome == SKIPPED)
     assert outcomes(verify(copy, sha256=right.upper(), threads=1))["integrity"] == PASSED
     assert outcomes(verify(copy, sha256="1" * 64, threads=1))["integrity"] == FAILED
 
@@ -294,15 +306,31 @@ def test_without_golden_vectors_equality_is_not_claimed(copy: Path) -> None:
     (copy.parent / "SHA256SUMS").unlink()
     done = run(copy)
     assert done.exit_code == 1, done.output
-    verdict = "NOT verified: held against nothing; give --sha256, --golden or --against"
-    assert done.stdout.splitlines()[-1] == verdict
-    assert done.stderr == f"Error: {copy} is {verdict}\n"
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"Error: {copy} is NOT verified: it is a sound file (spec, operators), and there is nothing to compare it "
+        "with; give --golden FILE, which dcgan-export writes beside a model, or --sha256 or --against\n"
+    )
     digest = hashlib.sha256(copy.read_bytes()).hexdigest()
     known = run(copy, "--sha256", digest)
     assert known.exit_code == 0, known.output
-    assert known.stdout.splitlines()[-1] == "verified: 3 checks passed, 1 skipped; not compared with a checkpoint"
-    assert "dcgan-export" in done.stdout
-    assert "equality is not shown" in " ".join(done.stdout.split())
+    verdict, missing, _ = known.stdout.splitlines()
+    assert verdict.endswith(": verified: its sha256 is what --sha256 says; not compared with a checkpoint")
+    assert missing.startswith(f"not looked at: golden: there is no {copy.stem}.golden beside it")
+    assert "there is no" in run(copy, "-v").stdout
+
+
+def test_golden_vectors_beside_a_model_are_found_by_name(copy: Path, tmp_path: Path) -> None:
+    damaged(copy, lambda content: with_metadata(content, "dcgan.weights_sha256", "ab" * 32))
+    (copy.parent / "SHA256SUMS").unlink()
+    beside = changed(golden_of(GOLDEN), copy.with_suffix(SUFFIX), weights_sha256="ab" * 32)
+    assert run(copy).exit_code == 0
+    changed(golden_of(GOLDEN), beside, weights_sha256="cd" * 32)  # of what lay there before
+    done = run(copy)
+    assert (done.exit_code, "is of weights cdcdcdcdcdcd..." in done.stderr) == (1, True)
+    beside.write_bytes(GOLDEN.read_bytes()[:-9])
+    done = run(copy)
+    assert (done.exit_code, f"no golden file fits, and {beside}" in done.stderr) == (1, True)
 
 
 def test_a_damaged_shipped_golden_file_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

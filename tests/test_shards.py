@@ -286,7 +286,7 @@ def test_a_wish_that_came_at_the_same_moment_is_noticed(whole: dict[str, str], m
             put(store, name, facts | {"seed": 1})
 
     monkeypatch.setattr(make, "_put", put_by_both)
-    assert "another seed: 1, and this is 0" in refusal(*WISH, "both")
+    assert "another seed: 1, and this is 7" in refusal(*WISH, "both")
 
 
 def test_two_at_once_make_the_same_bytes(whole: dict[str, str]) -> None:
@@ -332,7 +332,7 @@ def test_the_same_command_goes_on_after_a_signal(number: signal.Signals) -> None
 
 def test_another_wish_is_refused_and_nothing_is_lost(whole: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for extra, reason in (
-        (("--seed", "1"), "another seed: 0, and this is 1"),
+        (("--seed", "1"), "another seed: 7, and this is 1"),
         (("--shard-size", "9"), "another shard size: 8, and this is 9"),
         (("--format", "webdataset"), 'another format: "npy", and this is "webdataset"'),
         (("--class", "0"), "another choice of classes: [], and this is [0]"),
@@ -460,10 +460,10 @@ def test_memory_does_not_grow_with_the_number_of_images_in_a_shard(form: str) ->
 
 def test_the_report_says_what_was_made_and_what_is_missing() -> None:
     result = run(*WISH, "set", "--shard", "0/2")
-    assert result.stdout.startswith("set: 26 images in 4 shards of npy (seed 0, 0 to 49) by clothes on cpu; ")
+    assert result.stdout.startswith("set: 26 images in 4 shards of npy (seed 7, 0 to 49) by clothes on cpu; ")
     assert result.stdout.endswith("\nof 7 shards 3 are missing yet; the manifest comes with the last\n")
     result = run(*WISH, "set")
-    assert "24 images in 3 shards of npy, 4 were there (seed 0" in result.stdout
+    assert "24 images in 3 shards of npy, 4 were there (seed 7" in result.stdout
     assert result.stdout.splitlines()[-1].startswith("all is there: 7 shards, ")
     assert run(*WISH, "set").stdout.startswith(
         "set: nothing was to be made, 7 shards of npy were there\nall is there: "

@@ -182,11 +182,11 @@ def test_a_generator_without_classes(archive: Path, small: Path, tmp_path: Path)
     about = json.loads((tmp_path / "my site" / "model.json").read_text(encoding="utf-8"))
     assert (about["name"], about["spec"]["num_classes"], about["spec"]["latent_dim"]) == ("small one", 0, 6)
     lines = result.stdout.splitlines()
-    assert [line.partition(",")[0] for line in lines[:2]] == ["model.onnx: int8", "model-fp16.onnx: fp16"]
+    assert [line.partition(": ")[0] for line in lines[:2]] == ["model.onnx (int8)", "model-fp16.onnx (fp16)"]
     assert lines[2].startswith(f"wrote {tmp_path / 'my site'} ({len(PAGES) + 10} files, ")
     assert lines[3:] == [
-        f"  python -m http.server --directory '{tmp_path / 'my site'}'",
-        f"wrote {tmp_path / 'g.golden'}",
+        f"wrote {tmp_path / 'g.golden'}, the exact images that dcgan-verify compares with",
+        f"try: python -m http.server --directory '{tmp_path / 'my site'}'",
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 from dcgan_infer import __version__, shipped
 from dcgan_infer.commands import Command, FiniteFloat, WholeNumber, parse_activation
 from dcgan_infer.contract.errors import ExportError, OutputError, ParityError
+from dcgan_infer.contract.golden import SUFFIX as GOLDEN
 from dcgan_infer.contract.layers import OUTPUTS, Activation
 from dcgan_infer.contract.spec import DRAWN
 from dcgan_infer.extras import require
@@ -26,7 +28,7 @@ from .targets import TARGETS, publish_to_triton
 if TYPE_CHECKING:
     from dcgan.checkpoint import GeneratorCheckpoint
 
-    from .parity_report import ParityReport
+    from .publish import Artifact
     from .site import Site
 
 _VALUE_RANGES = {f"{low:g},{high:g}": (low, high) for low, high in OUTPUTS.values()}
@@ -36,7 +38,26 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
-@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=Command,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    sections={
+        "What to write": ("format_name", "out", "target_name", "runtime"),
+        "The artifact": ("precision", "optimize", "image", "inputs", "opset"),
+        "Your own checkpoint": (
+            "key",
+            "module",
+            "activation",
+            "output_activation",
+            "batch_norm_eps",
+            "latent_dim",
+            "num_classes",
+            "class_names",
+            "value_range",
+        ),
+        "The proof": ("verbose", "report", "golden", "no_golden", "vectors", "as_json"),
+    },
+)
 @click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--format",
@@ -144,14 +165,17 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     "--golden",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also write latents and exact images, which dcgan-verify compares a model's file with.",
+    help="Where to write latents and exact images, which dcgan-verify compares the model's file with.  [default: of an "
+    "ONNX file, beside it]",
 )
+@click.option("--no-golden", is_flag=True, help="Don't write these.")
 @click.option(
     "--vectors",
     type=click.Path(path_type=Path),
     metavar="FOLDER",
     help="Also write latents and exact images as raw files with a JSON index, for tests in other languages.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print all figures of the comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="dcgan-export")
 def main(
@@ -162,7 +186,9 @@ def main(
     runtime: Path | None,
     report: Path | None,
     golden: Path | None,
+    no_golden: bool,
     vectors: Path | None,
+    verbose: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -172,7 +198,7 @@ def main(
     a layout that is known: the reference script's, PyTorch's DCGAN example, PyTorch-GAN's dcgan.py; --module takes any
     other network. The default is the generator that ships with the project. The artifact is loaded back in its own
     runtime and compared with the checkpoint run in float64. A mismatch prints the figures, leaves no file and exits
-    with status 1.
+    with status 1. Beside an ONNX file lies what dcgan-verify compares it with, NAME.golden.
 
     \b
     Examples:
@@ -187,6 +213,8 @@ def main(
       dcgan-export --target triton --out model_repository
       dcgan-export --out digits.pt2 --report parity.json
     """
+    if golden and no_golden:
+        raise click.UsageError("--golden and --no-golden exclude each other.")
     if "-" in map(str, (out, report, golden, vectors)):
         raise click.UsageError("an artifact, its report and vectors are files; give a name instead of -.")
     implied = next((form.name for form in FORMATS.values() if out and out.suffix.lower() == form.suffix), None)
@@ -221,6 +249,8 @@ def main(
         out = Path(name + form.suffix)
         if out.exists():  # perhaps a checkpoint: many scripts save .pt files too
             raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
+    if golden is None and not no_golden and variant.format == "onnx" and not makes_folder:
+        golden = out.with_suffix(GOLDEN)
     for package, extra in form.needs:
         require(package, extra)
     library = require("dcgan_export.publish", "export")
@@ -232,20 +262,31 @@ def main(
     beside = library.Beside(report, golden, vectors)
     try:
         if makes_site:
-            _print_site(publish_site(source, out, name, runtime, beside, _status), as_json)
+            site = publish_site(source, out, name, runtime, beside, _status)
+            for line in site.notes:
+                click.echo(line, err=True)
+            made: dict[str, Any] = site.as_dict()
+            lines, following = _of_site(site, verbose)
         else:
             publish = functools.partial(library.publish, source, variant=variant, beside=beside, say=_status)
             artifact = publish_to_triton(publish, out, name) if makes_folder else publish(out)
-            _print(artifact.report, artifact.as_dict() if as_json else None)
-            if not as_json:
-                click.echo(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
+            made = artifact.as_dict()
+            lines = [*([artifact.report.table(), ""] if verbose else []), artifact.report.verdict]
+            lines.append(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
+            following = f"tritonserver --model-repository {shlex.quote(str(out))}" if makes_folder else _try(artifact)
     except ParityError as error:
-        _print(error.report, {"format": form.name, "parity": error.report.as_dict()} if as_json else None)
+        failed = {"format": form.name, "parity": error.report.as_dict()}
+        click.echo(json.dumps(failed, indent=2, allow_nan=False) if as_json else error.report.table())
         raise
-    if golden is not None and not as_json:
-        click.echo(f"wrote {golden}")
-    if vectors is not None and not as_json:
-        click.echo(f"wrote {vectors / 'index.json'} and the files it names")
+    if as_json:
+        made |= {"golden": str(golden)} if golden else {}
+        click.echo(json.dumps(made, indent=2, allow_nan=False))
+        return
+    if golden is not None:
+        lines.append(f"wrote {golden}, the exact images that dcgan-verify compares with")
+    if vectors is not None:
+        lines.append(f"wrote {vectors / 'index.json'} and the files it names")
+    click.echo("\n".join([*lines, f"try: {following}"]))
 
 
 def _given(*names: str) -> bool:
@@ -293,22 +334,29 @@ def _load(checkpoint: Path, options: dict[str, Any]) -> GeneratorCheckpoint:
     return source
 
 
-def _print_site(site: Site, as_json: bool) -> None:
-    for line in site.notes:
-        click.echo(line, err=True)
-    if as_json:
-        click.echo(json.dumps(site.as_dict(), indent=2, allow_nan=False))
-        return
+def _of_site(site: Site, verbose: bool) -> tuple[list[str], str]:
+    """What is said of a site, and what to do with it."""
+    lines = []
     for artifact in site.models.values():
-        click.echo(f"{artifact.path.name}: {artifact.variant.precision}, {artifact.size:,} bytes, parity passed")
-    click.echo(
-        f"wrote {site.path} ({site.files} files, {site.size / 1e6:.1f} MB); serve it from any static host, here:"
+        lines += [artifact.report.table(), ""] if verbose else []
+        lines.append(f"{artifact.path.name} ({artifact.variant.precision}): {artifact.report.verdict}")
+    lines.append(f"wrote {site.path} ({site.files} files, {site.size / 1e6:.1f} MB), which any static host serves")
+    return lines, f"python -m http.server --directory {shlex.quote(str(site.path))}"
+
+
+def _try(artifact: Artifact) -> str:
+    """The command that makes images with an artifact."""
+    spec, file = artifact.spec, shlex.quote(str(artifact.path))
+    if artifact.variant.format == "onnx":
+        drawn = spec.image_shape[0] in DRAWN
+        return f"dcgan-infer --model {file} --n 16" + ("" if drawn else " --out images.npy")
+    load = "jit.load({!r})" if artifact.variant.format == "torchscript" else "export.load({!r}).module()"
+    label = f", torch.arange(16) % {spec.num_classes}" if spec.num_classes else ""
+    code = (
+        f"import torch; print(torch.{load.format(str(artifact.path))}(torch.randn(16, {spec.latent_dim}){label}).shape)"
     )
-    click.echo(f"  python -m http.server --directory {shlex.quote(str(site.path))}")
-
-
-def _print(report: ParityReport, as_json: dict[str, object] | None) -> None:
-    click.echo(report.table() if as_json is None else json.dumps(as_json, indent=2, allow_nan=False))
+    plain = re.fullmatch(r"[\w./-]+", str(artifact.path), re.ASCII)
+    return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"
 
 
 def _status(text: str) -> None:

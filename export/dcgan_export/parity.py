@@ -180,4 +180,5 @@ def _measure(
         mean_to_eager=float(to_eager.mean()),
         mates_limit=tolerance.mates_limit(float(eager_error.max())),
         max_mates=float(mates.max()),
+        tail=probe.tail,
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dcgan_infer.contract.difference import Difference
+from dcgan_infer.contract.difference import Difference, in_words, is_same
 from dcgan_infer.contract.tolerance import Tolerance
 
-from .exact import SEED
+from .exact import BATCHES, SEED
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Figures:
         mean_to_eager: mean of the same.
         mates_limit: for `max_mates`.
         max_mates: largest difference between the images of a latent in two batches, of other sizes, order and company.
+        tail: whether the latents are further out than N(0, 1) ever is.
     """
 
     latents: str
@@ -36,6 +37,7 @@ class Figures:
     mean_to_eager: float
     mates_limit: float
     max_mates: float
+    tail: bool = False
 
     def reasons(self) -> list[str]:
         """Why the artifact is not equal to its checkpoint here; empty when it is."""
@@ -92,6 +94,18 @@ class ParityReport:
             "tolerance": asdict(self.tolerance),
             "figures": [row.as_dict() for row in self.figures],
         }
+
+    @property
+    def verdict(self) -> str:
+        """For people, in a line: equal or not, how near, and on how much that was seen."""
+        if not self.passed:
+            more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
+            return f"NOT the same as your checkpoint: {self.reasons[0]}{more}"
+        seen, verdict = [row.difference for row in self.figures], "same as"
+        if not is_same(seen):  # what far-out latents do to few bits says little of the images that people make
+            seen, verdict = [row.difference for row in self.figures if not row.tail], "near"
+        latents = sum(each.images for each in seen)
+        return f"{verdict} your checkpoint: {in_words(seen)} ({latents} latents, batches of 1 to {max(BATCHES)})"
 
     def table(self) -> str:
         """For people: a line a figure, a column a kind of latents, then the reasons; at most 80 columns wide."""

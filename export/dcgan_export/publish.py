@@ -26,6 +26,7 @@ from dcgan_infer.contract.spec import (
     SPEC_KEY,
     VERSIONS_KEY,
     WEIGHTS_SHA256_KEY,
+    GeneratorSpec,
 )
 
 from . import exact, parity
@@ -49,6 +50,7 @@ class Artifact:
         size: in bytes.
         metadata: that it carries.
         report: the proof.
+        spec: of the generator.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Artifact:
     size: int
     metadata: dict[str, str]
     report: ParityReport
+    spec: GeneratorSpec
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -143,7 +146,7 @@ def publish(
                 golden.write_bytes(make_golden(source).to_bytes())
             if beside.vectors is not None:
                 write_vectors(source, beside.vectors)
-        artifact = Artifact(path, variant, sha256_of(path), path.stat().st_size, metadata, report)
+        artifact = Artifact(path, variant, sha256_of(path), path.stat().st_size, metadata, report, spec)
         figures |= artifact.as_dict()
     return artifact
 

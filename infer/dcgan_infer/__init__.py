@@ -1,7 +1,7 @@
 """Make images from an exported generator with onnxruntime. Never imports torch.
 
     from dcgan_infer import ImageGenerator
-    images = ImageGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
+    images = ImageGenerator()(16, seed=0)  # uint8, shape (16, 28, 28); a notebook shows them
 
 It is imported when it is first used, so `import dcgan_infer` alone costs nothing.
 """
@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .pictures import Images
     from .session import DigitGenerator, ImageGenerator
 
 # onnxruntime reads this once, when it is imported, whoever imports it. Its wheels would write a device's identity and a
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
-__all__ = ["DigitGenerator", "ImageGenerator"]
+__all__ = ["DigitGenerator", "ImageGenerator", "Images"]
 
 
 def __getattr__(name: str) -> object:

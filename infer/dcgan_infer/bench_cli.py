@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import statistics
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import __version__, shipped
-from .commands import Command, FiniteFloat, WholeNumber
+from .commands import Command, FiniteFloat, WholeNumber, complete_model
 from .contract.files import replacing
 from .contract.spec import SEEDS
 from .extras import new_figure
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from .bench import Report, Result
 
 _WIDTH = 80
-_LABEL = 38  # columns of a row's name
+_LABEL = 37  # columns of a row's name
 _MOST = 4096  # images a call: their feature maps take about a gigabyte
 _PLOTS = (".png", ".svg", ".pdf")
 
@@ -57,12 +58,13 @@ Examples:
 Rows take turns in bursts with rests between, because the thread pools of a runtime go on spinning after a call
 and slow down the next one. Leave the machine alone meanwhile, and compare figures of one run only.
 
-The last column is the share of the speed at which this machine multiplies large float32 matrices in onnxruntime
-that a model reaches, fastest burst against fastest; - where a model does not say how much it multiplies. int8 may
+The last column is how much of this machine's speed a model uses: its multiplications a second, as a share of those
+of large float32 matrices in onnxruntime (sgemm), fastest burst against fastest; - where a model does not say how much
+it multiplies. int8 may
 reach more than 100 %. OpenVINO computes in float32 here, in one stream, with the performance hint LATENCY, compiled
 for each batch size. docs/inference.md has more.""",
 )
-@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.argument("models", nargs=-1, metavar="[MODEL]...", shell_complete=complete_model)
 @click.option(
     "--runtime",
     "runtimes",
@@ -185,10 +187,10 @@ def table(report: Report) -> str:
         *textwrap.wrap(processor.name + flags, _WIDTH),
         f"{_counted(report.threads, 'thread')}, {', '.join(versions)}",
         f"{_counted(report.rounds, 'round')} of bursts of {report.burst:g} s; "
-        f"sgemm: {report.sgemm_best / 1e9:,.0f} GFLOP/s",
+        f"products of large matrices: {report.sgemm_best / 1e9:,.0f} GFLOP/s",
         "",
-        f"{'':{_LABEL}}{'images/s':>18}{'to the first':>16}{'of':>8}",
-        f"{'':{_LABEL}}{'median':>9}{'best':>9}{'median':>9}{'least':>7}{'sgemm':>8}",
+        f"{'':{_LABEL}}{'images/s':>18}{'times the first':>16}{'of large':>9}",
+        f"{'':{_LABEL}}{'median':>9}{'best':>9}{'median':>9}{'least':>7}{'products':>9}",
     ]
     for batch in dict.fromkeys(result.batch for result in report.results):
         lines += [f"batch {batch}", *(_line(result) for result in report.results if result.batch == batch)]
@@ -196,7 +198,18 @@ def table(report: Report) -> str:
     if single:
         lines += ["", f"{'one image, ms':{_LABEL}}{'median':>9}{'least':>9}"]
         lines += [f"{_label(result)}{result.latency[0]:>9.3f}{result.latency[1]:>9.3f}" for result in single]
-    return "\n".join(lines)
+    return "\n".join([_summary(report), "", *lines])
+
+
+def _summary(report: Report) -> str:
+    """What it comes to, in words: which is the fastest, at which batch, and by how much."""
+    best = max(report.results, key=lambda result: statistics.median(result.rates))
+    rate = statistics.median(best.rates)
+    line = f"{best.row.name} is the fastest here: {_rate(rate)} images/s in batches of {best.batch}"
+    first = report.results[0].row
+    if best.row is not first:
+        line += f", {statistics.median(best.ratios):.1f} times {first.name}"
+    return "\n".join(textwrap.wrap(line, _WIDTH))
 
 
 def _counted(number: int, noun: str) -> str:
@@ -208,7 +221,7 @@ def _line(result: Result) -> str:
     rates, ratio, share = figures["images_per_second"], figures["ratio"], result.sgemm_share
     return (
         f"{_label(result)}{_rate(rates['median']):>9}{_rate(rates['best']):>9}"
-        f"{ratio['median']:>9.2f}{ratio['least']:>7.2f}{'-' if share is None else f'{share:.0%}':>8}"
+        f"{ratio['median']:>9.2f}{ratio['least']:>7.2f}{'-' if share is None else f'{share:.0%}':>9}"
     )
 
 

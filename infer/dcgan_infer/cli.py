@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__, shipped, signals
-from .commands import Command, FiniteFloat, WholeNumber, closed
+from .commands import Command, FiniteFloat, WholeNumber, closed, complete_model
 from .contract.errors import DeviceError
 from .contract.spec import INDICES, SEEDS
 from .request import (
     BATCH_SIZE,
+    DEFAULT_SEED,
     ENCODINGS,
     ENGINES,
     FILES,
@@ -30,6 +31,7 @@ from .request import (
     Request,
     Sharding,
     kind_of,
+    letters_of,
 )
 from .runtime import NO_CUDA
 
@@ -70,11 +72,21 @@ def _parse_shard(_ctx: click.Context, _param: click.Parameter, text: str | None)
     "dcgan-infer",
     cls=Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    sections={
+        "What": ("text_option", "n", "model", "seed", "start", "classes", "digit", "digits", "truncation"),
+        "Where to": ("out", "kind", "dtype"),
+        "Pictures": ("grid", "scale", "interpolate"),
+        "Your own latents and labels": ("latents_file", "labels_file"),
+        "Shards, for a million images": ("shard_size", "part", "encoding", "engine", "ray_address"),
+        "Speed": ("provider", "threads", "batch_size"),
+        "Ask": ("list_models", "list_classes", "list_providers"),
+    },
     epilog="""\b
 Examples:
   dcgan-infer --n 16 --out grid.png
+  dcgan-infer 2026-11-25 -o date.png
   dcgan-infer --n 64 --grid 4x16 --scale 3 --seed 7 -o wide.png
-  dcgan-infer --n 8 --interpolate 24 -o walk.gif
+  dcgan-infer --n 8 --digits 0123456789 -o walk.gif
   dcgan-infer --n 100 --digits 0123456789 -o table.png
   dcgan-infer --n 16 --digit 7 --truncation 0.7 -o sevens.png
   dcgan-infer --model clothes.onnx --n 24 --class sneaker --class bag --class coat -o columns.png
@@ -91,6 +103,8 @@ was made (model, sha256, seed, indices, provider): give these options again, and
 Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype float they are float32 of shape
 (N, H, W), or (N, 3, H, W) in colour, as a network gives them.""",
 )
+@click.argument("text", required=False)
+@click.option("--text", "text_option", metavar="TEXT", help="The same, for a text that begins with a dash.")
 @click.option(
     "-n",
     "--n",
@@ -119,10 +133,14 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     default=shipped.DEFAULT,
     show_default=True,
     metavar="NAME|PATH",
+    shell_complete=complete_model,
     help="A shipped model, an ONNX file that dcgan-export wrote, or a folder that holds one.",
 )
 @click.option(
-    "--seed", type=WholeNumber(0, SEEDS - 1), metavar="NUMBER", help="Of the latents, up to 2^63 - 1.  [default: 0]"
+    "--seed",
+    type=WholeNumber(0, SEEDS - 1),
+    metavar="NUMBER",
+    help=f"Of the latents, up to 2^63 - 1.  [default: {DEFAULT_SEED}]",
 )
 @click.option(
     "--start",
@@ -177,7 +195,7 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     "--scale",
     type=WholeNumber(1, 64),
     metavar="FACTOR",
-    help="Enlarge pictures, each pixel to a square.  [default: 1]",
+    help="Enlarge pictures, each pixel to a square.  [default: so that they can be seen; of a folder 1]",
 )
 @click.option(
     "--interpolate",
@@ -243,6 +261,8 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
 @click.option("--list-models", is_flag=True, help="Name the shipped models and exit.")
 @click.version_option(__version__, prog_name="dcgan-infer")
 def main(
+    text: str | None,
+    text_option: str | None,
     n: int | None,
     out: str,
     kind: str | None,
@@ -262,7 +282,10 @@ def main(
     list_models: bool,
     **options: Any,
 ) -> None:
-    """Make images with a trained generator and onnxruntime; the shipped ones make handwritten digits."""
+    """Make images with a trained generator and onnxruntime; the shipped ones make handwritten digits.
+
+    TEXT is a number to be written by hand, such as a date; --seed takes another hand.
+    """
     if list_models:
         _list_models(as_json)
     elif list_classes:
@@ -286,6 +309,17 @@ def main(
             raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
         if digit is not None:
             digits = (digit,)
+        if text is not None and text_option is not None:
+            raise click.UsageError("TEXT and --text exclude each other.")
+        text = text_option if text is None else text
+        if text is not None:
+            if classes or digits or labels_file or n is not None:
+                raise click.UsageError("a text says how many images there are and what they show; leave that out.")
+            try:
+                classes = letters_of(text)
+            except ValueError as error:
+                raise click.UsageError(str(error)) from error
+            n = len(classes) if kind != "gif" else 8
         latents, labels = _rows(latents_file, labels_file)
         if n is None:
             n = _default_count([rows for rows in (latents, labels) if rows], len(classes or digits), options["start"])
@@ -297,6 +331,7 @@ def main(
             classes=classes,
             digits=digits,
             labels=labels,
+            text=text,
             sharding=sharding,
             **options,
         )
@@ -431,8 +466,9 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
     noun = "digit" if request.model in shipped.DIGITS else "image"
     made = f"{rendered.images} {noun}{'s' * (rendered.images > 1)}"
     if request.steps:
-        made = f"{rendered.images} frames through {request.n} {noun}s"
-    source = str(request.latents.path) if request.latents else f"seed {request.seed or 0}"
+        frames = rendered.images // request.places
+        made = f"{frames} frames through {request.n} latents"
+    source = str(request.latents.path) if request.latents else f"seed {request.drawn_from}"
     indices = f"{request.start} to {request.start + request.n - 1}" if request.n > 1 else str(request.start)
     where = f"{rendered.provider}, {rendered.threads} thread{'s' * (rendered.threads > 1)}"
     if rendered.provider != "cpu":

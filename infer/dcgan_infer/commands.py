@@ -7,13 +7,15 @@ Imports nothing but Click from outside of the standard library.
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import os
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,11 +24,51 @@ from .contract.files import user_cache
 from .contract.layers import Activation
 from .signals import ends_by_signal
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 closed: set[str] = set()  # of stdin, stdout and stderr: those that whoever started this process had closed
 
 
 class Command(click.Command):
-    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1."""
+    """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1.
+
+    Args:
+        sections: of --help: names of parameters by the title that they stand under, in order. What is in none of them
+            comes last.
+    """
+
+    def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.sections = sections or {}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        titles = {name: title for title, names in self.sections.items() for name in names}
+        lines: dict[str, list[tuple[str, str]]] = {title: [] for title in self.sections}
+        for param in self.get_params(ctx):
+            if record := param.get_help_record(ctx):
+                title = titles.get(param.name or "", "Other options" if self.sections else "Options")
+                lines.setdefault(title, []).append(record)
+        for title, records in lines.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """As Click does it, but for the examples: they are what most people look for, and come before the options."""
+        notes = self.epilog or ""
+        examples = notes.partition("\n\n")[0] if notes.startswith("\b\nExamples") else ""
+
+        def write(text: str) -> None:
+            if text:
+                formatter.write_paragraph()
+                with formatter.indentation():
+                    formatter.write_text(inspect.cleandoc(text))
+
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        write(examples)
+        self.format_options(ctx, formatter)
+        write(notes[len(examples) :].strip("\n"))
 
     def main(self, *args: Any, **extra: Any) -> Any:
         _prepare_streams()
@@ -114,6 +156,16 @@ class FiniteFloat(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+def complete_model(_ctx: click.Context, _param: click.Parameter, begun: str) -> list[CompletionItem]:
+    """What a shell offers for a model: the shipped names, and files; Click's callback."""
+    from click.shell_completion import CompletionItem  # a millisecond and a half, which a shell can wait for
+
+    from . import shipped
+
+    names = [CompletionItem(name) for name in shipped.names(".onnx") if name.startswith(begun)]
+    return [*names, CompletionItem(begun, type="file")]
 
 
 def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:

@@ -20,8 +20,8 @@ def require(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise RuntimeMissingError(
-            f"{error.name} is not installed, and this command needs it; "
-            f"in the project's folder: pip install '.[{extra}]'",
+            f"{error.name} is not installed, and this command needs it; install the extra {extra}: "
+            f"pip install 'dcgan-toolkit[{extra}]', or '.[{extra}]' in a checkout",
             name=error.name,
         ) from error
 

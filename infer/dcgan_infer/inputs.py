@@ -279,7 +279,7 @@ def walk(keys: Iterable[Block], steps: int) -> Iterator[Block]:
     """The round trip along all latents and back to the first, by spherical interpolation.
 
     White, "Sampling generative networks" (arXiv:1609.04468): latents of a normal prior lie near a sphere, and the
-    straight line between two of them leaves it. A label can't be divided: it changes half-way.
+    straight line between two of them leaves it. A label can't be divided: frames have that of the latent before them.
 
     Args:
         keys: blocks, one after the other.
@@ -298,10 +298,20 @@ def walk(keys: Iterable[Block], steps: int) -> Iterator[Block]:
 
 
 def _between(a: Block, b: Block, steps: int) -> Block:
-    z = _slerp(a.z[0], b.z[0], steps)
-    if a.labels is None or b.labels is None:
-        return Block(z, None)
-    return Block(z, np.where(2 * np.arange(steps) < steps, a.labels[0], b.labels[0]))
+    return Block(_slerp(a.z[0], b.z[0], steps), None if a.labels is None else a.labels.repeat(steps))
+
+
+def of_each(blocks: Iterable[Block], labels: _I64) -> Iterator[Block]:
+    """Every latent once with each of these labels, one after the other: frames in which classes stand side by side.
+
+    Args:
+        blocks: whose own labels are dropped.
+        labels: int64, shape (K,), K >= 1.
+    Returns:
+        Blocks of K times the latents.
+    """
+    for block in blocks:
+        yield Block(block.z.repeat(len(labels), axis=0), np.tile(labels, len(block)))
 
 
 def _slerp(a: _F32, b: _F32, steps: int) -> _F32:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from . import __version__
 from .contract.errors import ModelError
-from .inputs import walk
-from .request import GRIDS, Request
+from .inputs import of_each, walk
+from .request import FOLDER, GRIDS, Request
 from .session import ImageGenerator
 from .sinks import Plan, save
 
@@ -58,17 +58,21 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
             f"model {generator.name} gives uint8, no floats; leave --dtype float out, or take a model exported "
             "with --image float"
         )
+    if request.text is not None:
+        _refuse_unknown(request.classes, generator)
+    labels = None if request.labels is None else request.labels.part(request.start, request.n)
     asked = generator.asked(
         request.start,
-        classes=request.classes or None,
+        classes=None if request.text is not None else request.classes or None,
         digits=request.digits or None,
-        labels=None if request.labels is None else request.labels.part(request.start, request.n),
+        labels=labels if request.text is None else request.classes,
     )
     values = _values(request, generator, asked)
     images: _Batches = values if floats else map(generator.pictures, values)
 
     rows, columns = request.layout
-    facts = _facts(request, generator, asked)
+    scale = request.zoom(*generator.spec.image_shape[1:])
+    facts = _facts(request, generator, asked, scale)
 
     def facts_of(i: int) -> dict[str, str]:
         return {"dcgan.frame": str(i)} if request.steps else {"dcgan.start": str(request.start + i), "dcgan.n": "1"}
@@ -79,11 +83,13 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
         first=0 if request.steps else request.start,
         rows=rows,
         columns=columns,
-        scale=request.scale or 1,
+        cells=request.cells,
+        scale=scale,
         floats=floats,
         facts=facts,
         facts_of=facts_of,
         labels=_labels(request, generator, asked),
+        names=generator.spec.labels,
     )
     started = time.perf_counter()
     assert not isinstance(request.target, str)  # a URL, which only shards take
@@ -92,38 +98,63 @@ def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda b
     return Rendered(request.count, facts, generator.model.provider, generator.model.note, generator.threads, seconds)
 
 
+def _refuse_unknown(letters: Sequence[str], generator: ImageGenerator) -> None:
+    """Raise if a class is called otherwise than by a letter of a text: a number of a class would be no letter.
+
+    Raises:
+        ModelError
+    """
+    unknown = [letter for letter in letters if letter not in generator.spec.labels]
+    if unknown:
+        raise ModelError(
+            f"model {generator.name} can't write {unknown[0]!r}: a text takes classes that are called by its letters"
+            + (f", and these are {', '.join(generator.spec.labels)[:100]}" if generator.spec.num_classes else "")
+        )
+
+
 def _values(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> _Batches:
     """What the model makes, in batches."""
     generator.refuse_for_seed("--latents", request.latents is not None)
     generator.refuse_for_seed("--truncation", request.truncation is not None)
     generator.refuse_for_seed("a walk (--interpolate, .gif)", bool(request.steps))
     if generator.model.takes_seed:
-        return generator.run_seed(request.n, request.seed or 0, request.start, asked, request.batch_size)
+        return generator.run_seed(request.n, request.drawn_from, request.start, asked, request.batch_size)
     blocks = generator.blocks(
         request.n,
-        seed=request.seed or 0,
+        seed=request.drawn_from,
         start=request.start,
         z=None if request.latents is None else request.latents.part(request.start, request.n),
         asked=asked,
         truncation=1.0 if request.truncation is None else request.truncation,
         batch_size=request.batch_size,
     )
-    return generator.run(walk(blocks, request.steps) if request.steps else blocks, request.batch_size)
+    if request.steps:
+        blocks = walk(blocks, request.steps)
+    if request.is_one_walk and generator.spec.num_classes:
+        blocks = of_each(blocks, _shown(request, generator, asked))
+    return generator.run(blocks, request.batch_size)
+
+
+def _shown(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Classes on each frame of a walk: those that are asked for, or that of the first image."""
+    if request.places > 1:
+        return asked
+    return generator.in_turn(asked, request.drawn_from, request.start, 1)
 
 
 def _labels(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> _Array | None:
-    """Labels of the images of an .npz, uint8 as in MNIST's own files, or None where there are none to be written."""
+    """Labels of the images, uint8 as in MNIST's own files, or None where there are none to be written."""
     classes = generator.spec.num_classes
-    if request.kind != "npz" or not classes:
+    if request.kind not in ("npz", FOLDER) or request.steps or not classes:
         return None
     found = np.empty(request.n, np.uint8 if classes <= 256 else np.int64)
     for first in range(0, request.n, _LABELS):
         part = found[first : first + _LABELS]
-        part[:] = generator.in_turn(asked, request.seed or 0, request.start + first, len(part))
+        part[:] = generator.in_turn(asked, request.drawn_from, request.start + first, len(part))
     return found
 
 
-def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> dict[str, str]:
+def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64], scale: int) -> dict[str, str]:
     """All that it takes to make the picture again; docs/latents.md says how."""
     facts = {
         "Software": f"dcgan-infer {__version__}, onnxruntime {generator.runtime_version}",
@@ -132,12 +163,14 @@ def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.in
         "dcgan.provider": generator.model.provider,
     }
     if request.latents is None:
-        facts["dcgan.seed"] = str(request.seed or 0)
+        facts["dcgan.seed"] = str(request.drawn_from)
     else:
         facts["dcgan.latents_sha256"] = request.latents.sha256
     facts["dcgan.start"] = str(request.start)
     facts["dcgan.n"] = str(request.n)
-    if request.labels is not None:
+    if request.text is not None:
+        facts["dcgan.text"] = request.text
+    elif request.labels is not None:
         facts["dcgan.labels_sha256"] = request.labels.sha256
     elif len(asked):
         # A name may hold anything printable, so no mark on a line could part two of them.
@@ -149,6 +182,6 @@ def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.in
         facts["dcgan.interpolate"] = str(request.steps)
     if request.kind in GRIDS:
         facts["dcgan.grid"] = "{}x{}".format(*request.layout)
-    if request.scale:
-        facts["dcgan.scale"] = str(request.scale)
+    if scale != 1 or request.scale:
+        facts["dcgan.scale"] = str(scale)
     return facts

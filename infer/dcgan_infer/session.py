@@ -17,7 +17,8 @@ from .contract.pixels import to_pictures
 from .contract.spec import INDICES
 from .inputs import Block, Classes, checked, class_numbers
 from .model import open_model
-from .request import BATCH_SIZE
+from .pictures import Images
+from .request import BATCH_SIZE, DEFAULT_SEED
 
 # Latents drawn at a time: enough to make the cost of a call vanish, few enough to stay in the cache.
 _BLOCK = 128
@@ -33,7 +34,9 @@ class ImageGenerator:
     """A generator, ready to make images.
 
         from dcgan_infer import ImageGenerator
-        images = ImageGenerator().generate(16, seed=0)  # uint8, shape (16, 28, 28)
+        generator = ImageGenerator()
+        images = generator(16, digit=7, seed=0)  # uint8, shape (16, 28, 28); a notebook shows them
+        images.grid().save("sevens.png")
 
     Threads may share one. A copy, and one that is pickled into another process, opens the file again, on the same
     provider with as many threads, and refuses a file that has changed.
@@ -67,6 +70,32 @@ class ImageGenerator:
         self.spec = self.model.spec
         self.runtime_version: str = runtime.onnxruntime().__version__
 
+    def __repr__(self) -> str:
+        channels, *sides = self.spec.image_shape
+        kind = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
+        names = self.spec.labels
+        classes = f", classes {names[0]} to {names[-1]}" if len(names) > 1 else ""
+        return (
+            f"<{type(self).__name__} {self.name}: {'x'.join(map(str, sides))} {kind}{classes}; "
+            f"{self.model.provider}, {self.threads} thread{'s' * (self.threads > 1)}>"
+        )
+
+    def __call__(
+        self,
+        n: int = 16,
+        *,
+        digit: int | Sequence[int] | None = None,
+        cls: Classes | None = None,
+        seed: int = DEFAULT_SEED,
+        start: int = 0,
+        truncation: float = 1.0,
+        batch_size: int = BATCH_SIZE,
+    ) -> Images:
+        """As `generate`, with the words of the command line: `digit` are its `digits`, and `cls` its `classes`."""
+        return self.generate(
+            n, seed=seed, start=start, classes=cls, digits=digit, truncation=truncation, batch_size=batch_size
+        )
+
     @property
     def makes_digits(self) -> bool:
         """Whether the classes are the ten digits."""
@@ -76,13 +105,13 @@ class ImageGenerator:
         self,
         n: int,
         *,
-        seed: int = 0,
+        seed: int = DEFAULT_SEED,
         start: int = 0,
         classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
         truncation: float = 1.0,
         batch_size: int = BATCH_SIZE,
-    ) -> _Pictures:
+    ) -> Images:
         """Make `n` images.
 
         Args:
@@ -95,7 +124,8 @@ class ImageGenerator:
             truncation: factor on the latents; below 1 the images are more regular and less varied.
             batch_size: images at a time.
         Returns:
-            uint8, shape (n, height, width), or (n, height, width, channels) of more channels than one; 0 is black.
+            uint8, shape (n, height, width), or (n, height, width, channels) of more channels than one; 0 is black. An
+            array that a notebook shows, and that has a `grid`.
         Raises:
             LatentError: `n`, `seed`, an index or a class is out of range, or the model takes a seed and can't do it.
             ModelError: the model fails or returns NaN or infinity, or is asked for classes and has none.
@@ -103,13 +133,13 @@ class ImageGenerator:
         parts = self.stream(
             n, seed=seed, start=start, classes=classes, digits=digits, truncation=truncation, batch_size=batch_size
         )
-        return np.concatenate(list(parts))
+        return np.concatenate(list(parts)).view(Images)
 
     def stream(
         self,
         n: int,
         *,
-        seed: int = 0,
+        seed: int = DEFAULT_SEED,
         start: int = 0,
         classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
@@ -135,7 +165,7 @@ class ImageGenerator:
         labels: npt.NDArray[np.integer] | Sequence[int | str] | None = None,
         *,
         batch_size: int = BATCH_SIZE,
-    ) -> _Pictures:
+    ) -> Images:
         """Make an image from each latent of your own.
 
         Args:
@@ -157,13 +187,13 @@ class ImageGenerator:
         if len(z) == 0:
             raise LatentError("there are no latents: the first axis is empty")
         blocks = self.blocks(len(z), z=z, asked=self.asked(labels=labels), batch_size=batch_size)
-        return np.concatenate(list(map(self.pictures, self.run(blocks, batch_size))))
+        return np.concatenate(list(map(self.pictures, self.run(blocks, batch_size)))).view(Images)
 
     def labels(
         self,
         n: int,
         *,
-        seed: int = 0,
+        seed: int = DEFAULT_SEED,
         start: int = 0,
         classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
@@ -220,7 +250,7 @@ class ImageGenerator:
         self,
         n: int,
         *,
-        seed: int = 0,
+        seed: int = DEFAULT_SEED,
         start: int = 0,
         z: npt.NDArray[np.generic] | None = None,
         asked: _Labels = NOBODY,

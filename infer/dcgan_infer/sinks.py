@@ -7,13 +7,17 @@ open.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import itertools
 import json
 import math
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -57,6 +61,7 @@ LIMITS = {
     # sum, and that has 16 bits of hundredths of a second.
     "gif": Limits(65_535, 8_000_000, 65_535 * 10 // _FRAME_MS),
 }
+_LONGEST_NAME = 200  # bytes, of a folder
 _PLACES = 10  # of every index in a file name, so that folders made from several ranges sort together
 
 _Images = Iterator[npt.NDArray[Any]]
@@ -71,12 +76,15 @@ class Plan:
         image_shape: (channels, height, width) of one image, before scaling.
         first: number that the first file of a folder is named by.
         rows: of the grid.
-        columns: of the grid.
+        columns: of the grid; a .gif has one on each frame.
+        cells: of the grid, that the images stand in; None: in all of them, one after the other.
         scale: each pixel becomes a square of this side; not for arrays.
         floats: for arrays: float32 in the model's value range, instead of uint8.
         facts: text that pictures carry, enough to make them again.
         facts_of: the same for image i of a folder.
-        labels: of the images of an .npz, shape (count,), if they have any.
+        labels: of the images of an .npz or a folder, shape (count,), if they have any.
+        names: of the classes; pictures in a folder go into one of these names each, which readers of image folders
+            take for a label.
     """
 
     count: int
@@ -84,11 +92,18 @@ class Plan:
     first: int = 0
     rows: int = 1
     columns: int = 1
+    cells: tuple[int, ...] | None = None
     scale: int = 1
     floats: bool = False
     facts: dict[str, str] = field(default_factory=dict)
     facts_of: Callable[[int], dict[str, str]] = lambda _: {}
     labels: npt.NDArray[Any] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> int:
+        """Images on a frame of a .gif."""
+        return self.rows * self.columns if self.cells is None else len(self.cells)
 
     def problem(self, kind: str) -> str | None:
         """Why this can't be written as `kind`, or None. Looked at before any work is done."""
@@ -100,9 +115,9 @@ class Plan:
         if kind in ARRAYS:
             return None
         limits = LIMITS["png" if kind == FOLDER else kind]
-        rows, columns = (self.rows, self.columns) if kind in GRIDS else (1, 1)
+        rows, columns = (self.rows, self.columns) if kind in (*GRIDS, "gif") else (1, 1)
         height, width = rows * height * self.scale, columns * width * self.scale
-        frames = self.count if kind == "gif" else 1
+        frames = self.count // self.places if kind == "gif" else 1
         if max(height, width) > limits.side or height * width * frames > MAX_PIXELS or frames > limits.frames:
             of = f"{frames} frames of " if kind == "gif" else ""
             picture, other = kind, "make fewer images, or write a folder of pictures or .npy"
@@ -209,7 +224,8 @@ def _write_webp(file: IO[bytes], images: _Images, plan: Plan) -> None:
 
 
 def _write_gif(file: IO[bytes], images: _Images, plan: Plan) -> None:
-    frames = (_image(_scaled(image, plan.scale)) for batch in images for image in batch)
+    flat = (image for batch in images for image in batch)
+    frames = (_image(_sheet(iter([np.stack(frame)]), plan)) for frame in _grouped(flat, plan.places))
     _encode(
         next(frames),
         file,
@@ -262,10 +278,15 @@ _WRITERS: dict[str, Callable[[IO[bytes], _Images, Plan], None]] = {
 
 
 def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
-    """Single PNGs, named by index. A new folder appears at once; into an existing one the finished files are moved."""
+    """Single PNGs, named by index, in a folder for each class if there are any.
+
+    A new folder appears at once; into an existing one the finished files are moved.
+    """
+    classes = _folder_names(plan.names) if plan.labels is not None else []
 
     def name(i: int) -> str:
-        return f"{plan.first + i:0{_PLACES}d}.png"
+        file = f"{plan.first + i:0{_PLACES}d}.png"
+        return file if plan.labels is None else f"{classes[plan.labels[i]]}/{file}"
 
     exists = folder.is_dir()
     if exists:
@@ -276,6 +297,9 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
         # A folder inside the temporary one: that one is private to its owner, this one has the usual permissions.
         temporary = parent / "images"
         temporary.mkdir()
+        there = classes if plan.labels is None else [classes[label] for label in np.unique(plan.labels)]
+        for each in there:
+            (temporary / each).mkdir()
         flat = (image for batch in images for image in batch)
         for i, image in enumerate(flat):
             with (temporary / name(i)).open("wb") as file:
@@ -291,6 +315,8 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
             return
         with owned(folder, patience=5.0), naming():
             _refuse_taken(folder, plan)  # another one may have been writing here meanwhile
+            for each in there:
+                (folder / each).mkdir(exist_ok=True)
             try:
                 for i in range(plan.count):
                     (temporary / name(i)).rename(folder / name(i))
@@ -299,12 +325,26 @@ def _save_folder(folder: Path, images: _Images, plan: Plan) -> None:
                     if (temporary / name(i)).exists():
                         break
                     (folder / name(i)).unlink()
+                for each in there:
+                    with contextlib.suppress(OSError):  # others' files are in it
+                        (folder / each).rmdir()
                 raise
+
+
+def _folder_names(names: Sequence[str]) -> list[str]:
+    """Names of folders for classes: theirs, as far as every file system takes them, and no two alike."""
+    cleaned = [re.sub(r'[\x00-\x1f/\\:*?"<>|]', "_", name).strip(". ") for name in names]
+    alike = Counter(name.lower() for name in cleaned)
+    return [
+        name if name and len(name.encode()) < _LONGEST_NAME and alike[name.lower()] == 1 else f"class-{number}"
+        for number, name in enumerate(cleaned)
+    ]
 
 
 def _refuse_taken(folder: Path, plan: Plan) -> None:
     # Judged from what is there: to list all names to come would need memory for each.
-    found = (path.stem for path in folder.glob("*.png") if path.stem.isdecimal() and path.stem.isascii())
+    files = itertools.chain(folder.glob("*.png"), folder.glob("*/*.png"))
+    found = (path.stem for path in files if path.stem.isdecimal() and path.stem.isascii())
     taken = sorted(stem for stem in found if len(stem) == _PLACES and 0 <= int(stem) - plan.first < plan.count)
     if taken:
         raise OutputError(
@@ -313,9 +353,16 @@ def _refuse_taken(folder: Path, plan: Plan) -> None:
         )
 
 
+def _grouped(images: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """So many at a time."""
+    rest = iter(images)
+    while group := list(itertools.islice(rest, size)):
+        yield group
+
+
 def _sheet(images: _Images, plan: Plan) -> npt.NDArray[np.uint8]:
     """All images on one sheet, scaled."""
-    return _scaled(tile(np.concatenate(list(images)), plan.rows, plan.columns), plan.scale)
+    return _scaled(tile(np.concatenate(list(images)), plan.rows, plan.columns, plan.cells), plan.scale)
 
 
 def _scaled(image: npt.NDArray[np.uint8], scale: int) -> npt.NDArray[np.uint8]:

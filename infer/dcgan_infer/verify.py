@@ -137,7 +137,8 @@ def verify(
 
     Args:
         model: name of a shipped model, or path of an ONNX file.
-        golden: file of golden vectors; None takes the shipped one of the model's weights, if there is one.
+        golden: file of golden vectors; None takes the one beside the model, of its name, or else the shipped one of its
+            weights, if there is one.
         against: another model, by name or path, to compare with on `n` latents of `seed`.
         sha256: hexadecimal digest that the file should have; None looks it up in the SHA256SUMS beside it.
         n: number of images that the two models are compared on, 1 or more.
@@ -193,7 +194,7 @@ def _integrity(subject: _Subject, expected: str | None) -> Check:
             return Check(
                 "integrity",
                 SKIPPED,
-                f"{MANIFEST} {why}: its bytes are held against nothing; give --sha256",
+                f"{MANIFEST} {why}, so its bytes are compared with nothing; --sha256 compares them",
                 {"sha256": subject.sha256, "expected": None},
             )
         expected = next((digest for digest in digests if digest != subject.sha256), subject.sha256)
@@ -268,17 +269,20 @@ def _operators(subject: _Subject) -> Check:
 
 
 def _find(subject: _Subject) -> tuple[_Vectors | None, str]:
-    """The shipped golden vectors of a model's weights; or why there are none: damaged, or empty where none fit."""
+    """The golden vectors beside a model, or shipped ones of its weights; or why there are none."""
     if subject.problem:
         return None, ""
     broken = ""
-    for name in shipped.names(SUFFIX):
+    beside = subject.path.with_suffix(SUFFIX)
+    shipped_ones = [shipped.path_of(name, SUFFIX) for name in shipped.names(SUFFIX)]
+    for path in (*([beside] if beside.exists() else []), *shipped_ones):
         try:
-            vectors = _Vectors(shipped.path_of(name, SUFFIX))
+            vectors = _Vectors(path)
         except ModelError as error:
             broken = str(error)
             continue
-        if vectors.golden.weights_sha256 == subject.weights_sha256:
+        # One of that name that is of other weights is compared all the same, and the check says so.
+        if path == beside or vectors.golden.weights_sha256 == subject.weights_sha256:
             return vectors, ""
     return None, broken
 
@@ -294,8 +298,8 @@ def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
         return Check(
             "golden",
             SKIPPED,
-            f"no shipped golden file is of {named}, so equality is not shown; make one from the checkpoint "
-            "(dcgan-export CHECKPOINT --golden FILE) and give --golden FILE",
+            f"there is no {subject.path.with_suffix(SUFFIX).name} beside it, and no shipped golden file is of {named}; "
+            "export it again (dcgan-export writes one), or give --golden FILE",
         )
     golden = vectors.golden
     figures = {"golden": str(vectors.path), "golden_sha256": vectors.sha256, "precision": subject.precision}

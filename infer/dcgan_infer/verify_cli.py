@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import click
 
 from . import __version__, shipped
-from .commands import Command, WholeNumber
+from .commands import Command, WholeNumber, complete_model
 from .contract.errors import ModelError
 from .contract.spec import SEEDS
 
@@ -31,18 +32,18 @@ Examples:
   dcgan-verify                                        the shipped model
   dcgan-verify digits.onnx
   dcgan-verify digits.onnx --sha256 7be1c5a1a72c94718354765b5ef3954f4cae1b357d7d6d0e1e3cea24c9cb4346
-  dcgan-verify digits.onnx --golden digits.golden     made by dcgan-export --golden
+  dcgan-verify digits.onnx --golden other.golden      exact images that lie elsewhere
   dcgan-verify digits.onnx --against dcgan-mnist-conditional -n 1000 --json
 
 Exit status: 0 no check failed (some may have been skipped, which is shown), 1 one failed, 2 wrong usage.
 docs/verify.md explains every check.""",
 )
-@click.argument("model", default=shipped.DEFAULT, metavar="[NAME|MODEL.onnx]")
+@click.argument("model", default=shipped.DEFAULT, metavar="[NAME|MODEL.onnx]", shell_complete=complete_model)
 @click.option(
     "--golden",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Exact images to compare with.  [default: the shipped ones of the model's weights]",
+    help="Exact images to compare with.  [default: NAME.golden beside NAME.onnx, or the shipped ones of its weights]",
 )
 @click.option("--sha256", callback=_parse_digest, metavar="HEX", help="Of the file.  [default: SHA256SUMS beside it]")
 @click.option("--against", metavar="NAME|PATH", help="Another model, to compare images with.")
@@ -59,6 +60,7 @@ docs/verify.md explains every check.""",
 @click.option(
     "--threads", type=WholeNumber(1, 1024), metavar="NUMBER", help="Of the CPU.  [default: the cores it may use]"
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print every check, and the figures.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.version_option(__version__, prog_name="dcgan-verify")
 def main(
@@ -70,6 +72,7 @@ def main(
     seed: int | None,
     provider: str,
     threads: int | None,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Check that an ONNX file is the model it should be, without torch.
@@ -91,9 +94,11 @@ def main(
         provider=provider,
         threads=threads,
     )
-    click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else report.table())
-    if not report.failed and not report.passed:
-        raise ModelError(f"{report.model} is {report.verdict}")
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False))
+    elif verbose or report.failed:
+        click.echo(report.table())
+    elif report.passed:
+        click.echo(f"{report.summary()}\ntry: dcgan-infer --model {shlex.quote(model)} --n 16")
     if not report.passed:
-        first = report.failed[0]
-        raise ModelError(f"{report.model} is not verified: {first.name}: {first.detail}")
+        raise ModelError(f"{report.model} is {report.verdict}")

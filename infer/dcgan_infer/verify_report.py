@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .contract.difference import Difference
+from .contract.difference import Difference, in_words
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 _IDENTIFY = ("integrity", "golden", "against")  # checks that say which model it is
@@ -83,19 +83,23 @@ class VerifyReport:
 
     @property
     def verdict(self) -> str:
-        """The last line: it claims what was checked, and no more."""
-        count = {name: sum(check.outcome == name for check in self.checks) for name in (PASSED, FAILED, SKIPPED)}
-        skipped = f", {count[SKIPPED]} skipped" if count[SKIPPED] else ""
-        if not self.failed and not self.identified:
-            return "NOT verified: held against nothing; give --sha256, --golden or --against"
-        if not self.passed:
-            return f"NOT verified: {count[FAILED]} failed, {count[PASSED]} passed{skipped}"
-        unequal = (
-            ""
-            if any(check.name == "golden" and check.outcome == PASSED for check in self.checks)
-            else ("; not compared with a checkpoint")
-        )
-        return f"verified: {count[PASSED]} check{'s' * (count[PASSED] != 1)} passed{skipped}{unequal}"
+        """What it comes to, in a line that claims what was checked, and no more."""
+        if self.failed:
+            more = f" (and {len(self.failed) - 1} more)" if len(self.failed) > 1 else ""
+            return f"NOT verified: {self.failed[0].name}: {self.failed[0].detail}{more}"
+        passed = {check.name: check for check in self.checks if check.outcome == PASSED}
+        found = []
+        for name, model in (("golden", "its checkpoint"), ("against", "the other model")):
+            if name in passed and (difference := passed[name].difference):
+                found.append(f"its images are those of {model}: {in_words([difference])} ({difference.images} images)")
+        if "integrity" in passed:
+            found.append(f"its {passed['integrity'].detail}")
+        if not found:
+            return (
+                f"NOT verified: it is a sound file ({', '.join(passed)}), and there is nothing to compare it with; "
+                "give --golden FILE, which dcgan-export writes beside a model, or --sha256 or --against"
+            )
+        return f"verified: {'; '.join(found)}" + ("" if "golden" in passed else "; not compared with a checkpoint")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -109,6 +113,12 @@ class VerifyReport:
             "checks": [check.as_dict() for check in self.checks],
         }
 
+    def summary(self) -> str:
+        """For people: the verdict, and what was not looked at."""
+        lines = [f"{self.model}: {self.verdict}"]
+        lines += [f"not looked at: {check.name}: {check.detail}" for check in self.checks if check.outcome == SKIPPED]
+        return "\n".join(lines)
+
     def table(self) -> str:
         """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, the verdict."""
         wrap = textwrap.TextWrapper(WIDTH, break_on_hyphens=False)
@@ -121,7 +131,7 @@ class VerifyReport:
         compared = [check for check in self.checks if check.difference is not None]
         if compared:
             lines += ["", *_figures(compared)]
-        return "\n".join([*lines, "", self.verdict])
+        return "\n".join([*lines, "", *textwrap.wrap(self.verdict, WIDTH, break_on_hyphens=False)])
 
 
 def _figures(checks: Iterable[Check]) -> list[str]:

@@ -37,7 +37,7 @@ def _job(module: str, *words: str, leaves: tuple[str, ...] = ()) -> Job:
 
 COMMANDS = {
     "infer": _job("dcgan_infer.cli", "--model", str(COLOUR), "--n", "4", "-o", "grid.png", leaves=("grid.png",)),
-    "infer-folder": _job("dcgan_infer.cli", "--n", "4", "-o", "digits/", leaves=("digits/0000000003.png",)),
+    "infer-folder": _job("dcgan_infer.cli", "--n", "4", "-o", "digits/", leaves=("digits/8/0000000003.png",)),
     "infer-shards": _job(
         "dcgan_infer.cli", "--model", str(COLOUR), "--n", "40", "--format", "webdataset", "--shard-size", "20",
         "-o", "set", leaves=("set/manifest.json", "set/images-00001-of-00002.tar"),

@@ -6,6 +6,7 @@ NumPy only. Every comparison is written so that a NaN fails it.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -146,3 +147,24 @@ def _psnr(error: npt.NDArray[np.float64], peak: float) -> float:
     if power == 0.0:
         return math.inf
     return 10.0 * math.log10(peak * peak / power) if math.isfinite(power) else math.nan
+
+
+def is_same(found: Sequence[Difference]) -> bool:
+    """Whether no pixel is off by more than one level: rounding, and nothing that anybody could see."""
+    return all(each.max_levels <= 1 for each in found)
+
+
+def in_words(found: Sequence[Difference]) -> str:
+    """How far images are from the right ones, in a few words for people.
+
+    Args:
+        found: comparisons, 1 or more, of the same number of images each.
+    """
+    off, pixels = sum(each.pixels_off for each in found), sum(each.pixels for each in found)
+    if not off:
+        return "no pixel differs"
+    if is_same(found):
+        return f"{off:,} of {pixels:,} pixels {'differ' if off > 1 else 'differs'}, by one grey level"
+    mean = sum(each.mean_levels for each in found) / len(found)
+    worst = max(each.image_levels for each in found)
+    return f"off by {mean:.2g} of 255 grey levels on average, the worst image by {worst:.2g}"

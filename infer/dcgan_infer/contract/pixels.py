@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -58,20 +59,23 @@ def to_values(pictures: npt.NDArray[Any], value_range: Range = (-1.0, 1.0)) -> n
     return (planes * ((high - low) / 255.0) + low).astype(np.float32)
 
 
-def tile(pictures: npt.NDArray[np.uint8], rows: int, columns: int) -> npt.NDArray[np.uint8]:
+def tile(
+    pictures: npt.NDArray[np.uint8], rows: int, columns: int, cells: Sequence[int] | None = None
+) -> npt.NDArray[np.uint8]:
     """Lay pictures out in rows, left to right and top to bottom.
 
     Args:
         pictures: uint8, shape (N, H, W) or (N, H, W, C), N <= rows * columns.
         rows: of the sheet, 1 or more.
         columns: of the sheet, 1 or more.
+        cells: of the pictures, from 0 on; None: the first N.
     Returns:
-        uint8, shape (rows * H, columns * W) or (rows * H, columns * W, C); cells past the last picture are black.
+        uint8, shape (rows * H, columns * W) or (rows * H, columns * W, C); cells without a picture are black.
     """
     count, height, width, *channels = pictures.shape
     if count > rows * columns:
         raise ValueError(f"{count} images don't fit a grid of {rows}x{columns}")
-    cells = np.zeros((rows * columns, height, width, *channels), dtype=np.uint8)
-    cells[:count] = pictures
-    sheet: npt.NDArray[np.uint8] = cells.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
+    whole = np.zeros((rows * columns, height, width, *channels), dtype=np.uint8)
+    whole[list(cells or range(count))] = pictures
+    sheet: npt.NDArray[np.uint8] = whole.reshape(rows, columns, height, width, *channels).swapaxes(1, 2)
     return sheet.reshape(rows * height, columns * width, *channels)

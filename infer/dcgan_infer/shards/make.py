@@ -182,7 +182,7 @@ def plan_of(request: Request, generator: ImageGenerator) -> ShardPlan:
         encoding=encoding,
         dtype="float32" if request.dtype == "float" else "uint8",
         image_shape=tuple(spec.image_shape if request.dtype == "float" else spec.picture_shape),
-        seed=request.seed or 0,
+        seed=request.drawn_from,
         start=request.start,
         n=request.n,
         shard_size=sharding.size,
