@@ -69,6 +69,24 @@ export function classOf(spec, text) {
 }
 
 /**
+ * A text as classes: a letter or digit is the class that is called by it. `dcgan-infer 2026-11-25` has the same rule.
+ *
+ * @param {string} text taken in Unicode's form NFKC
+ * @returns {{letter: string, label?: number}[]} for each character its class, -1 if there is none; no label for a character
+ *   that is neither letter nor digit, and leaves its place empty
+ */
+export function classesOfText(spec, text) {
+  const classes = classesOf(spec);
+  const place = (letter) => (IS_LETTER.test(letter) ? { letter, label: classes.indexOf(letter) } : { letter });
+  return Array.from(text.normalize("NFKC"), place);
+}
+
+/** The names of classes that a text can call. */
+export const lettersOf = (spec) => classesOf(spec).filter((name) => IS_LETTER.test(name));
+
+const IS_LETTER = /^[\p{L}\p{N}]$/u;
+
+/**
  * Pictures of what a model gave, with the channels last, as screens and image files want them.
  *
  * @param {Float32Array | Uint8Array} images values (N, C, H, W), or pictures already, which are returned as they are

@@ -1,7 +1,7 @@
 // The page: what people touch, and what they see. Making images is generator.js.
 
 import { openGenerator, readSite } from "./generator.js";
-import { classesOf, classOf } from "./interface.js";
+import { classesOf, classesOfText, classOf, lettersOf } from "./interface.js";
 import { latents } from "./latents.js";
 
 const SEEDS = 1n << 63n;
@@ -15,14 +15,14 @@ const KEY_STEP = 0.05;
 const SAVED_SIDE = 224; // pixels, at least, along the longer side of a saved image
 
 const byId = (id) => document.getElementById(id);
-const [seedBox, grid, stage, pad, point] = ["seed", "grid", "stage", "pad", "point"].map(byId);
+const [seedBox, textBox, grid, sheet, stage, pad, point] = ["seed", "text", "grid", "sheet", "stage", "pad", "point"].map(byId);
 
 let fail; // of start.js
 let generator;
 let site; // model.json
 let ink = false; // whether grey levels are ink on paper, in the colours of the page
-const state = { seed: 0n, label: null, chosen: 0, x: 0, y: 0 }; // label null: as the seed draws
-let gridImages = new Uint8Array();
+const state = { seed: 0n, label: null, chosen: 0, x: 0, y: 0, text: "" }; // label null: as the seed draws
+let gridPictures = [];
 let request = 0; // what is asked for later makes what was asked for before void
 
 // ---- drawing
@@ -54,22 +54,24 @@ function resize(canvas, across = 1, down = 1) {
   return canvas;
 }
 
-/** Save pictures as one PNG, as dcgan-infer saves them: ink is white on black. */
+/**
+ * Save pictures as one PNG, as dcgan-infer saves them: ink is white on black.
+ *
+ * @param {(Uint8Array | undefined)[]} pictures undefined leaves its place empty
+ */
 function save(name, pictures, across) {
-  const { width, height, size } = generator;
-  const count = pictures.length / size;
-  const sheet = resize(document.createElement("canvas"), across, Math.ceil(count / across));
-  const context = sheet.getContext("2d");
-  for (let i = 0; i < count; i += 1) {
-    const one = imageDataOf(pictures.subarray(i * size, (i + 1) * size));
-    context.putImageData(one, (i % across) * width, Math.floor(i / across) * height);
-  }
+  const { width, height } = generator;
+  const all = resize(document.createElement("canvas"), across, Math.ceil(pictures.length / across));
+  const context = all.getContext("2d");
+  pictures.forEach((picture, i) => {
+    if (picture) context.putImageData(imageDataOf(picture), (i % across) * width, Math.floor(i / across) * height);
+  });
   const large = document.createElement("canvas");
   const scale = Math.ceil(SAVED_SIDE / Math.max(width, height));
-  [large.width, large.height] = [sheet.width * scale, sheet.height * scale];
+  [large.width, large.height] = [all.width * scale, all.height * scale];
   const scaled = large.getContext("2d");
   scaled.imageSmoothingEnabled = false;
-  scaled.drawImage(sheet, 0, 0, large.width, large.height);
+  scaled.drawImage(all, 0, 0, large.width, large.height);
   large.toBlob((blob) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(blob);
@@ -79,8 +81,10 @@ function save(name, pictures, across) {
   });
 }
 
+const asFileName = (text) => text.replace(/[^\p{L}\p{N}]+/gu, "_");
+
 const nameOf = (what) =>
-  [site.name, `seed-${state.seed}`, state.label === null ? "" : classes[state.label].replace(/[^\p{L}\p{N}]+/gu, "_"), what].filter(Boolean).join("-");
+  [site.name, `seed-${state.seed}`, state.label === null ? "" : asFileName(classes[state.label]), what].filter(Boolean).join("-");
 
 // ---- the grid
 
@@ -125,19 +129,19 @@ async function fillGrid() {
   const count = grid.children.length;
   setSaving(false); // what is seen is not yet what the controls say
   select(Math.min(state.chosen, count - 1));
-  const images = new Uint8Array(count * generator.size);
+  const pictures = [];
   const label = generator.labelsOf(state.seed, 0, count, state.label);
   for await (const [i, picture] of picturesOf(latents(state.seed, 0, count, generator.latentDim), label)) {
     if (mine !== request) return;
-    images.set(picture, i * generator.size);
+    pictures[i] = picture;
     const cell = grid.children[i];
     draw(cell.firstChild, picture);
     cell.setAttribute("aria-label", `Image ${i}${label ? `: ${classes[label[i]]}` : ""}`);
     if (i === 0) performance.mark("first-image");
   }
   if (mine !== request) return;
-  gridImages = images;
-  await Promise.all([drawPoint(), drawMap()]);
+  gridPictures = pictures;
+  await Promise.all([drawPoint(), write(), drawMap()]);
   if (mine === request) setSaving(true);
 }
 
@@ -146,6 +150,45 @@ function setSaving(possible) {
 }
 
 const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+
+// ---- writing: each letter is an image of the class that is called by it
+
+let writing = 0; // the request, as that of the grid
+
+/** Write the text of the box, or else the example in it. */
+async function write() {
+  const { spec } = generator.about;
+  const names = lettersOf(spec);
+  if (names.length === 0) return;
+  const mine = (writing += 1);
+  byId("save-text").disabled = true;
+  const text = state.text || textBox.placeholder;
+  const places = classesOfText(spec, text);
+  const letters = [...places.keys()].filter((i) => places[i].label !== undefined); // letter k takes latent k of the seed
+  const unknown = new Set(letters.filter((i) => places[i].label < 0).map((i) => places[i].letter));
+  byId("text-problem").textContent = unknown.size ? `It has no ${[...unknown].join(" ")}: the model writes ${names.slice(0, 100).join(" ")}.` : "";
+  const cells = places.map(() => resize(document.createElement("canvas")));
+  const pictures = places.map(() => undefined);
+  const z = latents(state.seed, 0, letters.length, generator.latentDim);
+  const label = BigInt64Array.from(letters, (i) => BigInt(Math.max(0, places[i].label)));
+  for await (const [k, picture] of picturesOf(z, label)) {
+    if (mine !== writing) return;
+    if (places[letters[k]].label >= 0) draw(cells[letters[k]], (pictures[letters[k]] = picture));
+  }
+  if (mine !== writing) return;
+  Object.assign(sheet, { text, pictures }).replaceChildren(...cells);
+  sheet.setAttribute("aria-label", `${text}, written by the model`);
+  byId("save-text").disabled = !pictures.some(Boolean);
+}
+
+/** Show the box if there are letters to write with; where there are all ten digits the example is today's date. */
+function makeWriting() {
+  const names = lettersOf(generator.about.spec);
+  byId("writing").hidden = names.length === 0;
+  if (names.some((name) => !/\p{N}/u.test(name))) byId("writing-title").textContent = "Write a word";
+  const hasDigits = [..."0123456789"].every((digit) => names.includes(digit));
+  textBox.placeholder = hasDigits ? new Date().toLocaleDateString("sv") : names.slice(0, 10).join(""); // Sweden's is ISO 8601
+}
 
 // ---- the pad: around a latent, along two directions, on the sphere that latents lie on
 
@@ -396,8 +439,14 @@ function listen() {
       fail(error);
     });
   });
-  byId("save-grid").addEventListener("click", () => save(nameOf(""), gridImages, layout().columns));
-  byId("save-one").addEventListener("click", () => save(nameOf(stage.shown.what), stage.shown.picture, 1));
+  byId("save-grid").addEventListener("click", () => save(nameOf(""), gridPictures, layout().columns));
+  byId("save-one").addEventListener("click", () => save(nameOf(stage.shown.what), [stage.shown.picture], 1));
+  textBox.addEventListener("input", () => {
+    state.text = textBox.value;
+    write().catch(fail);
+  });
+  byId("another").addEventListener("click", () => askFor({ seed: (state.seed + 1n) % SEEDS }));
+  byId("save-text").addEventListener("click", () => save(nameOf(`text-${asFileName(sheet.text)}`), sheet.pictures, sheet.pictures.length));
   window.addEventListener("hashchange", () => {
     readHash();
     const problem = byId("problem").textContent;
@@ -520,6 +569,7 @@ export async function start(show) {
   generator = await openGenerator();
   measure();
   makeChoices();
+  makeWriting();
   readHash();
   layGrid();
   listen();
