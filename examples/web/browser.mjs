@@ -13,10 +13,13 @@ const TYPES = {
   ".svg": "image/svg+xml",
   ".wasm": "application/wasm",
 };
+/** A name for this machine that is not localhost: of its pages on plain http browsers are wary. */
+export const OTHER_HOST = "page.example";
+
 // No sandbox, as root has none; and nothing that would call home.
 const FLAGS = [
   "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-  "--disable-component-update", "--disable-sync",
+  "--disable-component-update", "--disable-sync", `--host-resolver-rules=MAP ${OTHER_HOST} 127.0.0.1`,
 ];
 
 const closers = new Set();

@@ -11,7 +11,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { after, before, test } from "node:test";
-import { closeServers, launch, serve } from "./browser.mjs";
+import { OTHER_HOST, closeServers, launch, serve } from "./browser.mjs";
 
 const { SITE = "site", VECTORS = "../vectors/dcgan-mnist-conditional", UNCONDITIONAL, MANY, FOUR_CHANNELS, EXACT, EXPECTED, SCREENSHOT } = process.env;
 const SCALE = 224; // a saved image has at least so many pixels along its longer side
@@ -215,6 +215,83 @@ test("the seed: typed, stepped, drawn, from a link, and refused", async () => {
   assert.equal(await page.inputValue("#seed"), "0");
   await page.evaluate(() => (location.hash = "#class=unheard%20of"));
   await page.waitForFunction(() => /found unheard of/.test(document.getElementById("problem").textContent));
+  assert.deepEqual(problems, []);
+  await page.close();
+});
+
+/** All that an address holds, as the page shows it. */
+const seen = async (page) => {
+  await page.waitForFunction(() => !document.getElementById("save-grid").disabled);
+  await settle(page);
+  return {
+    seed: await page.inputValue("#seed"),
+    chosen: await page.textContent("#chosen"),
+    text: await page.inputValue("#text"),
+    first: await pictureOf(page, "#grid canvas"),
+    stage: await pictureOf(page, "#stage"),
+    written: await written(page),
+  };
+};
+
+test("an address brings all of it back: in a copied link, after a reload, and by back and forward", async () => {
+  const [name, letter] = [classesOf(spec)[3], classesOf(spec).find((each) => /^[\p{L}\p{N}]$/u.test(each))];
+  const { page, problems } = await open({ hash: "#seed=7", permissions: ["clipboard-read", "clipboard-write"] });
+  const steps = [await seen(page)];
+  await page.click('#classes label:has(input[value="3"])');
+  steps.push(await seen(page));
+  await page.click("#grid button:nth-child(5)");
+  await page.focus("#pad");
+  for (const key of ["ArrowRight", "ArrowRight", "ArrowUp"]) await page.keyboard.press(key);
+  await page.fill("#text", `${letter} ${letter}`);
+  await page.click("#copy");
+  await page.waitForFunction(() => document.getElementById("copied").textContent === "Copied");
+  const link = await page.evaluate(() => navigator.clipboard.readText());
+  assert.equal(link, `${server.url}#seed=7&class=${encodeURIComponent(name)}&image=4&x=0.1&y=-0.05&text=${letter}%20${letter}`);
+  steps.push(await seen(page));
+  const other = await open({ hash: new URL(link).hash });
+  assert.deepEqual(await seen(other.page), steps[2], "a copied link");
+  await other.page.close();
+  await page.reload();
+  await page.waitForFunction(() => /ms per/.test(document.getElementById("status").textContent));
+  assert.deepEqual(await seen(page), steps[2], "a reload");
+  for (const [way, at] of [["goBack", 1], ["goBack", 0], ["goForward", 1], ["goForward", 2]]) {
+    const before = page.url();
+    await page[way]();
+    await page.waitForFunction((url) => location.href !== url, before);
+    assert.deepEqual(await seen(page), steps[at], `${way} to step ${at}`);
+  }
+  steps.forEach((step, i) => i && assert.notDeepEqual(step.stage, steps[i - 1].stage));
+  await page.fill("#text", letter.repeat(2));
+  await page.waitForFunction((text) => location.hash.endsWith(`&text=${text}`), letter.repeat(2)); // without another touch
+  assert.deepEqual(problems, []);
+  await page.close();
+});
+
+test("what an address says and can't mean is left out, and said in one line", async () => {
+  const { page, problems } = await open({ hash: `#seed=-7&class=unheard%20of&image=1.5&x=2&y=0.5&text=${"1".repeat(41)}&from=elsewhere` });
+  const said = await page.textContent("#problem");
+  assert.match(said, /^Not taken from the address: seed=-7 \(a seed is .*\), class=unheard of \(.*\), image=1\.5 \(.*\), x=2 \(.*\), text=1+ \(.*40 characters\)\.$/);
+  const bare = await open({ hash: "#y=0.5" });
+  assert.deepEqual(await seen(page), await seen(bare.page), "the rest is taken");
+  assert.equal(await bare.page.textContent("#problem"), "");
+  await page.click("#next");
+  assert.equal(await page.textContent("#problem"), "");
+  assert.deepEqual(problems, []);
+  await Promise.all([page, bare.page].map((each) => each.close()));
+});
+
+test("an image that the grid is too small for can be in an address; there is a link to copy on plain http too", async () => {
+  const at = { url: server.url.replace("127.0.0.1", OTHER_HOST) };
+  const { page, problems } = await open({ at, hash: "#seed=7&image=4000" });
+  assert.equal(await page.evaluate(() => window.isSecureContext), false);
+  assert.equal(await page.textContent("#chosen"), "4000");
+  assert.equal(await page.locator('#grid button[tabindex="0"]').count(), 1);
+  await page.click("#copy");
+  await page.waitForFunction(() => document.getElementById("copied").textContent === "Copied");
+  await page.focus("#text");
+  await page.keyboard.press("Control+V");
+  assert.ok(`${at.url}#seed=7&image=4000`.startsWith(await page.inputValue("#text")));
+  assert.notEqual(await page.inputValue("#text"), "");
   assert.deepEqual(problems, []);
   await page.close();
 });

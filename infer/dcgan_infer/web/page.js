@@ -5,13 +5,14 @@ import { classesOf, classesOfText, classOf, lettersOf } from "./interface.js";
 import { latents } from "./latents.js";
 
 const SEEDS = 1n << 63n;
-const SEEDS_ARE = "A seed is a whole number from 0 to 9223372036854775807.";
 const BATCH_PIXELS = 8192; // in a batch: the first images are seen while the others are made, and a drag is heard between
 const PIXELATED = 32; // pixels along a side, at most, of images that are drawn in squares
 const LARGE = 96; // pixels along a side: from here on there are fewer images to see, and each is larger
 const BUTTONS = 12; // classes, at most, that have a button each; more stand in a menu
 const REACH = Math.PI / 2; // from the pad's middle to an edge: at a right angle nothing of the middle is left
 const KEY_STEP = 0.05;
+const LARGEST_INDEX = 2 ** 32 - 4; // of an image that has two more after it
+const REST = 250; // milliseconds without a change, after which the address says where a drag or a text has led
 const SAVED_SIDE = 224; // pixels, at least, along the longer side of a saved image
 
 const byId = (id) => document.getElementById(id);
@@ -128,7 +129,7 @@ async function fillGrid() {
   const mine = (request += 1);
   const count = grid.children.length;
   setSaving(false); // what is seen is not yet what the controls say
-  select(Math.min(state.chosen, count - 1));
+  select(state.chosen, state.x, state.y);
   const pictures = [];
   const label = generator.labelsOf(state.seed, 0, count, state.label);
   for await (const [i, picture] of picturesOf(latents(state.seed, 0, count, generator.latentDim), label)) {
@@ -233,18 +234,21 @@ const labelOfChosen = (count = 1) => {
 };
 
 async function choose(index) {
+  noteNow();
   select(index);
+  note();
   await Promise.all([drawPoint(), drawMap()]);
 }
 
-/** Put the pad around an image of the grid; nothing is drawn yet. */
-function select(index) {
+/** Put the pad around an image of the seed, which the grid may be too small to hold; nothing is drawn yet. */
+function select(index, x = 0, y = 0) {
   stopWalk();
   place = index;
-  Object.assign(state, { chosen: index, x: 0, y: 0 });
+  Object.assign(state, { chosen: index, x, y });
+  const stop = Math.min(index, grid.children.length - 1);
   for (const [i, cell] of [...grid.children].entries()) {
     cell.setAttribute("aria-selected", i === index);
-    cell.tabIndex = i === index ? 0 : -1; // one stop of the Tab key; the arrows go on from there
+    cell.tabIndex = i === stop ? 0 : -1; // one stop of the Tab key; the arrows go on from there
   }
   [byId("chosen").textContent, byId("right").textContent, byId("down").textContent] = [index, index + 1, index + 2];
   makeBasis();
@@ -297,9 +301,10 @@ async function drawPoint() {
 
 function moveTo(x, y) {
   stopWalk();
-  const inside = (value) => Math.min(1, Math.max(-1, value));
+  const inside = (value) => Math.round(1000 * Math.min(1, Math.max(-1, value))) / 1000; // as the address has it
   Object.assign(state, { x: inside(x), y: inside(y) });
   movePoint();
+  noteSoon();
   drawPoint().catch(fail);
 }
 
@@ -343,48 +348,121 @@ function stopWalk() {
 
 // ---- the controls
 
+/** A whole number of a text, below a bound. */
+function parseWhole(text, bound, what) {
+  if (!/^\d{1,19}$/.test(text.trim()) || BigInt(text.trim()) >= bound) throw new RangeError(what);
+  return BigInt(text.trim());
+}
+
+const parseSeed = (text) => parseWhole(text, SEEDS, `a seed is a whole number from 0 to ${SEEDS - 1n}`);
+
+/** How to read each part of an address: from a text to what `state` holds, or a RangeError that says what it takes. */
+const PARTS = {
+  seed: parseSeed,
+  class: (text) => (text === "-1" ? null : classOf(generator.about.spec, text)),
+  image: (text) => Number(parseWhole(text, BigInt(LARGEST_INDEX + 1), `an image is a whole number from 0 to ${LARGEST_INDEX}`)),
+  x: parseSide,
+  y: parseSide,
+  text: (text) => {
+    if (lettersOf(generator.about.spec).length === 0) throw new RangeError("this model has no letters to write with");
+    if (text.length > textBox.maxLength) throw new RangeError(`a text has at most ${textBox.maxLength} characters`);
+    return text;
+  },
+};
+
+function parseSide(text) {
+  if (!/^-?[01](\.\d+)?$/.test(text) || Math.abs(Number(text)) > 1) throw new RangeError("a place on the map is a number from -1 to 1");
+  return Number(text);
+}
+
+/** Take all from the address; what can't be read is as if it were not there, and said. */
 function readHash() {
-  const hash = new URLSearchParams(location.hash.slice(1));
-  const seed = parseSeed(hash.get("seed") ?? "0");
-  byId("problem").textContent = seed === null ? `The link's seed is none. ${SEEDS_ARE}` : "";
-  state.seed = seed ?? 0n;
-  state.label = null;
-  try {
-    if (hash.has("class") && hash.get("class") !== "-1") state.label = classOf(generator.about.spec, hash.get("class"));
-  } catch (error) {
-    byId("problem").textContent += ` The link's class is none: ${error.message}.`;
+  clearTimeout(resting);
+  resting = undefined;
+  const found = { seed: 0n, class: null, image: 0, x: 0, y: 0, text: "" };
+  const refused = [];
+  for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
+    try {
+      if (Object.hasOwn(PARTS, name)) found[name] = PARTS[name](text);
+    } catch (error) {
+      refused.push(`${name}=${text.slice(0, 40)} (${error.message})`);
+    }
   }
+  const { class: label, image: chosen, ...rest } = found;
+  Object.assign(state, rest, { label, chosen });
+  byId("problem").textContent = refused.length ? `Not taken from the address: ${refused.join(", ")}.` : "";
   seedBox.value = `${state.seed}`;
+  seedBox.removeAttribute("aria-invalid");
+  textBox.value = state.text;
   showChoice(state.label === null ? "" : `${state.label}`);
 }
 
-/** A whole number from 0 to 2^63 - 1, or null. */
-function parseSeed(text) {
-  if (!/^\d{1,19}$/.test(text.trim())) return null;
-  const seed = BigInt(text.trim());
-  return seed < SEEDS ? seed : null;
+/** The address of what is seen: all that readHash takes, less what is as it would be anyway. */
+function hashOf({ seed, label, chosen, x, y, text }) {
+  const parts = { seed, class: label === null ? "" : classes[label], image: chosen || "", x: x || "", y: y || "", text };
+  return `#${Object.entries(parts).filter(([, value]) => value !== "").map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&")}`;
+}
+
+// A seed, a class and an image are each an entry of the browser's history. Where a drag or a text has led stands in the
+// address of the entry once it rests: browsers let a page change its address some hundred times in half a minute.
+let resting;
+
+function note(how = "pushState") {
+  if (hashOf(state) !== location.hash) history[how](null, "", hashOf(state));
+}
+
+function noteSoon() {
+  clearTimeout(resting);
+  resting = setTimeout(noteNow, REST);
+}
+
+/** Note what rests, if anything, before it is left behind. */
+function noteNow() {
+  if (resting === undefined) return;
+  clearTimeout(resting);
+  resting = undefined;
+  note("replaceState");
+}
+
+async function copyLink() {
+  noteNow();
+  note("replaceState");
+  let done = true;
+  try {
+    await navigator.clipboard.writeText(location.href);
+  } catch {
+    // Browsers have no clipboard for pages on plain http, but the older command.
+    const box = document.createElement("textarea");
+    box.value = location.href;
+    document.body.append(box);
+    box.select();
+    done = document.execCommand("copy");
+    box.remove();
+    byId("copy").focus();
+  }
+  byId("copied").textContent = done ? "Copied" : "Copy it from the address bar";
+  setTimeout(() => (byId("copied").textContent = ""), 3000);
 }
 
 function askFor(changes) {
-  Object.assign(state, changes, { chosen: 0 });
+  noteNow();
+  Object.assign(state, changes, { chosen: 0, x: 0, y: 0 });
   seedBox.value = `${state.seed}`;
   seedBox.removeAttribute("aria-invalid");
   byId("problem").textContent = "";
-  const chosenClass = state.label === null ? "" : `&class=${encodeURIComponent(classes[state.label])}`;
-  history.replaceState(null, "", `#seed=${state.seed}${chosenClass}`);
-  stopWalk();
+  note();
   fillGrid().catch(fail);
 }
 
 function askForSeed(text) {
-  const seed = parseSeed(text);
-  if (seed === null) {
+  try {
+    const seed = parseSeed(text);
+    // Enter is heard twice: as a change, and as a submission.
+    if (seed !== state.seed || seedBox.hasAttribute("aria-invalid")) askFor({ seed });
+  } catch (error) {
     seedBox.setAttribute("aria-invalid", "true");
-    byId("problem").textContent = SEEDS_ARE;
-    return;
+    byId("problem").textContent = `${error.message.replace(/^a/, "A")}.`;
   }
-  // Enter is heard twice: as a change, and as a submission.
-  if (seed !== state.seed || seedBox.hasAttribute("aria-invalid")) askFor({ seed });
 }
 
 function randomSeed() {
@@ -443,15 +521,15 @@ function listen() {
   byId("save-one").addEventListener("click", () => save(nameOf(stage.shown.what), [stage.shown.picture], 1));
   textBox.addEventListener("input", () => {
     state.text = textBox.value;
+    noteSoon();
     write().catch(fail);
   });
   byId("another").addEventListener("click", () => askFor({ seed: (state.seed + 1n) % SEEDS }));
   byId("save-text").addEventListener("click", () => save(nameOf(`text-${asFileName(sheet.text)}`), sheet.pictures, sheet.pictures.length));
+  byId("copy").addEventListener("click", () => copyLink().catch(fail));
   window.addEventListener("hashchange", () => {
     readHash();
-    const problem = byId("problem").textContent;
-    askFor({});
-    byId("problem").textContent = problem;
+    fillGrid().catch(fail);
   });
   let laid = layout().columns;
   window.addEventListener("resize", () => {
