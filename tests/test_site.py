@@ -16,22 +16,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from conftest import ROOT
 from exported import metadata_of, read_golden
+from PIL import Image
 
 import dcgan_export.site
 from dcgan.checkpoint import save_generator
 from dcgan.networks import Generator
 from dcgan_export.cli import main
-from dcgan_export.site import PAGE, RUNTIME, VERSION, _makes_digits
+from dcgan_export.site import LARGEST_FILE, PAGE, PREVIEW, RUNTIME, VERSION, _makes_digits, _worded, lay_page
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.contract.pixels import tile
 from dcgan_infer.contract.spec import reference_spec
 from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
+from dcgan_infer.session import ImageGenerator
 
 PAGES = {path.name for path in PAGE.iterdir()}
 
@@ -80,19 +84,84 @@ def test_the_site_holds_what_it_should_and_nothing_else(shipped_site: tuple[Path
         "model.json",
         "model.onnx",
         "model-fp16.onnx",
+        "preview.png",
         "runtime/LICENSE.txt",
+        "runtime/ThirdPartyNotices.txt",
         "runtime/ort.wasm.min.js",
         "runtime/ort-wasm-simd-threaded.js",
         "runtime/ort-wasm-simd-threaded.wasm",
-        "runtime/ort.webgpu.min.js",
-        "runtime/ort-wasm-simd-threaded.asyncify.js",
-        "runtime/ort-wasm-simd-threaded.asyncify.wasm",
+        "runtime/ort.jspi.min.js",
+        "runtime/ort-wasm-simd-threaded.jspi.js",
+        "runtime/ort-wasm-simd-threaded.jspi.wasm",
     }
     assert left(site.parent) == ["g.golden", "site"]
-    assert (site / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
+    assert (site / "LICENSE.txt").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert "Copyright (c) Microsoft Corporation" in (site / "runtime" / "LICENSE.txt").read_text(encoding="utf-8")
     # A static host runs as another user.
     assert all(path.stat().st_mode & 0o004 for path in site.rglob("*"))
+
+
+def test_no_file_is_too_large_for_a_free_host(
+    shipped_site: tuple[Path, dict[str, Any]],
+    archive: Path,
+    small: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site, _ = shipped_site
+    assert max(path.stat().st_size for path in site.rglob("*")) <= LARGEST_FILE == 25 * 2**20
+    monkeypatch.setattr(dcgan_export.site, "LARGEST_FILE", 15_000_000)
+    result = run(small, "--out", tmp_path / "site", "--runtime", archive)
+    note = "ort-wasm-simd-threaded.jspi.wasm has 16,758,545 bytes; some free hosts take no file above 15,000,000"
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, note)
+
+
+def test_index_html_says_what_it_shows_without_being_run(shipped_site: tuple[Path, dict[str, Any]]) -> None:
+    """Who shows a link reads these, and runs no script."""
+    site, _ = shipped_site
+    index = (site / "index.html").read_text(encoding="utf-8")
+    meta = dict(re.findall(r'<meta (?:name|property)="([\w:]+)" content="([^"]*)"', index))
+    said = "Digits that a small neural network makes in your browser."
+    assert (meta["og:title"], meta["og:image"]) == ("Digits that nobody wrote", PREVIEW)
+    assert (meta["description"], meta["og:description"]) == (said, said)
+    assert "<title>Digits that nobody wrote</title>" in index
+    assert '<h1 id="title">Digits that nobody wrote</h1>' in index
+    assert '<span id="plural">digits</span>' in index
+    strange = _worded((PAGE / "index.html").read_text(encoding="utf-8"), {"noun": 'cat" <b>'})
+    assert '<meta property="og:title" content="Cat&quot; &lt;b&gt;s that nobody made" />' in strange
+
+
+def test_the_preview_is_of_the_model_and_says_how_to_make_it_again(
+    shipped_site: tuple[Path, dict[str, Any]],
+) -> None:
+    site, _ = shipped_site
+    with Image.open(site / PREVIEW) as preview:
+        assert preview.size == (1200, 630)
+        facts = {str(key).removeprefix("dcgan."): value for key, value in preview.info.items()}
+        assert facts["model_sha256"] == sha256_of(site / "model.onnx")
+        assert (facts["seed"], facts["start"], facts["n"], facts["grid"]) == ("0", "0", "50", "5x10")
+        # Ink on paper, 4 pixels for each of an image's, the grid in the middle.
+        shown = np.asarray(preview)[35:595:4, 40:1160:4].astype(int)
+    levels = tile(ImageGenerator(site / "model.onnx").generate(50, seed=0), 5, 10)
+    assert np.abs(shown - (255 - levels[..., None].astype(int)) * [255, 253, 248] / 255).max() <= 1
+    assert levels.std() > 50
+
+
+def test_what_is_kept_for_a_visit_without_a_network_is_what_the_page_needs(
+    shipped_site: tuple[Path, dict[str, Any]],
+) -> None:
+    site, _ = shipped_site
+    worker = (site / "offline.js").read_text(encoding="utf-8")
+    files = json.loads(re.findall(r"const FILES = (\{.*?\});", worker, re.DOTALL)[0])
+    named = re.findall(r'(?:href|src)="([^"]+)"', (site / "index.html").read_text(encoding="utf-8"))
+    assert files == {name: sha256_of(site / name) for name in ["index.html", *named]}
+    (digest,) = re.findall(r'const SITE = "(\w{64})"', worker)
+    lay_page(site, json.loads((site / "model.json").read_text(encoding="utf-8")))
+    assert (site / "offline.js").read_text(encoding="utf-8") == worker
+    about = (site / "model.json").read_bytes()
+    lay_page(site, json.loads(about) | {"title": "Others"})
+    assert f'const SITE = "{digest}"' not in (site / "offline.js").read_text(encoding="utf-8")
+    lay_page(site, json.loads(about))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +182,7 @@ def test_the_page_and_each_build_of_the_runtime_name_what_is_there(
     assert f'["{build}", "{module}", "{binary}"]' in (PAGE / "generator.js").read_text(encoding="utf-8")
     text = (runtime / build).read_text(encoding="utf-8")
     assert f"v{VERSION}" in text[:200]
-    assert re.findall(r'"(ort-wasm[\w.-]+\.mjs)"', text) == [module.replace(".js", ".mjs")]
+    assert re.findall(r'"(ort-wasm[\w.-]+\.mjs)"', text) == [re.sub(r"js$", "mjs", module)]
     assert f'"{binary}"' in (runtime / module).read_text(encoding="utf-8")
     assert (runtime / binary).read_bytes()[:4] == b"\0asm"
 
@@ -124,7 +193,7 @@ def test_every_host_knows_what_the_files_are(shipped_site: tuple[Path, dict[str,
     Models and WebAssembly may have any type: the page reads them as bytes.
     """
     site, _ = shipped_site
-    known = {".html", ".css", ".js", ".json", ".svg", ".txt"}
+    known = {".html", ".css", ".js", ".json", ".svg", ".txt", ".png"}
     found = {path.suffix for path in site.rglob("*") if path.is_file()}
     assert found - known == {".onnx", ".wasm"}
 
@@ -135,7 +204,8 @@ def test_the_page_names_what_it_needs(shipped_site: tuple[Path, dict[str, Any]])
     named = set(re.findall(r'(?:href|src)="([^"]+)"', (site / "index.html").read_text(encoding="utf-8")))
     of_webgpu = {"model-fp16.onnx", *(f"runtime/{name.replace('.mjs', '.js')}" for name in RUNTIME["webgpu"])}
     files = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file()}
-    assert named == files - of_webgpu - {"index.html", "runtime/LICENSE.txt"}
+    apart = {"index.html", PREVIEW, "offline.js", "LICENSE.txt", "runtime/LICENSE.txt", "runtime/ThirdPartyNotices.txt"}
+    assert named == files - of_webgpu - apart
 
 
 def test_model_json_is_true(shipped_site: tuple[Path, dict[str, Any]]) -> None:
@@ -183,7 +253,7 @@ def test_a_generator_without_classes(archive: Path, small: Path, tmp_path: Path)
     assert (about["name"], about["spec"]["num_classes"], about["spec"]["latent_dim"]) == ("small one", 0, 6)
     lines = result.stdout.splitlines()
     assert [line.partition(": ")[0] for line in lines[:2]] == ["model.onnx (int8)", "model-fp16.onnx (fp16)"]
-    assert lines[2].startswith(f"wrote {tmp_path / 'my site'} ({len(PAGES) + 10} files, ")
+    assert lines[2].startswith(f"wrote {tmp_path / 'my site'} ({len(PAGES) + 12} files, ")
     assert lines[3:] == [
         f"wrote {tmp_path / 'g.golden'}, the exact images that dcgan-verify compares with",
         f"try: python -m http.server --directory '{tmp_path / 'my site'}'",

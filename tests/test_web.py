@@ -18,21 +18,28 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 import static_hosts
 from click.testing import CliRunner
 from conftest import ROOT
 from exported import export
+from PIL import Image, ImageSequence
+from PIL.PngImagePlugin import PngImageFile
 from small_models import COLOUR, GREY, write_small, write_vectors
 from static_hosts import POLICY, Condition
 
 from dcgan_export import site as site_module
-from dcgan_export.site import PAGE
+from dcgan_export.site import PAGE, VERSION
 from dcgan_infer.contract import spec
 from dcgan_infer.contract.errors import ExportError
+from dcgan_infer.contract.files import sha256_of
+from dcgan_infer.contract.pixels import tile
 from dcgan_infer.contract.spec import Interface
 from dcgan_infer.contract.vectors import read_vectors
+from dcgan_infer.inputs import walk
+from dcgan_infer.session import ImageGenerator
 
 WEB = ROOT / "examples" / "web"
 # Of npm where there is no network: a reason to skip. Anything else that npm says is a failure.
@@ -146,7 +153,38 @@ def test_the_exported_site_in_chromium(check: Path, tmp_path: Path) -> None:
     assert json.loads((site / "model.json").read_text())["models"]["wasm"]["bytes"] < 3_000_000
     export(ROOT / "models" / "dcgan-mnist-conditional.safetensors", exact, image="uint8")
     (tmp_path / "expected").write_bytes(images_of(site / "model.onnx"))
-    look(check, site, VECTORS, EXACT=exact, EXPECTED=tmp_path / "expected")
+    look(check, site, VECTORS, EXACT=exact, EXPECTED=tmp_path / "expected", DOWNLOADS=tmp_path)
+    check_saved(tmp_path, site)
+
+
+def check_saved(folder: Path, site: Path) -> None:
+    """What the page saved is a PNG to others too, and its text is enough to make the same images with onnxruntime."""
+    generator = ImageGenerator(site / "model.onnx")
+    for name, keys in {
+        "save-grid": {"digits": "3", "n": "48", "grid": "6x8"},
+        "save-one": {"digits": "3", "n": "1"},
+        "save-text": {"digits": "0 0", "n": "2", "text": "0-0"},
+        "save-walk": {"digits": "3", "n": "8", "interpolate": "16"},
+    }.items():
+        with PngImageFile(folder / f"{name}.png") as png:
+            facts = {key.removeprefix("dcgan."): value for key, value in png.text.items()}
+            about = {"model": "dcgan-mnist-conditional", "model_sha256": sha256_of(site / "model.onnx"), "seed": "7"}
+            more = {"Software": f"dcgan-toolkit's page, onnxruntime-web {VERSION}", "provider": "wasm", "scale": "8"}
+            assert facts == about | {"start": "0"} | more | keys
+            shown = np.array([np.array(frame.convert("L"))[4::8, 4::8] for frame in ImageSequence.Iterator(png)])
+        asked = np.array([int(digit) for digit in facts["digits"].split()])
+        blocks = generator.blocks(int(facts["n"]), seed=7, start=0, asked=asked, batch_size=16)
+        if "interpolate" in facts:
+            blocks = walk(blocks, 16)
+        images = np.concatenate(list(map(generator.pictures, generator.run(blocks, 16)))).astype(float)
+        if name == "save-text":
+            images = np.insert(images, 1, 0, axis=0)  # the empty place
+        if "interpolate" not in facts:
+            images = tile(images, *map(int, facts.get("grid", f"1x{len(images)}").split("x")))[None]
+        assert shown.shape == images.shape
+        paper = float(np.array(Image.new("RGB", (1, 1), (255, 253, 248)).convert("L")).item())
+        assert np.abs(shown - (255 - images) * paper / 255).max() <= 2  # WebAssembly is off by one
+        assert images.std() > 50
 
 
 def write_site(folder: Path, of: Interface) -> Path:
@@ -158,14 +196,12 @@ def write_site(folder: Path, of: Interface) -> Path:
         if re.search(UNREACHABLE, str(error)):
             pytest.skip(str(error))
         raise
-    for file in PAGE.iterdir():
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
     write_small(folder / "model.onnx", of, uint8=True)
     # Ink is of grey images: colours stay as they are, whatever is asked.
     words = {"name": "clouds", "title": "Clouds", "noun": "cloud", "ink": True}
-    about = words | {"models": {backend: {"file": "model.onnx"} for backend in ("wasm", "webgpu")}}
-    (folder / "model.json").write_text(json.dumps(about))
+    model = {"file": "model.onnx", "sha256": sha256_of(folder / "model.onnx")}
+    about = words | {"models": dict.fromkeys(("wasm", "webgpu"), model)}
+    site_module.lay_page(folder, about)
     return folder
 
 

@@ -3,12 +3,13 @@
 // SCREENSHOTS may name a folder, which gets a picture of each message.
 
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { after, before, test } from "node:test";
-import { closeServers, launch, serve } from "./browser.mjs";
+import { OTHER_HOST, closeServers, launch, serve } from "./browser.mjs";
 
 const { SITE = "site", SCREENSHOTS } = process.env;
 const LIMIT = 60_000; // milliseconds for anything
@@ -103,6 +104,93 @@ test("a policy of the host that forbids what the page needs", async () => {
 
 test("no host at all", async () => {
   assert.match(await said({ url: pathToFileURL(resolve(SITE, "index.html")).href, starts: true }), /serve its folder: python -m http\.server/);
+});
+
+/** What the page says in the end to a visitor whose browser keeps what it has from one visit to the next. */
+async function visit(visitor, url) {
+  const page = await visitor.newPage();
+  page.setDefaultTimeout(LIMIT);
+  await page.goto(url);
+  await page.waitForFunction(() => /ms per|does not work|has not started/.test(document.getElementById("status").textContent));
+  const said = await page.evaluate(() => `${document.title}: ${document.getElementById("status").textContent}`);
+  return { page, said };
+}
+
+/** Until the browser has kept an export, the first or a newer one that waits for the next visit. */
+const kept = (page, which) =>
+  until(page, async (worker) => Boolean((await navigator.serviceWorker.getRegistration())?.[worker]), which);
+
+/** Ask a page until it says yes; page.waitForFunction takes a promise for one. */
+async function until(page, question, about) {
+  for (const began = Date.now(); !(await page.evaluate(question, about)); await page.waitForTimeout(50)) {
+    if (Date.now() - began > LIMIT) throw new Error(`it did not become true: ${question}`);
+  }
+}
+
+test("a second visit needs no network; a new export is shown on the visit after the one that found it", async () => {
+  const site = mkdtempSync(join(tmpdir(), "page-"));
+  cpSync(SITE, site, { recursive: true });
+  const host = await serve(site);
+  const visitor = await browser.newContext();
+  const first = await visit(visitor, host.url);
+  assert.match(first.said, /ms per/);
+  await kept(first.page, "active");
+  await first.page.close();
+  await visitor.setOffline(true);
+  for (const url of [host.url, `${host.url}index.html?from=elsewhere#seed=7`]) {
+    const second = await visit(visitor, url);
+    assert.match(second.said, /ms per/, "without a network");
+    await second.page.close();
+  }
+  await visitor.setOffline(false);
+
+  // A new export: another title in the page, and its digest.
+  const change = (name, from, to) => writeFileSync(join(site, name), readFileSync(join(site, name), "utf8").replace(from, to));
+  const digestOf = (name) => createHash("sha256").update(readFileSync(join(site, name))).digest("hex");
+  const before = digestOf("model.json");
+  const { title } = JSON.parse(readFileSync(join(site, "model.json"), "utf8"));
+  change("model.json", `"${title}"`, '"A new title"');
+  const half = await visit(visitor, host.url); // its digest is not there yet: an upload that has only begun
+  assert.ok(half.said.startsWith(title));
+  await half.page.close();
+  change("offline.js", before, digestOf("model.json"));
+  change("offline.js", /SITE = "./, 'SITE = "-');
+  const third = await visit(visitor, host.url);
+  assert.ok(third.said.startsWith(title), "what is kept is shown");
+  await kept(third.page, "waiting");
+  await third.page.close();
+  const fourth = await visit(visitor, host.url);
+  assert.ok(fourth.said.startsWith("A new title"), fourth.said);
+  await until(fourth.page, async () => (await caches.keys()).length === 1); // the old one is gone
+  await visitor.close();
+  host.close();
+  rmSync(site, { recursive: true });
+});
+
+test("files that are not of one export are not kept, and the page works", async () => {
+  const folder = mkdtempSync(join(tmpdir(), "page-"));
+  writeFileSync(join(folder, "style.css"), "body { color: black; }");
+  const host = await serve(SITE, { files: { "/style.css": join(folder, "style.css") } });
+  const visitor = await browser.newContext();
+  const { page, said } = await visit(visitor, host.url);
+  assert.match(said, /ms per/);
+  const failed = await page.evaluate(async () => {
+    const registration = await navigator.serviceWorker.register("offline.js"); // the one that page.js asks for, or again
+    const worker = registration.installing ?? registration.waiting ?? registration.active;
+    while (!/redundant|activated/.test(worker.state)) await new Promise((resolve) => worker.addEventListener("statechange", resolve, { once: true }));
+    return worker.state;
+  });
+  assert.equal(failed, "redundant");
+  await visitor.close();
+  host.close();
+  rmSync(folder, { recursive: true });
+});
+
+test("where a page may keep nothing it works all the same", async () => {
+  const host = await serve(SITE);
+  const url = host.url.replace("127.0.0.1", OTHER_HOST); // plain http on another host
+  assert.match(await said({ url }), /ms per/);
+  host.close();
 });
 
 test("a page that does not even start, after a while", async () => {

@@ -3,7 +3,7 @@
 // The site's model may have any size, classes and colours. What more may be given: UNCONDITIONAL, MANY and FOUR_CHANNELS,
 // models for the page to show, without classes, with a thousand, and with what no screen shows; EXACT, the site's model in
 // fp32; EXPECTED, bytes: what onnxruntime makes of the site's model and the vectors' latents, case by case; SCREENSHOT,
-// where to put one.
+// where to put one; DOWNLOADS, a folder for what the page saves.
 
 import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -13,7 +13,7 @@ import { pathToFileURL } from "node:url";
 import { after, before, test } from "node:test";
 import { OTHER_HOST, closeServers, launch, serve } from "./browser.mjs";
 
-const { SITE = "site", VECTORS = "../vectors/dcgan-mnist-conditional", UNCONDITIONAL, MANY, FOUR_CHANNELS, EXACT, EXPECTED, SCREENSHOT } = process.env;
+const { SITE = "site", VECTORS = "../vectors/dcgan-mnist-conditional", UNCONDITIONAL, MANY, FOUR_CHANNELS, EXACT, EXPECTED, SCREENSHOT, DOWNLOADS } = process.env;
 const SCALE = 224; // a saved image has at least so many pixels along its longer side
 const LIMIT = 60_000; // milliseconds, of anything; far more than it takes on an idle machine
 let browser;
@@ -41,13 +41,13 @@ after(async () => {
 
 /** Open the page and wait until it is ready, or has failed. `problems` are what its console said, and who else it asked. */
 async function open({ at = server, hash = "", ...options } = {}) {
-  const page = await browser.newPage({ viewport: { width: 1280, height: 860 }, acceptDownloads: true, ...options });
+  const page = await browser.newPage({ viewport: { width: 1280, height: 860 }, acceptDownloads: true, serviceWorkers: "block", ...options });
   page.setDefaultTimeout(LIMIT);
   const problems = [];
   page.on("pageerror", (error) => problems.push(error.message));
   page.on("console", (message) => {
-    // The second is Chromium's word on navigator.gpu, the third on how this test reads canvases.
-    const quiet = message.type() === "log" || /^No available adapters|^Canvas2D: Multiple readback/.test(message.text());
+    // Of navigator.gpu, of how this test reads canvases, and of the service worker, which hosts.test.mjs is about.
+    const quiet = message.type() === "log" || /^No available adapters|^Canvas2D: Multiple readback|blocked by Playwright/.test(message.text());
     if (!quiet) problems.push(message.text());
   });
   page.on("request", (request) => {
@@ -390,97 +390,73 @@ test("a walk moves, and pauses", async () => {
   await page.close();
 });
 
-test("what is saved is what is seen", async () => {
+test("what is saved looks as on the page, in the light and in the dark", async () => {
   const name = classesOf(spec)[3];
-  const { page, problems } = await open({ hash: `#seed=7&class=${encodeURIComponent(name)}` });
+  const letter = classesOf(spec).find((each) => /^[\p{L}\p{N}]$/u.test(each));
   const [channels, height, width] = spec.image_shape;
-  const count = await page.locator("#grid button").count();
-  const columns = Number(await page.evaluate(() => document.getElementById("grid").style.getPropertyValue("--columns")));
   const scale = Math.ceil(SCALE / Math.max(width, height));
   const start = `${about.name}-seed-7-${name.replaceAll(/[^\p{L}\p{N}]+/gu, "_")}`;
-  for (const [button, file] of [["#save-grid", `${start}.png`], ["#save-one", `${start}-around-0.png`]]) {
-    const [download] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
-    assert.equal(download.suggestedFilename(), file);
-    const png = readFileSync(await download.path()).toString("base64");
-    // One pixel of each square that a pixel became.
-    const [across, down, levels] = await page.evaluate(async ([data, side, shown]) => {
-      const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
-      const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
-      const canvas = new OffscreenCanvas(image.width, image.height);
-      canvas.getContext("2d").drawImage(image, 0, 0);
-      const pixels = canvas.getContext("2d").getImageData(0, 0, image.width, image.height).data;
-      const [columnsOf, rowsOf] = [image.width / side, image.height / side];
-      const middle = Math.floor(side / 2);
-      const at = (i) => (Math.floor(i / columnsOf) * side + middle) * image.width + (i % columnsOf) * side + middle;
-      const colours = Array.from({ length: columnsOf * rowsOf }, (_, i) => [...pixels.slice(4 * at(i), 4 * at(i) + shown)]);
-      return [columnsOf, rowsOf, colours];
-    }, [png, scale, channels]);
-    const cell = (left, top) =>
-      Array.from({ length: width * height }, (_, i) => levels[(top * height + Math.floor(i / width)) * across + left * width + (i % width)]).flat();
-    if (button === "#save-grid") {
-      assert.deepEqual([across, down], [columns * width, Math.ceil(count / columns) * height]);
-      for (const i of [0, 9, count - 1]) assert.deepEqual(cell(i % columns, Math.floor(i / columns)), await pictureOf(page, "#grid canvas", i));
-    } else {
-      assert.deepEqual([across, down], [width, height]);
-      assert.deepEqual(cell(0, 0), await pictureOf(page, "#stage"));
+  for (const colorScheme of ["light", "dark"]) {
+    const { page, problems } = await open({ hash: `#seed=7&class=${encodeURIComponent(name)}&text=${letter}-${letter}`, colorScheme });
+    const count = await page.locator("#grid button").count();
+    const columns = Number(await page.evaluate(() => document.getElementById("grid").style.getPropertyValue("--columns")));
+    const paper = await page.evaluate(() => getComputedStyle(document.querySelector(".card")).backgroundColor.match(/\d+/g).map(Number));
+    const tone = colorScheme === "dark" ? 255 : 0;
+    const inked = Boolean(about.ink) && channels === 1;
+    const coloursOf = (picture) =>
+      inked
+        ? picture.flatMap((level) => paper.map((colour) => (level * tone + (255 - level) * colour) / 255))
+        : channels === 3 ? picture : picture.flatMap((level) => [level, level, level]);
+    const save = async (button, file) => {
+      const [download] = await Promise.all([page.waitForEvent("download"), page.click(button)]);
+      assert.equal(download.suggestedFilename(), file);
+      if (DOWNLOADS && colorScheme === "light") await download.saveAs(join(DOWNLOADS, `${button.slice(1)}.png`));
+      return readFileSync(await download.path()).toString("base64");
+    };
+    for (const [button, file, size] of [
+      ["#save-grid", `${start}.png`, [columns, Math.ceil(count / columns)]],
+      ["#save-one", `${start}-around-0.png`, [1, 1]],
+      ["#save-text", `${start}-text-${letter}_${letter}.png`, [3, 1]],
+    ]) {
+      const png = await save(button, file);
+      // One pixel of each square that a pixel became.
+      const [across, down, colours] = await page.evaluate(async ([data, side]) => {
+        const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+        const image = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
+        const canvas = new OffscreenCanvas(image.width, image.height);
+        canvas.getContext("2d").drawImage(image, 0, 0);
+        const pixels = canvas.getContext("2d").getImageData(0, 0, image.width, image.height).data;
+        const [columnsOf, rowsOf] = [image.width / side, image.height / side];
+        const middle = Math.floor(side / 2);
+        const at = (i) => (Math.floor(i / columnsOf) * side + middle) * image.width + (i % columnsOf) * side + middle;
+        return [columnsOf, rowsOf, Array.from({ length: columnsOf * rowsOf }, (_, i) => [...pixels.slice(4 * at(i), 4 * at(i) + 3)])];
+      }, [png, scale]);
+      assert.deepEqual([across, down], [size[0] * width, size[1] * height], button);
+      const cell = (left, top) =>
+        Array.from({ length: width * height }, (_, i) => colours[(top * height + Math.floor(i / width)) * across + left * width + (i % width)]).flat();
+      const places = {
+        "#save-grid": [0, 9, count - 1].map((i) => [[i % columns, Math.floor(i / columns)], "#grid canvas", i]),
+        "#save-one": [[[0, 0], "#stage", 0]],
+        "#save-text": [[[0, 0], "#sheet canvas", 0], [[2, 0], "#sheet canvas", 2]],
+      }[button];
+      for (const [place, selector, i] of places) {
+        const [found, expected] = [cell(...place), coloursOf(await pictureOf(page, selector, i))];
+        assert.ok(worst(found, expected) <= 1, `${colorScheme}, ${button}, ${selector} ${i}: off by ${worst(found, expected)}`);
+      }
+      if (button === "#save-text") assert.deepEqual(cell(1, 0), Array.from({ length: width * height }, () => paper).flat(), "an empty place is paper");
     }
+    if (colorScheme === "light") {
+      const png = await save("#save-walk", `${start}-walk-from-0.png`);
+      const frames = await page.evaluate(async (data) => {
+        const decoder = new ImageDecoder({ data: Uint8Array.from(atob(data), (character) => character.charCodeAt(0)), type: "image/png" });
+        await decoder.tracks.ready;
+        return decoder.tracks.selectedTrack.frameCount;
+      }, png);
+      assert.ok(frames >= 64, `a walk that moves, found ${frames} frames`);
+    }
+    assert.deepEqual(problems, []);
+    await page.close();
   }
-  assert.deepEqual(problems, []);
-  await page.close();
-});
-
-/** The pictures at the places of the written text, as the model gave them; undefined where a place is empty. */
-async function written(page) {
-  const pictures = [];
-  for (let i = 0; i < (await page.locator("#sheet canvas").count()); i += 1) {
-    const isEmpty = await page.evaluate((at) => {
-      const canvas = document.querySelectorAll("#sheet canvas")[at];
-      return !canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean);
-    }, i);
-    pictures.push(isEmpty ? undefined : await pictureOf(page, "#sheet canvas", i));
-  }
-  return pictures;
-}
-
-test("a text is written: a letter is an image of the class that it names, each the seed's next; all else leaves a place empty", async () => {
-  const { page, problems } = await open({ hash: "#seed=7" });
-  const names = classesOf(spec);
-  const letters = names.filter((name) => /^[\p{L}\p{N}]$/u.test(name));
-  const imageOf = (seed, index, label) =>
-    page.evaluate(async (asked) => {
-      const { openGenerator } = await import("/generator.js");
-      window.ours ??= await openGenerator();
-      return [...(await window.ours.imagesOf(...asked))];
-    }, [seed, index, 1, names.indexOf(label)]);
-  const write = async (text) => {
-    await page.fill("#text", text);
-    await page.waitForFunction((label) => document.getElementById("sheet").ariaLabel === label, `${text}, written by the model`);
-  };
-  const [first, last] = [letters[0], letters.at(-1)];
-  const texts = [[`${last}- ${first}`, [last, , , first]]];
-  // In the form NFKC: full-width digits are digits, and a half is 1, a slash, and 2.
-  if (letters.length === 10) texts.push(["3-1 ４", ["3", , "1", , "4"]], ["½", ["1", , "2"]]);
-  for (const [text, places] of texts) {
-    await write(text);
-    const found = await written(page);
-    assert.deepEqual(Array.from(found, Boolean), Array.from(places, Boolean), text);
-    const called = places.filter(Boolean);
-    for (const [k, image] of found.filter(Boolean).entries()) assert.deepEqual(image, await imageOf("7", k, called[k]), `letter ${k} of ${text}`);
-  }
-  await write(`${first}a`);
-  assert.equal(await page.textContent("#text-problem"), `It has no a: the model writes ${letters.join(" ")}.`);
-  await write(first);
-  assert.equal(await page.isVisible("#text-problem"), false);
-  await page.click("#another");
-  await page.waitForFunction(() => document.getElementById("seed").value === "8" && !document.getElementById("save-grid").disabled);
-  assert.deepEqual(await written(page), [await imageOf("8", 0, first)], "another hand is the next seed");
-  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#save-text")]);
-  assert.equal(download.suggestedFilename(), `${about.name}-seed-8-text-${first}.png`);
-  await page.fill("#text", "");
-  await page.waitForFunction(() => document.getElementById("sheet").ariaLabel.startsWith(document.getElementById("text").placeholder));
-  if (letters.length === 10) assert.match(await page.getAttribute("#text", "placeholder"), /^\d{4}-\d\d-\d\d$/, "an example: the date");
-  assert.deepEqual(problems, []);
-  await page.close();
 });
 
 /** The colours of an element's pixels on the screen, at points of it, each from 0 to 1 across and down. */
@@ -561,12 +537,12 @@ test("with the headers of cross-origin isolation it takes threads, and makes the
 });
 
 test("without WebGPU there is no switch; where it fails, the page says so and stays with WebAssembly", async () => {
-  const broken = await serve(SITE, { missing: ["/runtime/ort.webgpu.min.js"] });
+  const broken = await serve(SITE, { missing: ["/runtime/ort.jspi.min.js"] });
   const { page } = await open({ at: broken });
   assert.equal(await page.isVisible("#gpu"), false);
   await page.evaluate(() => document.getElementById("gpu").click());
   await page.waitForFunction(() => /does not work/.test(document.getElementById("status").textContent));
-  assert.match(await page.textContent("#status.failed"), /does not give \S+\/runtime\/ort\.webgpu\.min\.js \(status 404,/);
+  assert.match(await page.textContent("#status.failed"), /does not give \S+\/runtime\/ort\.jspi\.min\.js \(status 404,/);
   assert.equal(await page.isChecked("#gpu"), false);
   await page.click("#next");
   await page.waitForFunction(() => location.hash === "#seed=1");

@@ -8,8 +8,10 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import html
 import io
 import json
+import re
 import shutil
 import subprocess
 import tarfile
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import dcgan_infer
 from dcgan_infer.contract.errors import ExportError, ParityError, first_line
-from dcgan_infer.contract.files import new_folder, temporary_folder
+from dcgan_infer.contract.files import new_folder, sha256_of, temporary_folder
 from dcgan_infer.contract.spec import (
     MNIST_NAMES,
     RECIPE_KEY,
@@ -31,6 +33,7 @@ from dcgan_infer.contract.spec import (
     GeneratorSpec,
     trained_on,
 )
+from dcgan_infer.extras import require
 
 from .formats import Variant
 
@@ -40,18 +43,25 @@ if TYPE_CHECKING:
     from .publish import Artifact, Beside
 
 PAGE = Path(dcgan_infer.__file__).resolve().parent / "web"
-_SERVED = (".css", ".html", ".js", ".svg")  # of the page: an editor may have left other files beside
+_SERVED = (".css", ".html", ".js", ".svg", ".txt")  # of the page: an editor may have left other files beside
 PACKAGE, VERSION = "onnxruntime-web", "1.30.0"
 # Of the package's archive, as npm writes it. A new version takes a new one: npm view onnxruntime-web@X dist.integrity
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 # As the package names them, by the backends of generator.js: the two builds, and what each loads.
 RUNTIME = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"),
-    "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify.mjs", "ort-wasm-simd-threaded.asyncify.wasm"),
+    "webgpu": ("ort.jspi.min.mjs", "ort-wasm-simd-threaded.jspi.mjs", "ort-wasm-simd-threaded.jspi.wasm"),
 }
 # By backend: a model's file, and its precisions, the first that can be had. WebGPU has no 8-bit convolutions, and 16
 # bits halve the download.
 MODELS = {"wasm": ("model.onnx", ("int8", "fp16", "fp32")), "webgpu": ("model-fp16.onnx", ("fp16", "fp32"))}
+LARGEST_FILE = 25 * 2**20  # bytes: Cloudflare Pages takes no larger file, and no other free host is known to take less
+PREVIEW = "preview.png"  # what others show of a link
+_PREVIEW_SIZE, _PREVIEW_SIDE = (
+    (1200, 630),
+    112,
+)  # pixels: of all, 1.91 to 1 as Open Graph's readers show it; of an image
+_PAPER = (255, 253, 248)  # --card of style.css in the light
 # Words of the page, and that grey levels are ink: black on white, and inverted in the dark.
 _DIGITS = {"title": "Digits that nobody wrote", "noun": "digit", "ink": True}
 # The archive has no licence file, its package.json says MIT; the licence wants its text to go with the copies.
@@ -76,7 +86,8 @@ COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER I
 OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 
 The WebAssembly files hold code of other projects too; their notices are in ThirdPartyNotices.txt of
-https://github.com/microsoft/onnxruntime at v{VERSION}.
+https://github.com/microsoft/onnxruntime at v{VERSION}. The file of that name here is of the onnxruntime that was
+installed when this folder was written.
 """
 
 
@@ -89,7 +100,7 @@ class Site:
         models: by backend.
         files: number of files.
         size: of all of them, in bytes.
-        notes: where a model has more bits than it might, and why.
+        notes: where a model has more bits than it might, and why; files that some hosts refuse.
     """
 
     path: Path
@@ -133,12 +144,85 @@ def publish_site(
             more = beside if len(models) == len(MODELS) - 1 else Beside()
             artifact = _smallest(source, folder / file, precisions, more, say, notes)
             models[backend] = dataclasses.replace(artifact, path=path / file)
-        for page in sorted(page for page in PAGE.iterdir() if page.suffix in _SERVED):
-            shutil.copyfile(page, folder / page.name)
-        about = _about(name, models)
-        (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        lay_page(folder, _about(name, models))
+        notes += [
+            f"{file.name} has {file.stat().st_size:,} bytes; some free hosts take no file above {LARGEST_FILE:,}"
+            for file in sorted(folder.rglob("*"))
+            if file.stat().st_size > LARGEST_FILE
+        ]
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
     return Site(path, models, len(sizes), sum(sizes), tuple(notes))
+
+
+def lay_page(folder: Path, about: Mapping[str, Any]) -> None:
+    """Add the page to a folder that has the models and the runtime: its files, model.json and a preview.
+
+    Args:
+        folder: with the models that `about` names, and runtime/.
+        about: what becomes model.json; index.html gets its words.
+    """
+    for page in sorted(page for page in PAGE.iterdir() if page.suffix in _SERVED):
+        shutil.copyfile(page, folder / page.name)
+    (folder / "model.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    (folder / PREVIEW).write_bytes(_preview(folder / about["models"]["wasm"]["file"], about))
+    index = _worded((folder / "index.html").read_text(encoding="utf-8"), about)
+    (folder / "index.html").write_text(index, encoding="utf-8")
+    needed = ["index.html", *re.findall(r'(?:href|src)="([^"]+)"', index)]
+    digests = {name: sha256_of(folder / name) for name in sorted(needed)}
+    site = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    worker = _replaced((folder / "offline.js").read_text(encoding="utf-8"), 'SITE = ""', f'SITE = "{site}"')
+    worker = _replaced(worker, "FILES = {}", f"FILES = {json.dumps(digests, indent=2)}")
+    (folder / "offline.js").write_text(worker, encoding="utf-8")
+
+
+def _worded(index: str, about: Mapping[str, Any]) -> str:
+    """index.html with the words that page.js gives it too, for who reads it without running it."""
+    noun = str(about.get("noun", "image"))
+    title = str(about.get("title", f"{noun[:1].upper()}{noun[1:]}s that nobody made"))
+    index = _replaced(index, "Images that nobody made", html.escape(title))
+    index = _replaced(index, "Images that a small", html.escape(f"{noun[:1].upper()}{noun[1:]}s that a small"))
+    return _replaced(index, ">images<", f">{html.escape(noun)}s<")
+
+
+def _replaced(text: str, old: str, new: str) -> str:
+    assert old in text, f"the page has lost {old}"
+    return text.replace(old, new)
+
+
+def _preview(model: Path, about: Mapping[str, Any]) -> bytes:
+    """The first images of seed 0 as a PNG, in rows, ink on paper where the page shows ink."""
+    import numpy as np
+    from PIL import Image
+
+    from dcgan_infer.session import ImageGenerator
+    from dcgan_infer.sinks import encoded_png
+
+    generator = ImageGenerator(model)
+    channels, height, width = generator.spec.image_shape
+    scale = _PREVIEW_SIDE / max(height, width)
+    # Small ones grow by whole numbers, so that their pixels are squares.
+    scale = int(scale) if scale > 1 else scale
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    columns, rows = (room // side for room, side in zip(_PREVIEW_SIZE, size, strict=True))
+    pictures = generator.generate(columns * rows, seed=0)
+    if channels == 1 and about.get("ink"):
+        share = 1 - pictures[..., None] / 255.0
+        pictures = np.rint(share * _PAPER).astype(np.uint8)
+    sheet = Image.new("RGB", _PREVIEW_SIZE, _PAPER)
+    left, top = ((room - side * n) // 2 for room, side, n in zip(_PREVIEW_SIZE, size, (columns, rows), strict=True))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    for i, picture in enumerate(pictures):
+        at = (left + i % columns * size[0], top + i // columns * size[1])
+        sheet.paste(Image.fromarray(picture).convert("RGB").resize(size, how), at)
+    facts = {
+        "dcgan.model": str(about["name"]),
+        "dcgan.model_sha256": generator.model.sha256,
+        "dcgan.seed": "0",
+        "dcgan.start": "0",
+        "dcgan.n": str(columns * rows),
+        "dcgan.grid": f"{rows}x{columns}",
+    }
+    return encoded_png(np.asarray(sheet), facts)
 
 
 def _smallest(
@@ -219,6 +303,10 @@ def _vendor(archive: Path | None, folder: Path) -> None:
                 # Not every host knows .mjs (Debian 12's nginx does not), and browsers run no module of an unknown type.
                 (folder / file.replace(".mjs", ".js")).write_bytes(member.read())
     (folder / "LICENSE.txt").write_text(_LICENSE, encoding="utf-8")
+    (installed,) = require("onnxruntime", "cpu").__path__
+    notices = Path(installed) / "ThirdPartyNotices.txt"
+    if notices.exists():  # as in all wheels of onnxruntime's own
+        shutil.copyfile(notices, folder / notices.name)
 
 
 def _fetch(folder: Path) -> Path:

@@ -13,10 +13,15 @@ const BACKENDS = {
     providers: ["wasm"],
   },
   webgpu: {
-    runtime: ["ort.webgpu.min.js", "ort-wasm-simd-threaded.asyncify.js", "ort-wasm-simd-threaded.asyncify.wasm"],
+    // Of the builds with WebGPU the one below 25 MiB, which is what free hosts take; it needs JSPI.
+    runtime: ["ort.jspi.min.js", "ort-wasm-simd-threaded.jspi.js", "ort-wasm-simd-threaded.jspi.wasm"],
     providers: ["webgpu"],
   },
 };
+
+/** Whether this browser has a graphics card to offer, and lets WebAssembly wait for it (JSPI). */
+export const canTryWebGPU = async () =>
+  "Suspending" in WebAssembly && Boolean(await navigator.gpu?.requestAdapter().catch(() => null));
 
 /**
  * Open the site's generator.

@@ -1,8 +1,9 @@
 // The page: what people touch, and what they see. Making images is generator.js.
 
-import { openGenerator, readSite } from "./generator.js";
+import { canTryWebGPU, openGenerator, readSite } from "./generator.js";
 import { classesOf, classesOfText, classOf, lettersOf } from "./interface.js";
 import { latents } from "./latents.js";
+import { pngOf } from "./png.js";
 
 const SEEDS = 1n << 63n;
 const BATCH_PIXELS = 8192; // in a batch: the first images are seen while the others are made, and a drag is heard between
@@ -13,6 +14,7 @@ const REACH = Math.PI / 2; // from the pad's middle to an edge: at a right angle
 const KEY_STEP = 0.05;
 const LARGEST_INDEX = 2 ** 32 - 4; // of an image that has two more after it
 const REST = 250; // milliseconds without a change, after which the address says where a drag or a text has led
+const [WALK_IMAGES, WALK_STEPS] = [8, 16]; // in a saved walk, and from each of its images to the next
 const SAVED_SIDE = 224; // pixels, at least, along the longer side of a saved image
 
 const byId = (id) => document.getElementById(id);
@@ -28,26 +30,26 @@ let request = 0; // what is asked for later makes what was asked for before void
 
 // ---- drawing
 
-/** The pixels of a picture; as ink, grey levels are black of that strength, which style.css inverts in the dark. */
-function imageDataOf(picture, asInk = false) {
+/** The pixels of a picture; as ink, grey levels are that much of a tone: black, which style.css inverts in the dark. */
+function imageDataOf(picture, tone = 0) {
   const { width, height, channels } = generator;
   const image = new ImageData(width, height);
   for (let at = 0; at < width * height; at += 1) {
-    for (let c = 0; c < 3 && !asInk; c += 1) image.data[4 * at + c] = picture[channels * at + (c % channels)];
-    image.data[4 * at + 3] = asInk ? picture[at] : 255;
+    for (let c = 0; c < 3; c += 1) image.data[4 * at + c] = ink ? tone : picture[channels * at + (c % channels)];
+    image.data[4 * at + 3] = ink ? picture[at] : 255;
   }
   return image;
 }
 
 function draw(canvas, picture, column = 0, row = 0) {
   const { width, height } = generator;
-  canvas.getContext("2d").putImageData(imageDataOf(picture, ink), column * width, row * height);
+  canvas.getContext("2d").putImageData(imageDataOf(picture), column * width, row * height);
 }
 
-/** @param {string} what the picture is, for the name of its file */
-function showStage(picture, what) {
+/** Show a picture in the stage; `what` it is, for the name of its file, and its facts, for the file. */
+function showStage(picture, what, facts) {
   draw(stage, picture);
-  stage.shown = { picture, what };
+  stage.shown = { picture, what, facts };
 }
 
 function resize(canvas, across = 1, down = 1) {
@@ -55,31 +57,94 @@ function resize(canvas, across = 1, down = 1) {
   return canvas;
 }
 
+/** How many pixels of a file a pixel of an image becomes along each side. */
+const scaleOf = () => Math.ceil(SAVED_SIDE / Math.max(generator.width, generator.height));
+
 /**
- * Save pictures as one PNG, as dcgan-infer saves them: ink is white on black.
+ * Pictures in rows, enlarged, as a frame of png.js that looks as the page does: ink is on its paper.
  *
  * @param {(Uint8Array | undefined)[]} pictures undefined leaves its place empty
  */
-function save(name, pictures, across) {
-  const { width, height } = generator;
-  const all = resize(document.createElement("canvas"), across, Math.ceil(pictures.length / across));
-  const context = all.getContext("2d");
-  pictures.forEach((picture, i) => {
-    if (picture) context.putImageData(imageDataOf(picture), (i % across) * width, Math.floor(i / across) * height);
-  });
-  const large = document.createElement("canvas");
-  const scale = Math.ceil(SAVED_SIDE / Math.max(width, height));
-  [large.width, large.height] = [all.width * scale, all.height * scale];
-  const scaled = large.getContext("2d");
-  scaled.imageSmoothingEnabled = false;
-  scaled.drawImage(all, 0, 0, large.width, large.height);
-  large.toBlob((blob) => {
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${name}.png`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-  });
+function frameOf(pictures, across) {
+  const scale = scaleOf();
+  const [width, height] = [across * generator.width * scale, Math.ceil(pictures.length / across) * generator.height * scale];
+  const tone = matchMedia("(prefers-color-scheme: dark)").matches ? 255 : 0;
+  const paper = getComputedStyle(stage.parentElement).backgroundColor.match(/\d+/g).map(Number);
+  const colours = new Uint8ClampedArray(3 * width * height);
+  for (let i = 0; i < width * height; i += 1) {
+    const [x, y] = [Math.floor((i % width) / scale), Math.floor(i / width / scale)];
+    const picture = pictures[Math.floor(y / generator.height) * across + Math.floor(x / generator.width)];
+    const from = generator.channels * ((y % generator.height) * generator.width + (x % generator.width));
+    for (let c = 0; c < 3; c += 1) {
+      const level = picture?.[from + (c % generator.channels)];
+      colours[3 * i + c] = !picture ? paper[c] : ink ? paper[c] + ((tone - paper[c]) * level) / 255 : level;
+    }
+  }
+  return { width, height, colours };
+}
+
+/** Let the browser save a PNG, with text that says how to make it again: keys as dcgan-infer writes them. */
+async function save(name, frames, facts, milliseconds) {
+  const { backend, models, runtime } = generator.about;
+  const all = {
+    Software: ["dcgan-toolkit's page", ...(runtime ? [`${runtime.package} ${runtime.version}`] : [])].join(", "),
+    "dcgan.model": site.name,
+    "dcgan.model_sha256": models[backend].sha256,
+    "dcgan.provider": backend,
+    ...facts,
+    "dcgan.scale": `${scaleOf()}`,
+  };
+  const known = Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined));
+  const png = await pngOf(frames, known, milliseconds);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([png], { type: "image/png" }));
+  link.download = `${name}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** Facts of images `start` to `start + n - 1` of the seed; `labels` if they were asked for, else the seed drew them. */
+function factsOf(start, n, labels = state.label === null ? [] : [state.label]) {
+  const digits = classes.join() === "0,1,2,3,4,5,6,7,8,9";
+  const names = labels.map((label) => classes[label]).join(digits ? " " : "\n");
+  return { "dcgan.seed": `${state.seed}`, "dcgan.start": `${start}`, "dcgan.n": `${n}`, ...(names && { [digits ? "dcgan.digits" : "dcgan.class"]: names }) };
+}
+
+function saveGrid() {
+  const { columns } = layout();
+  const facts = { ...factsOf(0, gridPictures.length), "dcgan.grid": `${gridPictures.length / columns}x${columns}` };
+  return save(nameOf(""), [frameOf(gridPictures, columns)], facts);
+}
+
+function saveOne() {
+  const { picture, what, facts } = stage.shown;
+  return save(nameOf(what), [frameOf([picture], 1)], facts);
+}
+
+function saveText() {
+  const { text, pictures, labels } = sheet;
+  const facts = { ...factsOf(0, labels.length, labels), "dcgan.text": text };
+  return save(nameOf(`text-${asFileName(text)}`), [frameOf(pictures, pictures.length)], facts);
+}
+
+/** Save the walk from where it is, once around some images and back to the first, as `dcgan-infer --interpolate` does. */
+async function saveWalk(button) {
+  button.disabled = true;
+  const n = Math.max(generator.width, generator.height) < LARGE ? WALK_IMAGES : WALK_IMAGES / 2;
+  const { seed, label } = state; // which may be others by the end
+  const start = Math.floor(place);
+  const [name, facts, frames] = [nameOf(`walk-from-${start}`), factsOf(start, n), []];
+  const milliseconds = Math.round(1000 / (WALK_STEPS * Number(byId("speed").value)));
+  try {
+    for (let i = 0; i < n * WALK_STEPS; i += 1) {
+      const [from, share] = [Math.floor(i / WALK_STEPS), (i % WALK_STEPS) / WALK_STEPS];
+      const picture = await between(seed, start + from, start + ((from + 1) % n), share, label);
+      frames.push(frameOf([picture], 1));
+    }
+    await save(name, frames, { ...facts, "dcgan.interpolate": `${WALK_STEPS}` }, milliseconds);
+  } finally {
+    button.disabled = false;
+  }
 }
 
 const asFileName = (text) => text.replace(/[^\p{L}\p{N}]+/gu, "_");
@@ -147,7 +212,7 @@ async function fillGrid() {
 }
 
 function setSaving(possible) {
-  for (const id of ["save-grid", "save-one"]) byId(id).disabled = !possible;
+  for (const id of ["save-grid", "save-one", "save-walk"]) byId(id).disabled = !possible;
 }
 
 const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve));
@@ -177,9 +242,9 @@ async function write() {
     if (places[letters[k]].label >= 0) draw(cells[letters[k]], (pictures[letters[k]] = picture));
   }
   if (mine !== writing) return;
-  Object.assign(sheet, { text, pictures }).replaceChildren(...cells);
+  Object.assign(sheet, { text, pictures, labels: letters.map((i) => places[i].label) }).replaceChildren(...cells);
   sheet.setAttribute("aria-label", `${text}, written by the model`);
-  byId("save-text").disabled = !pictures.some(Boolean);
+  byId("save-text").disabled = unknown.size > 0 || letters.length === 0;
 }
 
 /** Show the box if there are letters to write with; where there are all ten digits the example is today's date. */
@@ -290,8 +355,9 @@ async function drawPoint() {
     do {
       drawAgain = false;
       const what = `around-${state.chosen}`;
-      const picture = await generator.images(latentAt(state.x, state.y), labelOfChosen());
-      if (!walking) showStage(picture, what);
+      const { x, y } = state;
+      const picture = await generator.images(latentAt(x, y), labelOfChosen());
+      if (!walking) showStage(picture, what, { ...factsOf(state.chosen, 1), ...(x || y ? { "dcgan.pad": `${x},${y}` } : {}) });
       if (drawAgain) await nextFrame();
     } while (drawAgain);
   } finally {
@@ -321,6 +387,12 @@ function slerp(a, b, t) {
   return a.map((value, i) => from * value + to * b[i]);
 }
 
+/** The image on the way from one image of a seed to another; a class can't be divided, and changes half-way. */
+function between(seed, from, to, share, wanted) {
+  const [a, b] = [from, to].map((index) => latents(seed, index, 1, generator.latentDim));
+  return generator.images(slerp(a, b, share), generator.labelsOf(seed, share < 0.5 ? from : to, 1, wanted));
+}
+
 async function walk() {
   const mine = {};
   walking = mine;
@@ -332,11 +404,10 @@ async function walk() {
     place += (Math.max(0, now - before) / 1000) * Number(byId("speed").value);
     before = now;
     const from = Math.floor(place);
-    const [a, b] = [0, 1].map((k) => latents(seed, from + k, 1, generator.latentDim));
-    const label = generator.labelsOf(seed, from + (place - from < 0.5 ? 0 : 1), 1, wanted);
-    const picture = await generator.images(slerp(a, b, place - from), label);
+    const picture = await between(seed, from, from + 1, place - from, wanted);
     if (walking !== mine) return;
-    showStage(picture, `walk-${place.toFixed(2)}`);
+    const what = `walk-${place.toFixed(2)}`;
+    showStage(picture, what, { ...factsOf(from, 2), "dcgan.walk": place.toFixed(6) });
     byId("place").textContent = `image ${from} to ${from + 1}`;
   }
 }
@@ -517,15 +588,15 @@ function listen() {
       fail(error);
     });
   });
-  byId("save-grid").addEventListener("click", () => save(nameOf(""), gridPictures, layout().columns));
-  byId("save-one").addEventListener("click", () => save(nameOf(stage.shown.what), [stage.shown.picture], 1));
+  for (const [id, saveIt] of [["save-grid", saveGrid], ["save-one", saveOne], ["save-text", saveText], ["save-walk", saveWalk]]) {
+    byId(id).addEventListener("click", ({ currentTarget }) => saveIt(currentTarget).catch((error) => fail(error, "Saving")));
+  }
   textBox.addEventListener("input", () => {
     state.text = textBox.value;
     noteSoon();
     write().catch(fail);
   });
   byId("another").addEventListener("click", () => askFor({ seed: (state.seed + 1n) % SEEDS }));
-  byId("save-text").addEventListener("click", () => save(nameOf(`text-${asFileName(sheet.text)}`), sheet.pictures, sheet.pictures.length));
   byId("copy").addEventListener("click", () => copyLink().catch(fail));
   window.addEventListener("hashchange", () => {
     readHash();
@@ -654,5 +725,7 @@ export async function start(show) {
   await fillGrid();
   byId("walk").disabled = false;
   await report();
-  if (await navigator.gpu?.requestAdapter().catch(() => null)) byId("gpu-label").hidden = false;
+  if (await canTryWebGPU()) byId("gpu-label").hidden = false;
+  // Only now, when the page works. On plain http there are no service workers, and private windows may refuse them.
+  await navigator.serviceWorker?.register("offline.js").catch(() => {});
 }
