@@ -7,7 +7,7 @@
 
 import assert from "node:assert/strict";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpus, loadavg, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { after, before, test } from "node:test";
@@ -96,7 +96,7 @@ test("the images of a seed are those of the test vectors", async () => {
   assert.ok(meanDifference(images[0], right[1]) > 10, "other images would be told apart");
   if (SCREENSHOT) await page.screenshot({ path: SCREENSHOT });
   const first = await page.evaluate(() => performance.getEntriesByName("first-image")[0].startTime);
-  console.log(`first image after ${Math.round(first)} ms`);
+  console.log(`first image ${Math.round(first)} ms after navigation, with a load of ${loadavg()[0].toFixed(1)} on ${cpus().length} cores`);
   assert.deepEqual(problems, []);
   await page.close();
 });
@@ -369,7 +369,7 @@ test("an image of the grid is chosen by mouse and by keyboard", async () => {
 test("a walk moves, and pauses", async () => {
   const { page, problems } = await open({ hash: "#seed=7" });
   await page.click("#walk");
-  await page.waitForFunction(() => /image \d+ to/.test(document.getElementById("place").textContent));
+  await page.waitForFunction(() => /\d+ to/.test(document.getElementById("place").textContent));
   const here = await pictureOf(page, "#stage");
   await page.waitForTimeout(400);
   assert.notDeepEqual(await pictureOf(page, "#stage"), here, "it moves");
@@ -380,12 +380,12 @@ test("a walk moves, and pauses", async () => {
   assert.deepEqual(await pictureOf(page, "#stage"), paused, "it pauses");
   await page.click("#grid button:nth-child(6)");
   await page.click("#walk");
-  await page.waitForFunction(() => /image 5 to/.test(document.getElementById("place").textContent));
-  await page.waitForFunction(() => !/image 5 to/.test(document.getElementById("place").textContent));
+  await page.waitForFunction(() => / 5 to/.test(document.getElementById("place").textContent));
+  await page.waitForFunction(() => !/ 5 to/.test(document.getElementById("place").textContent));
   await page.click("#walk");
   await page.click("#walk");
   await settle(page);
-  assert.doesNotMatch(await page.textContent("#place"), /image 5 to/, "it goes on from where it paused");
+  assert.doesNotMatch(await page.textContent("#place"), / 5 to/, "it goes on from where it paused");
   assert.deepEqual(problems, []);
   await page.close();
 });
@@ -514,12 +514,124 @@ test("the words are those of model.json", async () => {
 test("a phone has no sideways scroll, and a finger drags", async () => {
   const { page, problems } = await open({ viewport: { width: 360, height: 740 }, hasTouch: true, isMobile: true });
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+  for (const hint of await page.locator(".hint").allInnerTexts()) assert.match(hint, /^(?!.*(Home|keys)).*[tT]ap/s);
+  const isSeen = () => page.evaluate(() => document.getElementById("stage").getBoundingClientRect().top < window.innerHeight);
+  await page.evaluate(() => window.scrollTo(0, 0));
+  assert.equal(await isSeen(), false);
+  await page.locator("#grid button:nth-child(3)").tap();
+  await page.waitForFunction(() => {
+    const { top, bottom } = document.getElementById("stage").getBoundingClientRect();
+    return top >= 0 && bottom <= window.innerHeight;
+  });
+  assert.equal(await page.textContent("#chosen"), "2", "the image that is chosen is scrolled to");
+  await settle(page);
   const before = await pictureOf(page, "#stage");
   await page.locator("#pad").scrollIntoViewIfNeeded();
   const box = await page.locator("#pad").boundingBox();
   await page.touchscreen.tap(box.x + box.width * 0.9, box.y + box.height * 0.8);
   await settle(page);
   assert.notDeepEqual(await pictureOf(page, "#stage"), before);
+  assert.deepEqual(problems, []);
+  await page.close();
+});
+
+/** Roles of what is used or looked at, in Chromium's accessibility tree. */
+const CONTROLS = /^(button|checkbox|combobox|image|listbox|option|radio|radiogroup|slider|textbox|application|group)$/;
+
+async function nameless(page) {
+  const session = await page.context().newCDPSession(page);
+  const { nodes } = await session.send("Accessibility.getFullAXTree");
+  const controls = nodes.filter(({ ignored, role }) => !ignored && CONTROLS.test(role?.value));
+  assert.ok(controls.length > 50, "the tree has the page in it");
+  return controls.filter(({ name }) => !name?.value).map(({ role }) => role.value);
+}
+
+/** Texts whose contrast is too low, by WCAG 2.2, 1.4.3: 4.5 to 1. What fills a box without a colour of its own is behind it. */
+const pale = (page) =>
+  page.evaluate(() => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const over = (colours) => {
+      context.clearRect(0, 0, 1, 1);
+      for (const colour of colours) {
+        context.fillStyle = colour;
+        context.fillRect(0, 0, 1, 1);
+      }
+      return [...context.getImageData(0, 0, 1, 1).data.slice(0, 3)];
+    };
+    const light = (rgb) => rgb.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    const luminance = (rgb) => light(rgb).reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const found = [];
+    for (const element of document.querySelectorAll("body, body *")) {
+      const own = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.textContent.trim()).join("");
+      const texts = [[own, undefined], [element.value, undefined], [element.value ? "" : element.placeholder, "::placeholder"]];
+      for (const [text, part] of texts) {
+        if (!text || /^(radio|checkbox|range)$/.test(element.type) || !element.checkVisibility({ visibilityProperty: true })) continue;
+        const behind = [];
+        for (let at = element; at; at = at.parentElement) behind.unshift(getComputedStyle(at).backgroundColor);
+        const { color } = getComputedStyle(element, part);
+        const [one, two] = [over(behind), over([...behind, color])].map(luminance);
+        const ratio = (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05);
+        if (ratio < 4.5) found.push(`${text.slice(0, 30)}: ${ratio.toFixed(2)}`);
+      }
+    }
+    return found;
+  });
+
+test("every control has a name, and every text its contrast, in the light and in the dark", async () => {
+  for (const colorScheme of ["light", "dark"]) {
+    const { page } = await open({ hash: "#seed=none", colorScheme }); // with a message, which has a colour of its own
+    await page.fill("#text", "~");
+    await page.click("#copy");
+    await page.waitForFunction(() => document.getElementById("copied").textContent);
+    assert.deepEqual([await nameless(page), await pale(page)], [[], []], colorScheme);
+    await page.evaluate(() => {
+      document.getElementById("next").removeAttribute("aria-label");
+      document.getElementById("next").textContent = "";
+      document.documentElement.style.setProperty("--soft", "#888");
+    });
+    assert.deepEqual(await nameless(page), ["button"], "one without a name is noticed");
+    if (colorScheme === "light") assert.notDeepEqual(await pale(page), [], "and a pale one");
+    await page.close();
+  }
+});
+
+test("all of it is reached and used with the keyboard alone, and where one is can be seen", async () => {
+  const { page, problems } = await open({ hash: "#seed=7" });
+  const here = () =>
+    page.evaluate(() => {
+      const at = document.activeElement;
+      const outlined = [at, at.closest("label")].some((each) => each && getComputedStyle(each).outlineStyle !== "none");
+      return { id: at.id || at.closest("[id]")?.id || at.tagName, outlined };
+    });
+  const stops = [];
+  for (await page.keyboard.press("Tab"); (await here()).id !== "BODY" && stops.length < 40; await page.keyboard.press("Tab")) stops.push(await here());
+  assert.deepEqual(stops.filter(({ outlined }) => !outlined), []);
+  const expected = ["previous", "seed", "next", "random", "copy", "classes", "save-text", "text", "another", "save-grid", "grid", "save-one", "pad", "walk", "save-walk", "speed"];
+  assert.deepEqual(stops.map(({ id }) => id), expected);
+  const tabTo = async (id) => {
+    for (let i = 0; (await here()).id !== id; i += 1) {
+      assert.ok(i < 40, `${id} is not reached`);
+      await page.keyboard.press("Tab");
+    }
+  };
+  const changes = async (selector, id, ...keys) => {
+    await tabTo(id);
+    await settle(page);
+    const before = await pictureOf(page, selector);
+    for (const key of keys) await page.keyboard.press(key);
+    await settle(page);
+    await page.waitForFunction(() => !document.getElementById("save-grid").disabled);
+    assert.notDeepEqual(await pictureOf(page, selector), before, `${keys} at ${id}`);
+  };
+  await changes("#grid canvas", "seed", "8", "Enter"); // after the 7: 78
+  await changes("#grid canvas", "next", "Space");
+  await changes("#grid canvas", "classes", "ArrowDown");
+  await changes("#sheet canvas", "another", "Enter");
+  await changes("#stage", "grid", "ArrowRight");
+  await changes("#stage", "pad", "ArrowRight", "ArrowDown");
+  await changes("#stage", "walk", "Space");
+  await tabTo("save-one");
+  await Promise.all([page.waitForEvent("download"), page.keyboard.press("Enter")]);
   assert.deepEqual(problems, []);
   await page.close();
 });

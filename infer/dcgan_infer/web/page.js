@@ -171,7 +171,12 @@ function layGrid() {
     cell.type = "button";
     cell.setAttribute("role", "option");
     cell.append(resize(document.createElement("canvas")));
-    cell.addEventListener("click", () => choose(i).catch(fail));
+    cell.addEventListener("click", ({ detail }) => {
+      choose(i).catch(fail);
+      const isBelow = byId("around").offsetTop > grid.offsetTop + grid.offsetHeight; // as on a phone
+      const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "instant" : "smooth";
+      if (isBelow && detail > 0) byId("around").scrollIntoView({ behavior }); // 0 clicks: it was a key
+    });
     return cell;
   });
   grid.replaceChildren(...cells);
@@ -315,7 +320,7 @@ function select(index, x = 0, y = 0) {
     cell.setAttribute("aria-selected", i === index);
     cell.tabIndex = i === stop ? 0 : -1; // one stop of the Tab key; the arrows go on from there
   }
-  [byId("chosen").textContent, byId("right").textContent, byId("down").textContent] = [index, index + 1, index + 2];
+  byId("chosen").textContent = index;
   makeBasis();
   movePoint();
 }
@@ -408,7 +413,7 @@ async function walk() {
     if (walking !== mine) return;
     const what = `walk-${place.toFixed(2)}`;
     showStage(picture, what, { ...factsOf(from, 2), "dcgan.walk": place.toFixed(6) });
-    byId("place").textContent = `image ${from} to ${from + 1}`;
+    byId("place").textContent = `${nounOf()} ${from} to ${from + 1}`;
   }
 }
 
@@ -683,12 +688,15 @@ async function report() {
   }
   const { backend, bytes, threads, name } = generator.about;
   const where = backend === "webgpu" ? "WebGPU" : `WebAssembly, ${threads} thread${threads > 1 ? "s" : ""}`;
-  say(`${name}, ${(bytes / 1e6).toFixed(1)} MB, ${where}: ${least.toFixed(1)} ms per ${site.noun ?? "image"}.`);
+  say(`${name}, ${(bytes / 1e6).toFixed(1)} MB, ${where}: ${least.toFixed(1)} ms per ${nounOf()}.`);
 }
+
+const nounOf = () => site.noun ?? "image";
 
 /** Words of the page that model.json may choose. */
 function name() {
-  const noun = site.noun ?? "image";
+  const noun = nounOf();
+  for (const place of document.querySelectorAll(".noun")) place.textContent = noun;
   const capital = noun[0].toUpperCase() + noun.slice(1);
   const title = site.title ?? `${capital}s that nobody made`;
   [document.title, byId("title").textContent, byId("plural").textContent] = [title, title, `${noun}s`];

@@ -24,7 +24,10 @@
    * @returns {Promise<string>} what is wrong, with which URL, and what to do; empty if that can't be seen
    */
   const whatIsWrong = async (urls) => {
-    if (location.protocol === "file:") return "a page opened as a file can load nothing; serve its folder: python -m http.server";
+    if (location.protocol === "file:") {
+      const folder = decodeURIComponent(new URL(".", location).pathname).replace(/^\/(?=[A-Z]:)/i, "");
+      return `a page opened as a file can load nothing; run python -m http.server --directory "${folder}" and open http://localhost:8000`;
+    }
     await new Promise((resolve) => setTimeout(resolve)); // the events of what was forbidden come after its errors
     if (forbidden.length) {
       const [{ blockedURI, effectiveDirective }] = forbidden;
