@@ -166,6 +166,18 @@ test("a second visit needs no network; a new export is shown on the visit after 
   const fourth = await visit(visitor, host.url);
   assert.ok(fourth.said.startsWith("A new title"), fourth.said);
   await until(fourth.page, async () => (await caches.keys()).length === 1); // the old one is gone
+  await fourth.page.close();
+
+  // Its words are edited by hand, which is no new export: the host's own are shown on the visit after.
+  change("index.html", "<title>", '<meta name="edited" content="yes" /><title>');
+  const isEdited = (page) => page.evaluate(() => document.querySelector('meta[name="edited"]') !== null);
+  const fifth = await visit(visitor, host.url);
+  assert.equal(await isEdited(fifth.page), false);
+  await fifth.page.waitForTimeout(1000);
+  await fifth.page.close();
+  const sixth = await visit(visitor, host.url);
+  assert.equal(await isEdited(sixth.page), true);
+  await kept(sixth.page, "active"); // and are kept
   await visitor.close();
   host.close();
   rmSync(site, { recursive: true });

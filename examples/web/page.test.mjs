@@ -459,6 +459,60 @@ test("what is saved looks as on the page, in the light and in the dark", async (
   }
 });
 
+/** The pictures at the places of the written text, as the model gave them; undefined where a place is empty. */
+async function written(page) {
+  const pictures = [];
+  for (let i = 0; i < (await page.locator("#sheet canvas").count()); i += 1) {
+    const isEmpty = await page.evaluate((at) => {
+      const canvas = document.querySelectorAll("#sheet canvas")[at];
+      return !canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean);
+    }, i);
+    pictures.push(isEmpty ? undefined : await pictureOf(page, "#sheet canvas", i));
+  }
+  return pictures;
+}
+
+test("a text is written: a letter is an image of the class that it names, each the seed's next; all else leaves a place empty", async () => {
+  const { page, problems } = await open({ hash: "#seed=7" });
+  const names = classesOf(spec);
+  const letters = names.filter((name) => /^[\p{L}\p{N}]$/u.test(name));
+  const imageOf = (seed, index, label) =>
+    page.evaluate(async (asked) => {
+      const { openGenerator } = await import("/generator.js");
+      window.ours ??= await openGenerator();
+      return [...(await window.ours.imagesOf(...asked))];
+    }, [seed, index, 1, names.indexOf(label)]);
+  const write = async (text) => {
+    await page.fill("#text", text);
+    await page.waitForFunction((label) => document.getElementById("sheet").ariaLabel === label, `${text}, written by the model`);
+  };
+  const [first, last] = [letters[0], letters.at(-1)];
+  const texts = [[`${last}- ${first}`, [last, , , first]]];
+  // In the form NFKC: full-width digits are digits, and a half is 1, a slash, and 2.
+  if (letters.length === 10) texts.push(["3-1 ４", ["3", , "1", , "4"]], ["½", ["1", , "2"]]);
+  for (const [text, places] of texts) {
+    await write(text);
+    const found = await written(page);
+    assert.deepEqual(Array.from(found, Boolean), Array.from(places, Boolean), text);
+    const called = places.filter(Boolean);
+    for (const [k, image] of found.filter(Boolean).entries()) assert.deepEqual(image, await imageOf("7", k, called[k]), `letter ${k} of ${text}`);
+  }
+  await write(`${first}a`);
+  assert.equal(await page.textContent("#text-problem"), `It has no a: the model writes ${letters.join(" ")}.`);
+  await write(first);
+  assert.equal(await page.isVisible("#text-problem"), false);
+  await page.click("#another");
+  await page.waitForFunction(() => document.getElementById("seed").value === "8" && !document.getElementById("save-grid").disabled);
+  assert.deepEqual(await written(page), [await imageOf("8", 0, first)], "another hand is the next seed");
+  const [download] = await Promise.all([page.waitForEvent("download"), page.click("#save-text")]);
+  assert.equal(download.suggestedFilename(), `${about.name}-seed-8-text-${first}.png`);
+  await page.fill("#text", "");
+  await page.waitForFunction(() => document.getElementById("sheet").ariaLabel.startsWith(document.getElementById("text").placeholder));
+  if (letters.length === 10) assert.match(await page.getAttribute("#text", "placeholder"), /^\d{4}-\d\d-\d\d$/, "an example: the date");
+  assert.deepEqual(problems, []);
+  await page.close();
+});
+
 /** The colours of an element's pixels on the screen, at points of it, each from 0 to 1 across and down. */
 async function screenOf(page, selector, points) {
   const png = (await page.locator(selector).screenshot()).toString("base64");

@@ -248,6 +248,7 @@ async function write() {
   }
   if (mine !== writing) return;
   Object.assign(sheet, { text, pictures, labels: letters.map((i) => places[i].label) }).replaceChildren(...cells);
+  sheet.style.setProperty("--places", places.length);
   sheet.setAttribute("aria-label", `${text}, written by the model`);
   byId("save-text").disabled = unknown.size > 0 || letters.length === 0;
 }
@@ -714,6 +715,16 @@ function measure() {
   document.body.classList.toggle("pixelated", Math.max(width, height) <= PIXELATED);
 }
 
+/** Let offline.js keep the page; if what it has kept is no longer the host's index.html, the next visit is the host's. */
+async function keepOffline(workers) {
+  if (!workers.controller) {
+    await workers.register("offline.js");
+    return;
+  }
+  const [kept, now] = await Promise.all([fetch("./"), fetch("./", { cache: "no-store" })]); // offline.js lets the second pass
+  if (now.ok && (await now.text()) !== (await kept.text())) await (await workers.getRegistration()).unregister();
+}
+
 /**
  * Start the page; the rest of it happens by itself.
  *
@@ -735,5 +746,5 @@ export async function start(show) {
   await report();
   if (await canTryWebGPU()) byId("gpu-label").hidden = false;
   // Only now, when the page works. On plain http there are no service workers, and private windows may refuse them.
-  await navigator.serviceWorker?.register("offline.js").catch(() => {});
+  if (navigator.serviceWorker) await keepOffline(navigator.serviceWorker).catch(() => {});
 }
