@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from test_versions import floors
 
-COMMANDS = ("dcgan-infer", "dcgan-verify", "dcgan-bench", "dcgan-eval", "dcgan-export", "dcgan-train")
+COMMANDS = ("dcgan-infer", "dcgan-verify", "dcgan-bench", "dcgan-serve", "dcgan-eval", "dcgan-export", "dcgan-train")
 NAMES = {"dcgan", "dcgan_export", "dcgan_infer", "dcgan_models"}
 
 

@@ -42,16 +42,21 @@ class Rendered(NamedTuple):
     seconds: float
 
 
-def render(request: Request, progress: Callable[[_Batches], _Batches] = lambda batches: batches) -> Rendered:
+def render(
+    request: Request,
+    progress: Callable[[_Batches], _Batches] = lambda batches: batches,
+    generator: ImageGenerator | None = None,
+) -> Rendered:
     """Make images and write them.
 
     Args:
         request: what and where.
         progress: wraps the batches on their way to the file, to count them.
+        generator: instead of the one that the request names, which is opened.
     Raises:
         ModelError, LatentError, DeviceError, RuntimeMissingError, OutputError
     """
-    generator = ImageGenerator(request.model, provider=request.provider, threads=request.threads)
+    generator = generator or ImageGenerator(request.model, provider=request.provider, threads=request.threads)
     floats = request.dtype == "float"
     if floats and generator.model.gives_uint8:
         raise ModelError(

@@ -78,7 +78,7 @@ def _refuse_doubled(site_packages: Path) -> None:
         )
 
 
-def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -> Opened:
+def open_session(model: bytes | str, provider: str = "auto", threads: int = 1, spinning: bool = True) -> Opened:
     """Open a model.
 
     Args:
@@ -86,6 +86,7 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
         provider: one that this onnxruntime has, as `providers` calls it, such as `cpu`, `cuda` or `openvino`; or
             `auto`, which is CUDA where it works and the CPU otherwise.
         threads: of the CPU provider.
+        spinning: whether these threads wait for work in a loop: faster, at the cost of whatever else wants the cores.
     Raises:
         DeviceError: this onnxruntime has no such provider, or the session would not run on it, or there can't be
             so many threads.
@@ -110,7 +111,8 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
             raise _not_offered(ort, wanted, offered)
         hints = _preload(ort)
         try:
-            session = _session(ort, model, [(offered[wanted], _OPTIONS.get(wanted, {})), offered["cpu"]], threads)
+            wants = [(offered[wanted], _OPTIONS.get(wanted, {})), offered["cpu"]]
+            session = _session(ort, model, wants, threads, spinning)
             note = _why_not_on(session, offered[wanted])
             if not note:
                 return Opened(session, wanted, "")
@@ -123,7 +125,7 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1) -
                 what, needs = "CUDA", "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')"
             raise DeviceError(f"{what} does not work here: {note}; it needs {needs}, or take --provider cpu")
     try:
-        return Opened(_session(ort, model, [offered["cpu"]], threads), "cpu", note)
+        return Opened(_session(ort, model, [offered["cpu"]], threads, spinning), "cpu", note)
     except Exception as error:  # its exceptions have no common base below Exception
         raise ModelError(f"onnxruntime can't read it: {reason(error)}") from error
 
@@ -208,11 +210,13 @@ def _startable(count: int) -> int:
     return started
 
 
-def _session(ort: Any, model: bytes | str, providers: list[Any], threads: int) -> Any:
+def _session(ort: Any, model: bytes | str, providers: list[Any], threads: int, spinning: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1  # the graph is one line of layers
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if len(providers) > 1:  # for _why_not_on
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     # Its fallback prints to stdout and would hide the reason.

@@ -16,7 +16,7 @@ from .contract.latents import latents
 from .contract.pixels import to_pictures
 from .contract.spec import INDICES
 from .inputs import Block, Classes, checked, class_numbers
-from .model import open_model
+from .model import Model, open_model
 from .pictures import Images
 from .request import BATCH_SIZE, DEFAULT_SEED
 
@@ -50,11 +50,12 @@ class ImageGenerator:
     """
 
     def __init__(
-        self, model: str | Path = shipped.DEFAULT, *, provider: str = "auto", threads: int | None = None
+        self, model: str | Path | Model = shipped.DEFAULT, *, provider: str = "auto", threads: int | None = None
     ) -> None:
         """
         Args:
-            model: name of a shipped model, path of an ONNX file that dcgan-export wrote, or of a folder that holds one.
+            model: name of a shipped model, path of an ONNX file that dcgan-export wrote, or of a folder that holds one;
+                or one that is open, with its provider and threads.
             provider: `auto`, `cpu`, `cuda`, or another as `runtime.open_session` takes them.
             threads: of the CPU provider; None takes the cores this process may use.
         Raises:
@@ -65,7 +66,7 @@ class ImageGenerator:
         self.threads = runtime.cores() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads must be 1 or more, found {threads}")
-        self.model = open_model(model, provider, self.threads)
+        self.model = model if isinstance(model, Model) else open_model(model, provider, self.threads)
         self.name = self.model.name
         self.spec = self.model.spec
         self.runtime_version: str = runtime.onnxruntime().__version__
