@@ -488,7 +488,8 @@ def test_a_site_is_served_and_nothing_beside_it(tmp_path: Path) -> None:
     app = app_of(DIGITS, site=site_of(tmp_path))
     kinds = {
         "/": "text/html; charset=utf-8", "/index.html": "text/html; charset=utf-8",
-        "/runtime/a.wasm": "application/wasm", "/page.js": "text/javascript; charset=utf-8", "/model.onnx": "application/octet-stream",
+        "/runtime/a.wasm": "application/wasm", "/page.js": "text/javascript; charset=utf-8",
+        "/model.onnx": "application/octet-stream",
     }  # fmt: skip
     for target, kind in kinds.items():
         answer = ask(app, target)

@@ -90,10 +90,8 @@ def main(
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        reason = first_line(error).lower().partition(" (while")[0]  # of which it repeats the address
-        raise click.ClickException(
-            f"can't listen on {host}:{port}: {reason}; choose another --host or --port"
-        ) from error
+        why = first_line(error).lower().partition(" (while")[0]  # where it repeats the address
+        raise click.ClickException(f"can't listen on {host}:{port}: {why}; choose another --host or --port") from error
     with listening:
         generator, session = open_batched(model, provider, threads, max_batch)
         app = app_module.App(generator, session, app_module.Limits(max_images, queue, max_batch), site)
