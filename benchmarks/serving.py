@@ -96,7 +96,7 @@ def load(port: int, clients: int, seconds: float, ask: Ask) -> tuple[float, list
     began = time.perf_counter()
 
     def client(number: int) -> list[float]:
-        spent = []
+        spent: list[float] = []
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         with contextlib.closing(connection):
             while (start := time.perf_counter()) < began + seconds:

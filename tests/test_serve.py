@@ -180,6 +180,16 @@ def test_a_class_of_a_model_without_any_is_the_client_s_fault(apps: dict[str, Ap
     assert "is unconditional" in answer.json["error"]
 
 
+def test_images_that_are_no_pictures_come_by_the_protocol_alone() -> None:
+    app = app_of(str(MODELS / "four.onnx"))
+    answer = ask(app, "/image.png")
+    assert answer.status == 400
+    assert "pictures are grey or have 3 channels, and this model's have 4" in answer.json["error"]
+    z = {"name": "z", "datatype": "FP32", "shape": [1, 5], "data": [0.0] * 5}
+    answer = ask(app, "/v2/models/four/infer", json.dumps({"inputs": [z]}).encode())
+    assert answer.json["outputs"][0]["shape"] == [1, 4, 4, 6]
+
+
 def test_a_picture_that_a_client_has_is_not_made_again(digits: App) -> None:
     first = ask(digits, "/image.png?seed=3&n=4")
     made = digits.room.taken, images_of(digits)

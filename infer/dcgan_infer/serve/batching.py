@@ -113,7 +113,8 @@ def open_batched(model: str, provider: str, threads: int | None, most: int) -> t
     path, content = read_model(model)
     threads = threads or runtime.cores()
     try:
-        # A server lives long and is seldom alone: threads that spin take the cores of others, and of its own Python.
+        # A server is seldom alone: threads that spin take the cores of others, and of its own Python. Of two threads
+        # beside a busy process, 2.3 times the CPU time for one image, and no less waiting (measured).
         opened = runtime.open_session(content, provider, threads, spinning=False)
         session = BatchedSession(opened.session, most)
         generator = ImageGenerator(Model(opened._replace(session=session), path, content), threads=threads)
