@@ -249,6 +249,8 @@ def test_data_may_be_nested(digits: App) -> None:
         (b'{"inputs": [1]}', "inputs of a request must be a list of objects"),
         (body_of(1, outputs=[{"name": "x"}]), "this model gives image, asked for x"),
         (body_of(0), "1 to 100 images, found 0"),
+        (body_of(1).replace(b'"data": [0]', b'"data": [true]'), "data of label must be numbers of INT64"),
+        (body_of(1).replace(b"[1]", b"[2]").replace(b"[0]", b"[0, 1]"), "there are 2 labels for 1 latents"),
         (body_of(101), "1 to 100 images, found 101"),
     ],
 )
@@ -688,6 +690,8 @@ def test_a_model_that_takes_a_seed_is_served(tmp_path: Path) -> None:
         values = {"seed": np.array(7), "n": np.array(20), "label": np.array([1, -1])}
         np.testing.assert_array_equal(served.infer(values), served.run(values))
         assert check["check_refusals"](served, values) > 10
+        status, answer = served.send(served.request(values | {"label": np.zeros(65, np.int64)}))
+        assert (status, "label has up to 64 numbers" in answer["error"]) == (400, True)
         assert get(url, "/image.png?seed=7&n=10&start=54").status == 200
         refused = get(url, "/image.png?seed=7&n=10&start=55")
         assert (refused.status, b"64 at most" in refused.body) == (400, True)

@@ -96,9 +96,8 @@ def main(
         generator, session = open_batched(model, provider, threads, max_batch)
         app = app_module.App(generator, session, app_module.Limits(max_images, queue, max_batch), site)
         config = uvicorn.Config(
-            app, loop="asyncio", http="h11", ws="none", lifespan="off", server_header=False, access_log=verbose,
+            app, loop="asyncio", http="h11", ws="none", lifespan="off", server_header=False,
             log_level="info" if verbose else "error", timeout_graceful_shutdown=_PATIENCE,
-            **({} if verbose else {"log_config": None}),
         )  # fmt: skip
         server = uvicorn.Server(config)
 
