@@ -125,6 +125,7 @@ def infer(*words: str) -> str:
         (DIGITS, "digit=7&truncation=0.5", "--digit 7 --truncation 0.5"),
         (DIGITS, "class=3&class=5&class=8", "--class 3 --class 5 --class 8"),
         (DIGITS, f"seed={2**63 - 1}&start={2**32 - 2}&n=2", f"--seed {2**63 - 1} --start {2**32 - 2} --n 2"),
+        (DIGITS, "text=2026-11-25&seed=3", "--text 2026-11-25 --seed 3"),
         (COLOUR, "n=4&scale=3", "--n 4 --scale 3"),
     ],
 )

@@ -180,7 +180,8 @@ def check_saved(folder: Path, site: Path) -> None:
         if name == "save-text":
             images = np.insert(images, 1, 0, axis=0)  # the empty place
         if "interpolate" not in facts:
-            images = tile(images, *map(int, facts.get("grid", f"1x{len(images)}").split("x")))[None]
+            rows, columns = map(int, facts.get("grid", f"1x{len(images)}").split("x"))
+            images = tile(images, rows, columns)[None]
         assert shown.shape == images.shape
         paper = float(np.array(Image.new("RGB", (1, 1), (255, 253, 248)).convert("L")).item())
         assert np.abs(shown - (255 - images) * paper / 255).max() <= 2  # WebAssembly is off by one

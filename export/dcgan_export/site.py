@@ -204,7 +204,7 @@ def _preview(model: Path, about: Mapping[str, Any]) -> bytes:
     scale = int(scale) if scale > 1 else scale
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     columns, rows = (room // side for room, side in zip(_PREVIEW_SIZE, size, strict=True))
-    pictures = generator.generate(columns * rows, seed=0)
+    pictures = np.asarray(generator.generate(columns * rows, seed=0))
     if channels == 1 and about.get("ink"):
         share = 1 - pictures[..., None] / 255.0
         pictures = np.rint(share * _PAPER).astype(np.uint8)

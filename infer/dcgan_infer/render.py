@@ -64,7 +64,7 @@ def render(
             "with --image float"
         )
     if request.text is not None:
-        _refuse_unknown(request.classes, generator)
+        refuse_unknown(request.classes, generator)
     labels = None if request.labels is None else request.labels.part(request.start, request.n)
     asked = generator.asked(
         request.start,
@@ -103,7 +103,7 @@ def render(
     return Rendered(request.count, facts, generator.model.provider, generator.model.note, generator.threads, seconds)
 
 
-def _refuse_unknown(letters: Sequence[str], generator: ImageGenerator) -> None:
+def refuse_unknown(letters: Sequence[str], generator: ImageGenerator) -> None:
     """Raise if a class is called otherwise than by a letter of a text: a number of a class would be no letter.
 
     Raises:

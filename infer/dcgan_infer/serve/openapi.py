@@ -6,6 +6,7 @@ from typing import Any
 
 from .. import __version__
 from ..contract.spec import INDICES, LARGEST_LATENT, SEEDS, SPEC_KEY
+from ..request import DEFAULT_SEED
 from ..session import ImageGenerator
 from .protocol import Tensor, gives, takes
 
@@ -87,11 +88,17 @@ def _refusals(*statuses: int) -> _Json:
 def _picture(generator: ImageGenerator, most: int) -> _Json:
     spec = generator.spec
     texts: dict[str, tuple[str, _Json]] = {
-        "seed": ("Of the latents. The same one makes the same picture.", _whole(0, SEEDS - 1) | {"default": 0}),
+        "seed": (
+            "Of the latents. The same one makes the same picture.",
+            _whole(0, SEEDS - 1) | {"default": DEFAULT_SEED},
+        ),
         "n": ("Number of images; 16, or as many as classes are named, if it is not said.", _whole(1, most)),
         "start": ("Index of the first image of the seed.", _whole(0, INDICES - 1) | {"default": 0}),
         "columns": ("Of the grid; nearly square if it is not said.", _whole(1, most)),
-        "scale": ("Each pixel becomes a square of this side.", _whole(1, 64)),
+        "scale": (
+            "Each pixel becomes a square of this side; large enough to be seen if it is not said.",
+            _whole(1, 64),
+        ),
     }
     if not generator.model.takes_seed:
         psi = {"type": "number", "minimum": 0, "maximum": 2}
@@ -99,6 +106,9 @@ def _picture(generator: ImageGenerator, most: int) -> _Json:
     if spec.num_classes:
         text = "Which to make, in turn, by name or number; drawn by the seed if it is not said."
         texts["class"] = (text, _list(_TEXT, examples=[[spec.labels[0]]]))
+    if letters := "".join(name for name in spec.labels if len(name) == 1 and name.isalnum()):
+        pattern = {"type": "string", "pattern": f"^[{letters}]+$", "maxLength": most}
+        texts["text"] = ("Write this by hand, such as a date; what is no class leaves a place empty.", pattern)
     if generator.makes_digits:
         texts["digit"] = ("Make this digit only.", _whole(0, 9))
         texts["digits"] = ("Make these in turn, like 0123456789.", {"type": "string", "pattern": "^[0-9]+$"})

@@ -12,11 +12,11 @@ from .. import __version__, shipped
 from ..cli import _default_count, main
 from ..commands import WholeNumber
 from ..contract.errors import LatentError
-from ..render import render
-from ..request import Request
+from ..render import refuse_unknown, render
+from ..request import Request, letters_of
 from ..session import ImageGenerator
 
-OPTIONS = ("seed", "n", "start", "class", "digit", "digits", "truncation", "scale")
+OPTIONS = ("seed", "n", "start", "class", "digit", "digits", "truncation", "scale", "text")
 PARAMETERS = (*OPTIONS, "columns")
 MOST_PIXELS = 1 << 22  # of a picture: a second of encoding, 12 MB of colour
 
@@ -46,7 +46,16 @@ def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, bat
     if digit is not None and digits:
         raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
     digits = digits if digit is None else (digit,)
-    n = given["n"] or _default_count([], len(classes or digits), given["start"])
+    text = given["text_option"]
+    if text is not None:
+        if classes or digits or given["n"] is not None:
+            raise click.UsageError("a text says how many images there are and what they show; leave that out.")
+        try:
+            classes = letters_of(text)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
+        refuse_unknown(classes, generator)
+    n = given["n"] or len(classes if text else ()) or _default_count([], len(classes or digits), given["start"])
     if n > most:
         raise click.UsageError(f"--n {n} is more than the {most} images of a request; ask several times, with --start.")
     columns = _columns(dict(query).get("columns"), most)
@@ -58,6 +67,7 @@ def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, bat
         seed=given["seed"],
         classes=classes,
         digits=digits,
+        text=text,
         truncation=given["truncation"],
         grid=None if columns is None else (-(-n // columns), columns),
         scale=given["scale"],
@@ -71,7 +81,7 @@ def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, bat
     if generator.model.takes_seed and request.start + n > most:
         raise LatentError(f"this model makes all images up to the last, {most} at most, asked for {request.start + n}")
     (rows, columns), (_, height, width) = request.layout, generator.spec.image_shape
-    if rows * height * columns * width * (request.scale or 1) ** 2 > MOST_PIXELS:
+    if rows * height * columns * width * request.zoom(height, width) ** 2 > MOST_PIXELS:
         raise click.UsageError(f"The picture would have more than {MOST_PIXELS:,} pixels; give less --scale or --n.")
     return request
 
