@@ -47,7 +47,9 @@ COMMANDS = {
         "dcgan_infer.bench_cli", str(COLOUR), "--rounds", "1", "--burst", "0.01", "--rest", "0", "--batch", "1",
         "--plot", "plot.png", leaves=("plot.png",),
     ),
-    "export-onnx": _job("dcgan_export.cli", "-o", "m.onnx", "--report", "r.json", leaves=("m.onnx", "m.golden", "r.json")),
+    "export-onnx": _job(
+        "dcgan_export.cli", "-o", "m.onnx", "--report", "r.json", leaves=("m.onnx", "m.golden", "r.json")
+    ),
     "export-torchscript": _job("dcgan_export.cli", "-o", "m.pt", leaves=("m.pt",)),
     "export-pt2": _job("dcgan_export.cli", "-o", "m.pt2", leaves=("m.pt2",)),
     "train": _job(

@@ -215,7 +215,7 @@ class Metrics:
     """What is counted, in the text format of Prometheus."""
 
     def __init__(self, session: BatchedSession, room: Room) -> None:
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._session = session
         self._room = room
         self._registry = registry = prometheus_client.CollectorRegistry()
