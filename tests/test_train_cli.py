@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +277,10 @@ def test_options_that_say_what_they_can_not_are_one_line(field: str, value: obje
     result = CliRunner().invoke(main, ["--resume", str(run)])
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1
+
+
+def test_the_module_alone_says_what_it_can() -> None:
+    """It would train for half an hour."""
+    done = subprocess.run([sys.executable, "-m", "dcgan"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: dcgan-train [OPTIONS]")
