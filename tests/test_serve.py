@@ -643,7 +643,7 @@ def test_a_package_that_is_missing_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert "pip install '.[serve]'" in done.stderr
+    assert "pip install 'dcgan-toolkit[serve]'" in done.stderr
 
 
 def test_what_serves_the_protocol_elsewhere_is_held_against_it_here() -> None:

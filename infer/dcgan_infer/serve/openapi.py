@@ -106,9 +106,10 @@ def _picture(generator: ImageGenerator, most: int) -> _Json:
     if spec.num_classes:
         text = "Which to make, in turn, by name or number; drawn by the seed if it is not said."
         texts["class"] = (text, _list(_TEXT, examples=[[spec.labels[0]]]))
-    if letters := "".join(name for name in spec.labels if len(name) == 1 and name.isalnum()):
-        pattern = {"type": "string", "pattern": f"^[{letters}]+$", "maxLength": most}
-        texts["text"] = ("Write this by hand, such as a date; what is no class leaves a place empty.", pattern)
+    if any(len(name) == 1 and name.isalnum() for name in spec.labels):
+        # A number is a text too, and so it is in a query.
+        written: _Json = {"type": ["string", "number"], "examples": ["2026-11-25"]}
+        texts["text"] = ("Write this by hand, such as a date; what is no class leaves a place empty.", written)
     if generator.makes_digits:
         texts["digit"] = ("Make this digit only.", _whole(0, 9))
         texts["digits"] = ("Make these in turn, like 0123456789.", {"type": "string", "pattern": "^[0-9]+$"})
