@@ -53,9 +53,9 @@ models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redr
 	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.pt
 	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx --golden models/dcgan-mnist-conditional.golden --vectors examples/vectors/dcgan-mnist-conditional
 	$(VENV)/bin/dcgan-export models/$(FASHION).safetensors --out models/$(FASHION).onnx --golden models/$(FASHION).golden --vectors examples/vectors/$(FASHION)
-	$(VENV)/bin/dcgan-infer --model dcgan-mnist --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
-	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
-	$(VENV)/bin/dcgan-infer --model $(FASHION) --n 100 --class t-shirt --class trouser --class pullover --class dress --class coat --class sandal --class shirt --class sneaker --class bag --class "ankle boot" --scale 2 --out models/$(FASHION).png
+	$(VENV)/bin/dcgan-infer --model dcgan-mnist --seed 0 --n 100 --grid 10x10 --scale 2 --out models/dcgan-mnist.png
+	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --seed 0 --n 100 --digits 0123456789 --scale 2 --out models/dcgan-mnist-conditional.png
+	$(VENV)/bin/dcgan-infer --model $(FASHION) --seed 0 --n 100 --class t-shirt --class trouser --class pullover --class dress --class coat --class sandal --class shirt --class sneaker --class bag --class "ankle boot" --scale 2 --out models/$(FASHION).png
 	$(VENV)/bin/dcgan-infer --model dcgan-mnist-conditional --n 6 --digits 0123456789 --interpolate 10 --grid 2x5 --scale 2 --out docs/walk.gif
 	cd models && sha256sum *.onnx *.pt *.safetensors *.golden > SHA256SUMS
 

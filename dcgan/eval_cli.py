@@ -303,7 +303,7 @@ def _verdict(evaluation: Evaluation) -> str:
     # With few images the distance is mostly their number's own.
     few = "" if count >= FID_COUNT else f"; of {count:,} images it says little, {FID_COUNT:,} are usual"
     doubt = "; it may mean nothing, as the warning says" if evaluation.warning else ""
-    times = f"{found / floor:.1f} times as far as" if found > floor else "no farther than"
+    times = f"{found / floor if floor else float('inf'):.1f} times as far as" if found > floor else "no farther than"
     return f"Frechet distance {found:.2f}: {times} other real images are, {floor:.2f} {seeds}{doubt or few}"
 
 

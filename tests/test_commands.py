@@ -305,12 +305,14 @@ def test_bash_completes(tmp_path: Path) -> None:
     (tmp_path / "dcgan-infer").chmod(0o755)
     script = """eval "$(_DCGAN_INFER_COMPLETE=bash_source dcgan-infer)"
     COMP_WORDS=(dcgan-infer --interp); COMP_CWORD=1
-    _dcgan_infer_completion dcgan-infer --interp dcgan-infer; echo "${COMPREPLY[@]}\""""
+    _dcgan_infer_completion dcgan-infer --interp dcgan-infer; echo "${COMPREPLY[@]}"
+    COMP_WORDS=(dcgan-infer --model dcgan-mnist-c); COMP_CWORD=2
+    _dcgan_infer_completion dcgan-infer dcgan-mnist-c --model; echo "${COMPREPLY[@]}\""""
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
     )
-    assert done.stdout == "--interpolate\n", done.stderr
+    assert done.stdout == "--interpolate\ndcgan-mnist-conditional\n", done.stderr
 
 
 def test_help_has_each_option_once_under_a_title_that_fits() -> None:

@@ -111,12 +111,13 @@ def test_a_number_is_written_by_hand() -> None:
         (("--model", "dcgan-fashion-mnist-conditional", "7"), 1, "can't write '7'"),
         (("12",), 1, "model dcgan-mnist can't write '1'"),
         ((*DIGITS, "..."), 2, "there is nothing to write in '...'"),
-        ((*DIGITS, "1" * 1001), 2, "give up to 1000 letters or digits"),
+        ((*DIGITS, "1" * 1001), 2, "a text has at most 1000 characters"),
         ((*DIGITS, "12", "--n", "3"), 2, "a text says how many images there are and what they show"),
         ((*DIGITS, "12", "--text", "3"), 2, "TEXT and --text exclude each other"),
         ((*DIGITS, "12", "-o", "a.npy"), 2, "a text is written into one picture"),
         ((*DIGITS, "12", "-o", "a/"), 2, "a text is written into one picture"),
-        ((*DIGITS, "12", "--grid", "1x2"), 2, "leave --grid out"),
+        ((*DIGITS, "12", "--grid", "1x2"), 2, "A text has its own layout"),
+        ((*DIGITS, "12", "--interpolate", "4"), 2, "A text that changes is an animation"),
     ],
 )
 def test_what_can_not_be_written_is_said(words: tuple[str, ...], status: int, end: str) -> None:
@@ -195,8 +196,12 @@ def test_a_walk_shows_the_same_classes_throughout() -> None:
     assert generator.labels(2)[1] != label
     for index, frame in enumerate(frames_of("walk.gif")[::2]):
         assert np.abs(frame.astype(int) - generator.generate(1, start=index, digits=label)[0]).max() <= 1
-    done(*DIGITS, "3-8", *walk[2:])
-    assert frames_of("walk.gif")[0].shape == (28, 84)
+    done(*DIGITS, "3-8", "--start", "1", *walk[2:])
+    first = frames_of("walk.gif")[0]
+    expected = [generator.generate(1, start=1, digits=digit)[0] for digit in (3, 8)]
+    assert np.abs(first.astype(int) - np.hstack([expected[0], np.zeros((28, 28)), expected[1]])).max() <= 1
+    done(*DIGITS, "--n", "40", "-o", "long.gif")  # smaller, as there are more of them
+    assert frames_of("long.gif")[0].shape == (224, 224)
     done(*DIGITS, "--n", "3", "--interpolate", "4", "--scale", "1", "-o", "rows.png")  # each row has its own
     labels = generator.labels(3)
     for row in range(3):

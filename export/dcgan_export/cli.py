@@ -249,7 +249,7 @@ def main(
         out = Path(name + form.suffix)
         if out.exists():  # perhaps a checkpoint: many scripts save .pt files too
             raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
-    if golden is None and not no_golden and variant.format == "onnx" and not makes_folder:
+    if golden is None and not no_golden and variant.format == "onnx" and not makes_folder and out.name:
         golden = out.with_suffix(GOLDEN)
     for package, extra in form.needs:
         require(package, extra)

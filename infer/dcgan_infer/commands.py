@@ -165,7 +165,7 @@ def complete_model(_ctx: click.Context, _param: click.Parameter, begun: str) -> 
     from . import shipped
 
     names = [CompletionItem(name) for name in shipped.names(".onnx") if name.startswith(begun)]
-    return [*names, CompletionItem(begun, type="file")]
+    return names or [CompletionItem(begun, type="file")]  # in bash, files would take the place of names
 
 
 def parse_activation(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Activation | None:

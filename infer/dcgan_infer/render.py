@@ -142,6 +142,8 @@ def _values(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.i
 
 def _shown(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Classes on each frame of a walk: those that are asked for, or that of the first image."""
+    if request.text is not None:  # its letters, in their order, whatever the first index is
+        return generator.in_turn(asked, request.drawn_from, request.start, len(asked))
     if request.places > 1:
         return asked
     return generator.in_turn(asked, request.drawn_from, request.start, 1)

@@ -58,6 +58,8 @@ SHARD_SIZE = 50_000  # 40 MB of MNIST's pixels, 600 MB at 64x64 in colour
 # Pixels that a picture is enlarged to where nobody says how large: the root of its area, and its longer side at most.
 SEEN, LONGEST = 500, 1500
 MOST_LETTERS = 1000
+MOST_SCALE = 64
+MOST_PIXELS = 40_000_000  # of all frames, where nobody says how large: half of what a .gif may have
 SUFFIXES = {".jpg": "jpeg"} | {f".{kind}": kind for kind in FILES}
 
 
@@ -72,8 +74,10 @@ def letters_of(text: str) -> tuple[str, ...]:
         ValueError: there is none, or there are more than `MOST_LETTERS`.
     """
     letters = tuple(letter for line in _lines(text) for letter in line if letter.isalnum())
-    if not letters or sum(map(len, _lines(text))) > MOST_LETTERS:
-        raise ValueError(f"there is nothing to write in {text[:40]!r}; give up to {MOST_LETTERS} letters or digits.")
+    if sum(map(len, _lines(text))) > MOST_LETTERS:
+        raise ValueError(f"a text has at most {MOST_LETTERS} characters, and {text[:20]!r}... has more.")
+    if not letters:
+        raise ValueError(f"there is nothing to write in {text!r}; give letters or digits.")
     return letters
 
 
@@ -277,7 +281,10 @@ class Request:
             return self.scale or 1
         rows, columns = self.layout
         sides = rows * height, columns * width
-        return max(1, min(round(SEEN / math.sqrt(math.prod(sides))), LONGEST // max(sides)))
+        area = math.prod(sides)
+        frames = self.count // self.places if self.kind == "gif" else 1
+        room = math.isqrt(MOST_PIXELS // (area * frames))
+        return max(1, min(round(SEEN / math.sqrt(area)), LONGEST // max(sides), MOST_SCALE, room))
 
     def contradiction(self) -> str | None:
         """Which wishes can't be had together, or None."""
@@ -300,7 +307,11 @@ class Request:
             return f"--start {self.start} with --n {self.n} goes past the last latent of a seed, 2^32 - 1."
         if self.text is not None and self.kind not in (*GRIDS, "gif"):
             return f"a text is written into one picture, and {what} is none; ask for --class of each letter instead."
-        if self.grid and (self.kind not in (*GRIDS, "gif") or self.text is not None):
+        if self.text is not None and self.grid:
+            return "A text has its own layout, a place for each of its characters; leave --grid out."
+        if self.text is not None and self.interpolate is not None and self.kind != "gif":
+            return "A text that changes is an animation: end --out in .gif, or leave --interpolate out."
+        if self.grid and self.kind not in (*GRIDS, "gif"):
             return f"--grid is the layout of one picture, and {what} has none; leave --grid out."
         if self.scale is not None and self.kind in ARRAYS:
             return f"--scale enlarges pictures, and {what} holds none; leave --scale out."
@@ -308,6 +319,8 @@ class Request:
             return f"--dtype float is for arrays (.npy, .npz), and {what} holds none."
         if self.interpolate is not None and self.kind in ARRAYS:
             return f"--interpolate makes pictures, and {what} holds none; leave --interpolate out."
+        if self.is_one_walk and self.kind == FOLDER and len(self.classes or self.digits) > 1:
+            return "Single frames show one class; name one, or write a .gif, which shows several side by side."
         if self.steps and self.n < 2:
             return "A walk needs two latents or more: give --n 2, or another format than gif without --interpolate."
         rows, columns = self.layout

@@ -1,4 +1,4 @@
-"""The command dcgan-verify: options in, one call of `verify.verify`, a table out."""
+"""The command dcgan-verify: options in, one call of `verify.verify`, a verdict out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Examples:
   dcgan-verify digits.onnx --golden other.golden      exact images that lie elsewhere
   dcgan-verify digits.onnx --against dcgan-mnist-conditional -n 1000 --json
 
-Exit status: 0 no check failed (some may have been skipped, which is shown), 1 one failed, 2 wrong usage.
+Exit status: 0 none failed, and there was something to compare the file with; 1 otherwise; 2 wrong usage.
 docs/verify.md explains every check.""",
 )
 @click.argument("model", default=shipped.DEFAULT, metavar="[NAME|MODEL.onnx]", shell_complete=complete_model)

@@ -198,15 +198,15 @@ class App:
         return openapi.describe(self._generator, self._limits.images)
 
     async def _index(self, _request: Request) -> Response:
-        name = html.escape(self._generator.name)
+        name, few = html.escape(self._generator.name), min(16, self._limits.images)
         addresses = [
-            "image.png?seed=7&n=16&scale=2", "openapi.json", "metrics", "v2/health/ready",
+            f"image.png?seed=7&n={few}", "openapi.json", "metrics", "v2/health/ready",
             f"v2/models/{quote(self._generator.name, safe='')}",
         ]  # fmt: skip
         links = "".join(f'<li><a href="{html.escape(each)}">{html.escape(each)}</a>' for each in addresses)
         text = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color-scheme" content="light dark">'
-            f'<title>{name}</title><h1>{name}</h1><p><img src="image.png?scale=4" alt="16 images"><ul>{links}</ul>'
+            f'<title>{name}</title><h1>{name}</h1><p><img src="image.png?n={few}" alt="{few} images"><ul>{links}</ul>'
         )
         return Response(text, media_type="text/html", headers={"content-security-policy": _POLICY})
 

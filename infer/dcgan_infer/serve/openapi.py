@@ -109,7 +109,10 @@ def _picture(generator: ImageGenerator, most: int) -> _Json:
     if any(len(name) == 1 and name.isalnum() for name in spec.labels):
         # A number is a text too, and so it is in a query.
         written: _Json = {"type": ["string", "number"], "examples": ["2026-11-25"]}
-        texts["text"] = ("Write this by hand, such as a date; what is no class leaves a place empty.", written)
+        texts["text"] = (
+            "Write this by hand, such as a date; what is neither letter nor digit leaves a place empty.",
+            written,
+        )
     if generator.makes_digits:
         texts["digit"] = ("Make this digit only.", _whole(0, 9))
         texts["digits"] = ("Make these in turn, like 0123456789.", {"type": "string", "pattern": "^[0-9]+$"})

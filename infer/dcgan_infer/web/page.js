@@ -110,6 +110,9 @@ function factsOf(start, n, labels = state.label === null ? [] : [state.label]) {
   return { "dcgan.seed": `${state.seed}`, "dcgan.start": `${start}`, "dcgan.n": `${n}`, ...(names && { [digits ? "dcgan.digits" : "dcgan.class"]: names }) };
 }
 
+/** The class that a walk shows: one can't be half another. Asked for, or that of the image where it begins; or null. */
+const classOfWalk = (seed, label, start) => label ?? generator.labelsOf(seed, start, 1)?.[0] ?? null;
+
 function saveGrid() {
   const { columns } = layout();
   const facts = { ...factsOf(0, gridPictures.length), "dcgan.grid": `${gridPictures.length / columns}x${columns}` };
@@ -131,9 +134,10 @@ function saveText() {
 async function saveWalk(button) {
   button.disabled = true;
   const n = Math.max(generator.width, generator.height) < LARGE ? WALK_IMAGES : WALK_IMAGES / 2;
-  const { seed, label } = state; // which may be others by the end
+  const { seed } = state; // which may be another by the end
   const start = Math.floor(place);
-  const [name, facts, frames] = [nameOf(`walk-from-${start}`), factsOf(start, n), []];
+  const label = classOfWalk(seed, state.label, start);
+  const [name, facts, frames] = [nameOf(`walk-from-${start}`), factsOf(start, n, label === null ? [] : [label]), []];
   const milliseconds = Math.round(1000 / (WALK_STEPS * Number(byId("speed").value)));
   try {
     for (let i = 0; i < n * WALK_STEPS; i += 1) {
@@ -217,7 +221,7 @@ async function fillGrid() {
 }
 
 function setSaving(possible) {
-  for (const id of ["save-grid", "save-one", "save-walk"]) byId(id).disabled = !possible;
+  for (const id of ["save-grid", "save-one", "save-walk", ...(possible ? [] : ["save-text"])]) byId(id).disabled = !possible;
 }
 
 const nextFrame = () => new Promise((resolve) => requestAnimationFrame(resolve));
@@ -362,8 +366,9 @@ async function drawPoint() {
       drawAgain = false;
       const what = `around-${state.chosen}`;
       const { x, y } = state;
+      const facts = { ...factsOf(state.chosen, 1), ...(x || y ? { "dcgan.pad": `${x},${y}` } : {}) }; // before it is another
       const picture = await generator.images(latentAt(x, y), labelOfChosen());
-      if (!walking) showStage(picture, what, { ...factsOf(state.chosen, 1), ...(x || y ? { "dcgan.pad": `${x},${y}` } : {}) });
+      if (!walking) showStage(picture, what, facts);
       if (drawAgain) await nextFrame();
     } while (drawAgain);
   } finally {
@@ -393,17 +398,18 @@ function slerp(a, b, t) {
   return a.map((value, i) => from * value + to * b[i]);
 }
 
-/** The image on the way from one image of a seed to another; a class can't be divided, and changes half-way. */
+/** The image on the way from one image of a seed to another. */
 function between(seed, from, to, share, wanted) {
   const [a, b] = [from, to].map((index) => latents(seed, index, 1, generator.latentDim));
-  return generator.images(slerp(a, b, share), generator.labelsOf(seed, share < 0.5 ? from : to, 1, wanted));
+  return generator.images(slerp(a, b, share), generator.labelsOf(seed, from, 1, wanted));
 }
 
 async function walk() {
   const mine = {};
   walking = mine;
   byId("walk").textContent = "Pause";
-  const { seed, label: wanted } = state;
+  const { seed } = state;
+  const wanted = classOfWalk(seed, state.label, Math.floor(place));
   let before = performance.now();
   while (walking === mine) {
     const now = await nextFrame();
@@ -413,7 +419,7 @@ async function walk() {
     const picture = await between(seed, from, from + 1, place - from, wanted);
     if (walking !== mine) return;
     const what = `walk-${place.toFixed(2)}`;
-    showStage(picture, what, { ...factsOf(from, 2), "dcgan.walk": place.toFixed(6) });
+    showStage(picture, what, { ...factsOf(from, 2, wanted === null ? [] : [wanted]), "dcgan.walk": place.toFixed(6) });
     byId("place").textContent = `${nounOf()} ${from} to ${from + 1}`;
   }
 }
