@@ -198,8 +198,8 @@ def test_a_walk_shows_the_same_classes_throughout() -> None:
         assert np.abs(frame.astype(int) - generator.generate(1, start=index, digits=label)[0]).max() <= 1
     done(*DIGITS, "3-8", "--start", "1", *walk[2:])
     first = frames_of("walk.gif")[0]
-    expected = [generator.generate(1, start=1, digits=digit)[0] for digit in (3, 8)]
-    assert np.abs(first.astype(int) - np.hstack([expected[0], np.zeros((28, 28)), expected[1]])).max() <= 1
+    three, eight = (generator.generate(1, start=1, digits=digit)[0] for digit in (3, 8))
+    assert np.abs(first.astype(int) - np.hstack([three, np.zeros((28, 28)), eight])).max() <= 1
     done(*DIGITS, "--n", "40", "-o", "long.gif")  # smaller, as there are more of them
     assert frames_of("long.gif")[0].shape == (224, 224)
     done(*DIGITS, "--n", "3", "--interpolate", "4", "--scale", "1", "-o", "rows.png")  # each row has its own

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import shlex
 import sys
@@ -250,7 +251,10 @@ def main(
         if out.exists():  # perhaps a checkpoint: many scripts save .pt files too
             raise OutputError(f"{out} already exists; give --out {out} to replace it, or another name")
     if golden is None and not no_golden and variant.format == "onnx" and not makes_folder and out.name:
-        golden = out.with_suffix(GOLDEN)
+        if os.access(out.absolute().parent, os.W_OK):
+            golden = out.with_suffix(GOLDEN)
+        else:  # a single file that may be written to, in a folder that may not
+            click.echo("no golden file is written: nothing new can be put into that folder", err=True)
     for package, extra in form.needs:
         require(package, extra)
     library = require("dcgan_export.publish", "export")

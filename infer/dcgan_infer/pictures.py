@@ -25,7 +25,7 @@ class Images(np.ndarray[Any, np.dtype[np.uint8]]):
 
     @property
     def _is_colour(self) -> bool:
-        return self.ndim == 4 or (self.ndim == 3 and self.shape[-1] == 3)
+        return self.ndim in (3, 4) and self.shape[-1] == 3
 
     @property
     def _is_picture(self) -> bool:

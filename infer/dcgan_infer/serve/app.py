@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
 from .. import __version__
-from ..contract.errors import DcganError, ModelError
+from ..contract.errors import DcganError, ModelError, OutputError
 from ..session import ImageGenerator
 from . import openapi, picture, protocol
 from .batching import BatchedSession, BusyError, Room
@@ -132,8 +132,10 @@ class App:
         with self.room.hold(n):
             try:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, make)
-            except ModelError as error:  # what was asked for was right
-                raise HTTPException(500, str(error)) from error
+            except (ModelError, OutputError) as error:
+                if isinstance(error, OutputError) and not isinstance(error.__cause__, OSError):
+                    raise  # a picture that can't be
+                raise HTTPException(500, str(error)) from error  # what was asked for was right
 
     async def _picture(self, request: Request) -> Response:
         limits, generator = self._limits, self._generator

@@ -9,7 +9,7 @@ import io
 import click
 
 from .. import __version__, shipped
-from ..cli import _default_count, main
+from ..cli import main
 from ..commands import WholeNumber
 from ..contract.errors import LatentError
 from ..render import refuse_unknown, render
@@ -55,7 +55,8 @@ def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, bat
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         refuse_unknown(classes, generator)
-    n = given["n"] or len(classes if text else ()) or _default_count([], len(classes or digits), given["start"])
+    named = len(classes or digits)
+    n = given["n"] or (named if text is not None or named > 1 else min(most, 16))
     if n > most:
         raise click.UsageError(f"--n {n} is more than the {most} images of a request; ask several times, with --start.")
     columns = _columns(dict(query).get("columns"), most)
