@@ -23,7 +23,7 @@ demo: $(DEMO)/installed  ## Install the light inference package and write grid.p
 	$(DEMO)/bin/dcgan-infer --n 16 --out grid.png
 
 test: $(VENV)/installed  ## Install everything and run all tests
-	$(VENV)/bin/pytest --numprocesses auto --dist worksteal
+	$(VENV)/bin/pytest --numprocesses auto --dist worksteal --durations 15
 
 test-light: $(DEMO)/installed  ## Run the inference tests on the installed package, in a venv without torch
 	$(DEMO)/bin/pip install --quiet pytest pytest-xdist
