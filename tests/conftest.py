@@ -33,6 +33,11 @@ sys.path.append(str(ROOT / "examples"))  # check.py
 sys.path.append(str(ROOT / "tools"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The browser's tests first: each takes a minute or more, and at the end one process would wait for the other."""
+    items.sort(key=lambda item: item.path.name != "test_web.py")
+
+
 def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:
     """The content of an IDX file that holds `array`."""
     return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
