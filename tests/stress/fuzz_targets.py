@@ -609,10 +609,10 @@ JOBS = {
         ("some.npz", "--images", PICTURES, "--size", "28", "--threads", "1", "-n", "10", "--features", str(EVALUATOR)),
         says=True,
     ),
-    "export-safetensors": Job("export", TARGETS["safetensors"], ("g.safetensors", "-o", "m.onnx"), ("m.onnx",), True),
-    "export-pt": Job(
-        "export", TARGETS["pt"], ("g.pt", "-o", "m.onnx", "--golden", "m.golden"), ("m.onnx", "m.golden"), True
+    "export-safetensors": Job(
+        "export", TARGETS["safetensors"], ("g.safetensors", "-o", "m.onnx"), ("m.onnx", "m.golden"), True
     ),
+    "export-pt": Job("export", TARGETS["pt"], ("g.pt", "-o", "m.onnx"), ("m.onnx", "m.golden"), True),
     "export-pickle": Job("export", TARGETS["pickle"], ("g.pt", "-o", "ts.pt"), ("ts.pt",), True),
     "train-images": Job("train", TARGETS["zip"]._replace(torch=True), (*_TRAIN, *_SMALL, "-o", "run"), ("run",), True),
     "train-options": Job("train", _in_run("options.json"), ("--resume", "run", "--epochs", "2"), ("run",), True),
