@@ -306,7 +306,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     script = """eval "$(_DCGAN_INFER_COMPLETE=bash_source dcgan-infer)"
     COMP_WORDS=(dcgan-infer --interp); COMP_CWORD=1
     _dcgan_infer_completion dcgan-infer --interp dcgan-infer; echo "${COMPREPLY[@]}"
-    COMP_WORDS=(dcgan-infer --model dcgan-mnist-c); COMP_CWORD=2
+    COMPREPLY=(); COMP_WORDS=(dcgan-infer --model dcgan-mnist-c); COMP_CWORD=2
     _dcgan_infer_completion dcgan-infer dcgan-mnist-c --model; echo "${COMPREPLY[@]}\""""
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(

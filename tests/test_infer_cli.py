@@ -411,7 +411,7 @@ def test_help_and_version() -> None:
         (
             ["--n", "900", "--truncation", "0", "-o", "a.gif"],
             1,
-            "14400 frames of 504x504 pixels are too many",
+            "14400 frames of 28x28 pixels are too many",
         ),
         (["--model", shipped.DEFAULT, "--n", "9", "--digits", "0" * 40_000, "-o", "a.jpg"], 1, "a jpeg takes 65,533;"),
     ],
