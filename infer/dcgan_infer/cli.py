@@ -38,7 +38,6 @@ from .runtime import NO_CUDA
 if TYPE_CHECKING:
     from .inputs import Rows
     from .render import Rendered
-    from .shards.make import Made
 
 
 def _parse_grid(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -313,10 +312,8 @@ def main(
             raise click.UsageError("TEXT and --text exclude each other.")
         text = text_option if text is None else text
         if text is not None:
-            if classes or digits or labels_file or n is not None:
-                raise click.UsageError("a text says how many images there are and what they show; leave that out.")
             try:
-                classes = letters_of(text)
+                classes = letters_of(text, alone=not (classes or digits or labels_file or n is not None))
             except ValueError as error:
                 raise click.UsageError(str(error)) from error
             n = len(classes) if kind != "gif" else 8
@@ -366,6 +363,7 @@ def _sharding(kind: str, format_name: str | None, **given: Any) -> Sharding | No
 
 def _make_shards(request: Request, out: str, as_json: bool) -> None:
     from .shards.make import make_shards
+    from .shards.report import report
 
     began = time.perf_counter()
     with ExitStack() as stack, signals.told(lambda _: "stopped; give the same command again to go on"):
@@ -374,47 +372,7 @@ def _make_shards(request: Request, out: str, as_json: bool) -> None:
             shown = click.progressbar(length=request.n, label="images", show_pos=True, file=sys.stderr)
             bar = stack.enter_context(shown)
         made = make_shards(request, bar.update if bar else lambda _: None)
-    click.echo(_report_of_shards(request, out, made, time.perf_counter() - began, as_json))
-
-
-def _report_of_shards(request: Request, out: str, made: Made, seconds: float, as_json: bool) -> str:
-    plan, generator = made.plan, made.generator
-    if as_json:
-        return json.dumps(
-            {
-                "out": out,
-                **plan.facts(),
-                "shards": len(plan),
-                "made": made.made,
-                "found": made.mine - made.made,
-                "missing": made.missing,
-                "images": made.images,
-                "sha256": made.sha256,
-                "bytes": made.size,
-                "provider": generator.model.provider,
-                "provider_note": generator.model.note,
-                "threads": generator.threads,
-                "batch_size": request.batch_size,
-                "seconds": round(seconds, 4),
-                "images_per_second": round(made.images / seconds, 1),
-            }
-        )
-    there = made.mine - made.made
-    found = f", {there:,} {'was' if there == 1 else 'were'} there" if there else ""
-    indices = f"{plan.start} to {plan.start + plan.n - 1}"
-    line = (
-        f"{out}: {made.images:,} images in {_shards(made.made)} of {plan.format}{found} (seed {plan.seed}, {indices}) "
-        f"by {plan.model} on {generator.model.provider}; {seconds:.2f} s, {made.images / seconds:,.0f} images/s"
-    )
-    if not made.made:
-        line = f"{out}: nothing was to be made" + (f", {_shards(there)} of {plan.format} were there" if there else "")
-    if made.missing:
-        return f"{line}\nof {_shards(len(plan))} {made.missing:,} are missing yet; the manifest comes with the last"
-    return f"{line}\nall is there: {_shards(len(plan))}, {made.size:,} bytes, sha256 of the set {made.sha256}"
-
-
-def _shards(count: int) -> str:
-    return f"{count:,} shard{'s' * (count != 1)}"
+    click.echo(report(request, out, made, time.perf_counter() - began, as_json))
 
 
 def _rows(latents_file: Path | None, labels_file: Path | None) -> tuple[Rows | None, Rows | None]:

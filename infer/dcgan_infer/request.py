@@ -67,12 +67,17 @@ def _lines(text: str) -> list[str]:
     return unicodedata.normalize("NFKC", text).splitlines()
 
 
-def letters_of(text: str) -> tuple[str, ...]:
+def letters_of(text: str, *, alone: bool) -> tuple[str, ...]:
     """Letters and digits of a text; all else leaves a place empty.
 
+    Args:
+        text: to be written.
+        alone: whether nothing else says how many images there are and of which classes.
     Raises:
-        ValueError: there is none, or there are more than `MOST_LETTERS`.
+        ValueError: there is none, or there are more than `MOST_LETTERS`, or something else says so.
     """
+    if not alone:
+        raise ValueError("a text says how many images there are and what they show; leave that out.")
     letters = tuple(letter for line in _lines(text) for letter in line if letter.isalnum())
     if sum(map(len, _lines(text))) > MOST_LETTERS:
         raise ValueError(f"a text has at most {MOST_LETTERS} characters, and {text[:20]!r}... has more.")

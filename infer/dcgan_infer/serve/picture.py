@@ -48,10 +48,8 @@ def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, bat
     digits = digits if digit is None else (digit,)
     text = given["text_option"]
     if text is not None:
-        if classes or digits or given["n"] is not None:
-            raise click.UsageError("a text says how many images there are and what they show; leave that out.")
         try:
-            classes = letters_of(text)
+            classes = letters_of(text, alone=not (classes or digits or given["n"] is not None))
         except ValueError as error:
             raise click.UsageError(str(error)) from error
         refuse_unknown(classes, generator)
