@@ -3,7 +3,7 @@
 Each row changes one thing in a recipe, trains on the first 50,000 training images for an equal number of images, and
 is judged on the last 10,000. `recipe` is about the choices of the recipe `fast`, `networks` about the document's claims
 and the networks themselves. Rows are added to a file as they are done, so a run can be interrupted and gone on with;
-docs/quality.md and docs/networks.md have the tables.
+docs/lab-notebook.md and docs/understand.md have the tables.
 """
 
 from __future__ import annotations

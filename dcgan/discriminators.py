@@ -279,7 +279,7 @@ class ProjectedDiscriminator(nn.Module):
         dropout: share of feature maps that `Dropout2d` drops in the heads.
         num_classes: of the labels it judges images by; 0 for none.
         ndf: feature maps that the heads end in. The features' first layer has half as many; as many are slower by a
-            half and no better (docs/quality.md).
+            half and no better (docs/lab-notebook.md).
         told_apart: classes that the features are trained to tell apart.
     """
 

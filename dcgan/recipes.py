@@ -205,7 +205,7 @@ RECIPES = {
             drop_last=True,
         ),
         # The same generator against a discriminator that sees with a classifier's eyes, sixteen times the batch,
-        # eighty times the learning rate. docs/quality.md has the search that found it.
+        # eighty times the learning rate. docs/lab-notebook.md has the search that found it.
         Recipe(
             name="fast",
             labels="latent",
@@ -261,7 +261,7 @@ RECIPES = {
             augment="none",
             drop_last=False,
         ),
-        # Images of anybody's, few and without labels perhaps. docs/quality.md has the search that found it.
+        # Images of anybody's, few and without labels perhaps. docs/lab-notebook.md has the search that found it.
         Recipe(
             name="images",
             labels="auto",

@@ -1,6 +1,6 @@
 """Where the images to be judged come from: a checkpoint, an ONNX model, or a file of images.
 
-Latents, and labels where none are asked for, are those of docs/latents.md, so that the images judged are the ones
+Latents, and labels where none are asked for, are those of docs/contracts.md, so that the images judged are the ones
 `dcgan-infer` makes of the same model, seed, indices and classes.
 """
 

@@ -3,7 +3,7 @@
     dcgan-export --target web --out site
     python tests/static_hosts.py site           # or some: site nginx "npx serve"
 
-prints the table of docs/embedding.md, and fails where a cell is not as it should be. It needs Chromium, `npm install`
+prints the table of docs/web-page.md, and fails where a cell is not as it should be. It needs Chromium, `npm install`
 in examples/web, and of the hosts as many as there are: nginx, Apache (apache2), Python's http.server, and serve of npm.
 
 Hosts listen on 127.0.0.1 alone, on free ports, as nobody if this is root and
@@ -34,7 +34,7 @@ INDEX = ROOT / "infer" / "dcgan_infer" / "web" / "index.html"
 LIFE = 300  # seconds after which a host ends, whatever became of this program
 START = 20  # seconds for a host to answer; they take one
 
-# The strictest policy that the page works with is the page's own; docs/embedding.md gives it too.
+# The strictest policy that the page works with is the page's own; docs/web-page.md gives it too.
 (POLICY,) = re.findall(r'http-equiv="Content-Security-Policy"\s+content="([^"]+)"', INDEX.read_text(encoding="utf-8"))
 
 

@@ -86,7 +86,7 @@ def test_anybodys_safetensors_reads_it(name: str) -> None:
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
 def test_javascript_of_the_page_reads_it(tmp_path: Path) -> None:
-    (snippet,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "verify.md").read_text(), re.DOTALL)
+    (snippet,) = re.findall(r"```js\n(.*?)```", (ROOT / "docs" / "contracts.md").read_text(), re.DOTALL)
     (tmp_path / "read.mjs").write_text(snippet)
     (tmp_path / "models").mkdir()
     shutil.copy(CONDITIONAL, tmp_path / "models")

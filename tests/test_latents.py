@@ -15,7 +15,7 @@ from dcgan_infer.contract.errors import LatentError
 from dcgan_infer.contract.latents import labels, latents, threefry2x32
 from dcgan_infer.inputs import Block, checked, load, walk
 
-DOC = (ROOT / "docs" / "latents.md").read_text()
+DOC = (ROOT / "docs" / "contracts.md").read_text()
 KNOWN = re.findall(r"^\| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \| (\w{8}) \|$", DOC, re.MULTILINE)
 VECTORS = re.findall(
     r"^\| (\d+) \| (\d+) \| (\d+) \| (\w{8}) \| (\w{8}) \| (-?[\d.]+) \| (-?[\d.]+) \|$", DOC, re.MULTILINE

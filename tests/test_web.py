@@ -243,7 +243,7 @@ def test_the_page_on_real_hosts_with_the_strict_policy(
 
 def test_the_policy_of_the_docs_is_the_pages_own() -> None:
     assert POLICY.startswith("default-src 'none'; ")
-    assert f"Content-Security-Policy: {POLICY}" in " ".join((ROOT / "docs" / "embedding.md").read_text().split())
+    assert f"Content-Security-Policy: {POLICY}" in " ".join((ROOT / "docs" / "web-page.md").read_text().split())
 
 
 def test_the_bound_of_latents_is_that_of_python(check: Path) -> None:

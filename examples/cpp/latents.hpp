@@ -1,4 +1,4 @@
-// Latents and labels by the contract of docs/latents.md: image i of a seed is the same image in every language.
+// Latents and labels by the contract of docs/contracts.md: image i of a seed is the same image in every language.
 // Copy this file; it needs nothing but the standard library. Numbers are double, so normals are within 1e-6 of the contract's.
 
 #pragma once

@@ -1,4 +1,4 @@
-"""Latents and labels by the contract of docs/latents.md: image i of a seed is the same image in every language.
+"""Latents and labels by the contract of docs/contracts.md: image i of a seed is the same image in every language.
 
 Copy this file; it needs nothing else of the project. A model exported with `--inputs seed` does not even need it.
 """

@@ -164,7 +164,7 @@ def picture(output: Mapping[str, Any], spec: Mapping[str, Any]) -> bytes:
 
 
 def latent(seed: int, i: int, length: int) -> list[float]:
-    """Latent i of a seed, by the contract of docs/latents.md."""
+    """Latent i of a seed, by the contract of docs/contracts.md."""
     numbers = []
     for pair in range((length + 1) // 2):
         x0, x1 = words(seed, i, pair)

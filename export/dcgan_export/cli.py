@@ -106,7 +106,7 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     default="z",
     show_default=True,
     help="What an ONNX file takes. z: latents, and of a conditional generator a label each; seed: a seed, a number of "
-    "images and labels in turn, so that the file needs nothing beside it (docs/embedding.md).",
+    "images and labels in turn, so that the file needs nothing beside it (docs/which-file.md).",
 )
 @click.option(
     "--target",

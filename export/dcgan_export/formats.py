@@ -160,7 +160,7 @@ FORMATS = {
             "onnx_file",
             (*_TORCH, ("onnx", "export"), ("onnxscript", "export"), ("onnxruntime", "cpu")),
         ),
-        # torch runs the trained layers faster than their fused form, but for single images (docs/export.md).
+        # torch runs the trained layers faster than their fused form, but for single images (docs/inference.md).
         Format("torchscript", ".pt", "torchscript_file", _TORCH, optimize="none"),
         # Whoever takes a pt2 compiles it, and a compiler fuses by itself.
         Format("pt2", ".pt2", "pt2_file", _TORCH, optimize="none"),

@@ -116,9 +116,9 @@ def _seeded(
         if part.z.shape != (n, probe.latents.shape[1]) or not (
             np.abs(part.z - probe.latents[:n]).max() <= LATENT_TOLERANCE
         ):
-            return f"its latents are not the contract's (docs/latents.md), for {n} images"
+            return f"its latents are not the contract's (docs/contracts.md), for {n} images"
         if probe.labels is not None and not (part.label is not None and np.array_equal(part.label, probe.labels[:n])):
-            return f"its labels are not the contract's (docs/latents.md), for {n} images, {asked} asked for"
+            return f"its labels are not the contract's (docs/contracts.md), for {n} images, {asked} asked for"
         problem = _unlike(part.images, n, interface, variant)
         if problem:
             return problem

@@ -19,7 +19,7 @@ back to float32 for a Conv whose output is not rounded at once.
 
 Ranges are the
 smallest and largest value over `CALIBRATION` seeded latents; cutting them at a quantile made the mean error smaller and
-the worst pixels far worse. docs/export.md has the figures behind each choice.
+the worst pixels far worse. docs/lab-notebook.md has the figures behind each choice.
 """
 
 from __future__ import annotations

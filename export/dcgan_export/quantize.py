@@ -3,7 +3,7 @@
 `int8` rounds what `quantizable.quantizable` made. Weights have 7 bits because processors without VNNI add two
 products in 16 bits, which 8-bit weights can overflow (onnxruntime's documentation calls it reduce_range): with 7, every
 processor computes the same numbers.
-docs/export.md has the figures behind each choice.
+docs/lab-notebook.md has the figures behind each choice.
 
 `fp16` stores the large weights in half the bits, and casts them back: runtimes do that once, when they load the file.
 """

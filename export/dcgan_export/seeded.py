@@ -1,6 +1,6 @@
 """The latent contract inside an ONNX graph, so that a model takes a seed and makes its latents itself.
 
-docs/latents.md is the contract and `contract/latents.py` its peer in NumPy. Standard operators only. Threefry needs
+docs/contracts.md is the contract and `contract/latents.py` its peer in NumPy. Standard operators only. Threefry needs
 BitwiseXor and so opset 18; its 32-bit words are int64 here, since older runtimes add, multiply and divide no unsigned
 numbers (onnxruntime 1.20 has no Add of uint32). Box and Muller's step is in float64, so that rounding to float32 gives
 the contract's own normals nearly always.

@@ -1,6 +1,6 @@
 """What suits a consumer: presets of an ONNX file, and Triton's model repository. Imports torch and onnx in use only.
 
-Which consumer loads what was tried, not recalled: docs/export.md, "Targets".
+Which consumer loads what was tried, not recalled: docs/which-file.md.
 """
 
 from __future__ import annotations

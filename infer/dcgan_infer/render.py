@@ -162,7 +162,7 @@ def _labels(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.i
 
 
 def _facts(request: Request, generator: ImageGenerator, asked: npt.NDArray[np.int64], scale: int) -> dict[str, str]:
-    """All that it takes to make the picture again; docs/latents.md says how."""
+    """All that it takes to make the picture again; docs/contracts.md says how."""
     facts = {
         "Software": f"dcgan-infer {__version__}, onnxruntime {generator.runtime_version}",
         "dcgan.model": generator.name.encode(errors="replace").decode(),

@@ -120,7 +120,7 @@ class ImageGenerator:
             seed: 0 to 2^63 - 1; image i of a seed is the same whatever else is asked for.
             start: index of the first image.
             classes: of a conditional model, which to make, by name or number: one, or several in turn, image i the one
-                at i modulo their number; None draws them by the seed, as docs/latents.md says.
+                at i modulo their number; None draws them by the seed, as docs/contracts.md says.
             digits: the same, where the classes are the ten digits.
             truncation: factor on the latents; below 1 the images are more regular and less varied.
             batch_size: images at a time.

@@ -313,7 +313,7 @@ def _golden(subject: _Subject, vectors: _Vectors | None, broken: str) -> Check:
     if others:
         return Check("golden", FAILED, f"{vectors.path.name} is of another spec than the model's: {others}", figures)
     if not np.array_equal(latents(SEED, START, COUNT, golden.spec.latent_dim).view("u4"), golden.z.view("u4")):
-        reason = f"the latents in {vectors.path.name} are not those that are drawn here (docs/latents.md)"
+        reason = f"the latents in {vectors.path.name} are not those that are drawn here (docs/contracts.md)"
         return Check("golden", FAILED, reason, figures)
     try:
         tolerance = subject.tolerance

@@ -2,7 +2,7 @@
 
 Whoever has a model's file, and neither the checkpoint nor torch, can hold it against them. The file has the layout of
 safetensors (https://github.com/huggingface/safetensors#format): the length of a JSON header as 8 bytes, the header,
-and raw little-endian arrays, so that any language reads it in ten lines; docs/verify.md has them, and the layout byte
+and raw little-endian arrays, so that any language reads it in ten lines; docs/contracts.md has them, and the layout byte
 by byte. `dcgan_export.golden` makes the vectors, `dcgan_infer.verify` judges by them.
 NumPy and the standard library only.
 """
@@ -25,7 +25,7 @@ from .pixels import to_pictures
 from .spec import SPEC_KEY, WEIGHTS_SHA256_KEY, GeneratorSpec
 
 SUFFIX = ".golden"
-SEED, START = 0, 0  # of the latents, by the contract in docs/latents.md
+SEED, START = 0, 0  # of the latents, by the contract in docs/contracts.md
 # Sizes of the batches that the images are made and compared in: one, and two that no vector width divides evenly.
 BATCHES = (1, 7, 12)
 COUNT = sum(BATCHES)

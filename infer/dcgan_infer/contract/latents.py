@@ -1,6 +1,6 @@
 """Latents by contract: latent i of a seed has the same bits for any count, batch size, machine and release.
 
-The contract, with test vectors for other languages, is docs/latents.md. In short: Threefry-2x32 with 20 rounds
+The contract, with test vectors for other languages, is docs/contracts.md. In short: Threefry-2x32 with 20 rounds
 (Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns (seed, i, j) into two
 random words, and Box-Muller turns those into the normals 2j and 2j + 1 of latent i.
 

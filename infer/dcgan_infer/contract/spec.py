@@ -30,10 +30,10 @@ from .layers import (
 
 SCHEMA_VERSION = 2
 
-# Of the latent contract, docs/latents.md.
+# Of the latent contract, docs/contracts.md.
 SEEDS = 1 << 63  # seeds are 0 ... 2^63 - 1, so that an ONNX int64 scalar can carry one
 INDICES = 1 << 32  # latents of one seed: one counter word
-# The largest number in a caller's latents, either way. Those of a seed end at 5.77 (docs/latents.md), and truncation
+# The largest number in a caller's latents, either way. Those of a seed end at 5.77 (docs/contracts.md), and truncation
 # doubles them at most. Far beyond, sums inside of a network leave float32 (in the shipped ones from 1e36 on, measured),
 # and images come out as NaN, or black.
 LARGEST_LATENT = 100.0

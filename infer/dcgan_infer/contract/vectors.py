@@ -1,7 +1,7 @@
 """Test vectors for other languages: raw little-endian files and a JSON index, readable without Python and without us.
 
 What contract/golden.py keeps in one file for `dcgan-verify`, and more: several seeds, and labels as they are asked for.
-`dcgan_export/vectors.py` makes them, the examples' checks read them; docs/embedding.md, "Test vectors", has the format.
+`dcgan_export/vectors.py` makes them, the examples' checks read them; docs/contracts.md, "Test vectors", has the format.
 NumPy and the standard library only.
 """
 

@@ -1,6 +1,6 @@
 """What a set of shards holds: what its bytes depend on but for the processor, and nothing of who makes them.
 
-Image i depends on the seed and on i alone (docs/latents.md), so a shard can be made by whoever has time, and again.
+Image i depends on the seed and on i alone (docs/contracts.md), so a shard can be made by whoever has time, and again.
 """
 
 from __future__ import annotations

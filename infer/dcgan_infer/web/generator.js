@@ -107,7 +107,7 @@ class Generator {
   }
 
   /**
-   * Images `start` to `start + count - 1` of a seed, the same as everywhere else (docs/latents.md).
+   * Images `start` to `start + count - 1` of a seed, the same as everywhere else (docs/contracts.md).
    *
    * @param {bigint | string} seed 0 to 2^63 - 1
    * @param {number} start

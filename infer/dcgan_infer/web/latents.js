@@ -1,4 +1,4 @@
-// Latents and labels by the contract of docs/latents.md: image i of a seed is the same image in every language.
+// Latents and labels by the contract of docs/contracts.md: image i of a seed is the same image in every language.
 // No dependencies; runs in browsers, workers and Node. Numbers are float64, so normals are within 1e-6 of the contract's.
 
 const KEY_PARITY = 0x1bd11bda;
