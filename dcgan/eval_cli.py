@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -282,8 +283,18 @@ def _table(source: str, name: str, evaluation: Evaluation) -> str:
             f'{source} compared with {reference}; "real" is what as many real training images score',
             "",
             *lines,
+            *_following(source, evaluation),
         ]
     )
+
+
+def _following(source: str, evaluation: Evaluation) -> list[str]:
+    """What to do next, if there is something: a run is exported, and more seeds say what a difference means."""
+    if (Path(source) / "options.json").exists():
+        return ["", f"try: dcgan-export {shlex.quote(source)}"]
+    if len(evaluation.seeds) == 1 and Path(source).suffix not in (".npy", ".npz"):
+        return ["", "try: --seeds 3, for how far the figures of seeds lie apart"]
+    return []
 
 
 def _verdict(evaluation: Evaluation) -> str:

@@ -245,6 +245,7 @@ def test_one_model_twice_is_two_rows() -> None:
     text = done(PLAIN, PLAIN, "--batch", "1").stdout
     assert f"  {PLAIN} " in text
     assert f"  {PLAIN} #2 " in text
+    assert text.splitlines()[-1] == f"try: dcgan-infer --model {PLAIN} --batch-size 1"
 
 
 def test_openvino_beside_onnxruntime() -> None:

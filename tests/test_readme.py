@@ -43,9 +43,8 @@ def test_python_of_the_readme_runs(snippet: str, monkeypatch: pytest.MonkeyPatch
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub makes of a page's headings."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    plain = (
-        re.sub(r"\[([^]]*)\]\([^)]*\)|`", r"\1", heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    )
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)|`", r"\1", heading) for heading in headings)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in plain}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shlex
 import statistics
 import sys
 import textwrap
@@ -161,7 +162,8 @@ def main(
                 after_burst=after_burst,
             )
         # Said before it is drawn: a full disk must not cost the figures.
-        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else table(report))
+        shown = f"{table(report)}\n\n{_following(report)}"
+        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else shown)
         if plot is not None:
             from .bench_plot import draw
 
@@ -201,9 +203,20 @@ def table(report: Report) -> str:
     return "\n".join([_summary(report), "", *lines])
 
 
+def _following(report: Report) -> str:
+    """The command that uses what was found, as long as it is."""
+    best = _fastest(report)
+    provider = "" if best.row.runtime == "onnxruntime" else f" --provider {best.row.runtime}"
+    return f"try: dcgan-infer --model {shlex.quote(best.row.model)}{provider} --batch-size {best.batch}"
+
+
+def _fastest(report: Report) -> Result:
+    return max(report.results, key=lambda result: statistics.median(result.rates))
+
+
 def _summary(report: Report) -> str:
     """What it comes to, in words: which is the fastest, at which batch, and by how much."""
-    best = max(report.results, key=lambda result: statistics.median(result.rates))
+    best = _fastest(report)
     rate = statistics.median(best.rates)
     line = f"{best.row.name} is the fastest here: {_rate(rate)} images/s in batches of {best.batch}"
     first = report.results[0].row

@@ -433,10 +433,11 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
         where = rendered.provider
     elif rendered.note not in ("", NO_CUDA):
         where += f" (CUDA does not work here: {rendered.note})"
+    others = "" if request.latents else f"\ntry: --seed {request.drawn_from + 1} for others"
     return (
         f"{'stdout' if out == '-' else out}: {made}{f' in {rows}x{columns}' if request.kind in GRIDS else ''} "
         f"({source}, {indices}) by {rendered.facts['dcgan.model']} on {where}; "
-        f"{rendered.seconds:.2f} s, {rate:,.0f} images/s"
+        f"{rendered.seconds:.2f} s, {rate:,.0f} images/s{others}"
     )
 
 

@@ -2,8 +2,8 @@
 
 Whoever has a model's file, and neither the checkpoint nor torch, can hold it against them. The file has the layout of
 safetensors (https://github.com/huggingface/safetensors#format): the length of a JSON header as 8 bytes, the header,
-and raw little-endian arrays, so that any language reads it in ten lines; docs/contracts.md has them, and the layout byte
-by byte. `dcgan_export.golden` makes the vectors, `dcgan_infer.verify` judges by them.
+and raw little-endian arrays, so that any language reads it in ten lines: docs/contracts.md
+has them, and the layout. `dcgan_export.golden` makes the vectors, `dcgan_infer.verify` judges by them.
 NumPy and the standard library only.
 """
 
