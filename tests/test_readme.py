@@ -15,6 +15,7 @@ from test_versions import floors
 
 PAGES = [
     ROOT / "README.md",
+    ROOT / "README.zh-CN.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
@@ -38,6 +39,32 @@ def test_python_of_the_readme_runs(snippet: str, monkeypatch: pytest.MonkeyPatch
     assert digits.size == 16 * 28 * 28
     assert digits.min() == 0
     assert digits.max() == 255
+
+
+def commands(page: Path) -> tuple[list[str], list[str]]:
+    """What a page tells its readers to type: blocks of code without their comments, and code within lines."""
+    text = page.read_text()
+    blocks = re.findall(r"```.*?```", text, re.DOTALL)
+    code = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [re.sub(r" +# .*", "", block) for block in blocks], code
+
+
+@pytest.mark.parametrize(("page", "other"), [("README.md", "README.zh-CN.md")])
+def test_both_languages_have_the_same_commands_and_links(page: str, other: str) -> None:
+    assert commands(ROOT / page) == commands(ROOT / other)
+    pages = {"README.md", "README.zh-CN.md", "docs/understand.md", "docs/understand.zh-CN.md"}  # each has its own
+    links = [re.findall(r"\]\(([^)\s]+)\)", (ROOT / name).read_text()) for name in (page, other)]
+    assert [link for link in links[0] if link not in pages] == [link for link in links[1] if link not in pages]
+
+
+def test_both_languages_have_the_same_figures() -> None:
+    """Of the table that tests tutorials: its distances, in the order of its rows."""
+    tables = [
+        re.findall(r"^\|[^|]*\|[^|]*\| ([\d, ]*) \|$", (ROOT / "docs" / name).read_text(), re.MULTILINE)
+        for name in ("understand.md", "understand.zh-CN.md")
+    ]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) > 5
 
 
 def anchors(page: Path) -> set[str]:
