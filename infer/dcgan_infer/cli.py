@@ -30,8 +30,8 @@ from .request import (
     WALK_STEPS,
     Request,
     Sharding,
+    classes_of,
     kind_of,
-    letters_of,
 )
 from .runtime import NO_CUDA
 
@@ -304,18 +304,15 @@ def main(
             raise click.UsageError("--out - writes to stdout, which is closed.")
         if out == "-" and sys.stdout.isatty():
             raise click.UsageError("--out - would print binary data on the terminal; redirect it or pipe it on.")
-        if digit is not None and digits:
-            raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
-        if digit is not None:
-            digits = (digit,)
         if text is not None and text_option is not None:
             raise click.UsageError("TEXT and --text exclude each other.")
         text = text_option if text is None else text
+        try:
+            counted = n is not None or labels_file is not None
+            classes, digits = classes_of(classes, digits, digit, text, counted=counted)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from error
         if text is not None:
-            try:
-                classes = letters_of(text, alone=not (classes or digits or labels_file or n is not None))
-            except ValueError as error:
-                raise click.UsageError(str(error)) from error
             n = len(classes) if kind != "gif" else 8
         latents, labels = _rows(latents_file, labels_file)
         if n is None:

@@ -67,23 +67,33 @@ def _lines(text: str) -> list[str]:
     return unicodedata.normalize("NFKC", text).splitlines()
 
 
-def letters_of(text: str, *, alone: bool) -> tuple[str, ...]:
-    """Letters and digits of a text; all else leaves a place empty.
+def classes_of(
+    classes: tuple[str, ...], digits: tuple[int, ...], digit: int | None, text: str | None, *, counted: bool
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Classes by name, and digits, that the ways to ask for them come to.
 
     Args:
-        text: to be written.
-        alone: whether nothing else says how many images there are and of which classes.
+        classes: by name or number.
+        digits: in turn.
+        digit: one alone.
+        text: to be written: its letters and digits; all else leaves a place empty.
+        counted: whether something else says how many images there are, or of which classes.
     Raises:
-        ValueError: there is none, or there are more than `MOST_LETTERS`, or something else says so.
+        ValueError: two of them contradict each other, the text has nothing to write, or more than `MOST_LETTERS`.
     """
-    if not alone:
+    if digit is not None and digits:
+        raise ValueError("--digit and --digits exclude each other; name all of them in --digits.")
+    digits = digits if digit is None else (digit,)
+    if text is None:
+        return classes, digits
+    if classes or digits or counted:
         raise ValueError("a text says how many images there are and what they show; leave that out.")
     letters = tuple(letter for line in _lines(text) for letter in line if letter.isalnum())
     if sum(map(len, _lines(text))) > MOST_LETTERS:
         raise ValueError(f"a text has at most {MOST_LETTERS} characters, and {text[:20]!r}... has more.")
     if not letters:
         raise ValueError(f"there is nothing to write in {text!r}; give letters or digits.")
-    return letters
+    return letters, ()
 
 
 def kind_of(out: str, kind: str | None = None) -> str:
@@ -187,7 +197,7 @@ class Request:
         classes: of a conditional model, which to make in turn, by name or number; empty draws them by the seed.
         digits: the same, where the classes are the ten digits.
         labels: a file with labels `start` to `start + n - 1` instead.
-        text: that a picture spells: `classes` are its letters, as `letters_of` gives them, and `n` is their number.
+        text: that a picture spells: `classes` are its letters, as `classes_of` gives them, and `n` is their number.
         truncation: factor on the latents, below 1 for more regular images; None is 1.
         interpolate: frames from each latent to the next on a round trip; None makes just the latents' own images.
         grid: rows and columns; None makes it as square as can be, or a row a latent for a round trip.

@@ -13,7 +13,7 @@ from ..cli import main
 from ..commands import WholeNumber
 from ..contract.errors import LatentError
 from ..render import refuse_unknown, render
-from ..request import Request, letters_of
+from ..request import Request, classes_of
 from ..session import ImageGenerator
 
 OPTIONS = ("seed", "n", "start", "class", "digit", "digits", "truncation", "scale", "text")
@@ -42,16 +42,14 @@ def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, bat
     words = [f"--{name}={value}" for name, value in query if name in OPTIONS]
     with main.make_context("dcgan-infer", words) as context:
         given = context.params
-    classes, digits, digit = given["classes"], given["digits"], given["digit"]
-    if digit is not None and digits:
-        raise click.UsageError("--digit and --digits exclude each other; name all of them in --digits.")
-    digits = digits if digit is None else (digit,)
     text = given["text_option"]
+    try:
+        classes, digits = classes_of(
+            given["classes"], given["digits"], given["digit"], text, counted=given["n"] is not None
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if text is not None:
-        try:
-            classes = letters_of(text, alone=not (classes or digits or given["n"] is not None))
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
         refuse_unknown(classes, generator)
     named = len(classes or digits)
     n = given["n"] or (named if text is not None or named > 1 else min(most, 16))
