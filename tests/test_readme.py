@@ -13,13 +13,16 @@ import pytest
 from conftest import ROOT
 from test_versions import floors
 
+from dcgan_export.card import FRONT_MATTER, front_matter, read_front_matter
+
+CARDS = sorted((ROOT / "models").rglob("*.md"))
 PAGES = [
     ROOT / "README.md",
     ROOT / "README.zh-CN.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
     *sorted((ROOT / "docs").glob("*.md")),
-    *sorted((ROOT / "models").rglob("*.md")),
+    *CARDS,
     *sorted((ROOT / "examples").glob("*/README.md")),
 ]
 SNIPPETS = [
@@ -103,6 +106,42 @@ def test_shipped_files_have_their_digests_and_size() -> None:
         assert hashlib.sha256((ROOT / "models" / name).read_bytes()).hexdigest() == digest
         assert digest in (ROOT / "models" / f"{Path(name).stem}.md").read_text()
     assert sum(path.stat().st_size for path in (ROOT / "models").iterdir()) < 55e6
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_card_tells_the_hub_what_it_tells_people(path: Path) -> None:
+    text = path.read_text()
+    blocks = read_front_matter(path)
+    assert text.startswith(front_matter(blocks) + "\n# ")
+    front = pytest.importorskip("yaml").safe_load("".join(blocks.values()))
+    assert tuple(front) == FRONT_MATTER
+    licence = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"].split()[0]
+    assert front["license"] == licence.lower()
+    assert f"| Licence | {licence} |" in text
+    assert front["library_name"] == "dcgan-toolkit"
+    (entry,) = front["model-index"]
+    (result,) = entry["results"]
+    assert f"card: {entry['name']}\n" in text
+    assert result["task"] == {"type": front["pipeline_tag"]}
+    assert result["dataset"]["type"] in front["datasets"]
+    assert (f" {result['dataset']['name']} " in text, result["dataset"]["split"]) == (True, "test")
+    assert [figure["type"] for figure in result["metrics"]] == front["metrics"]
+    figures = [(figure["name"], figure["value"]) for figure in result["metrics"]]
+    if path.name == "README.md":  # of the evaluator
+        ((name, accuracy),) = figures
+        assert (name, f" {accuracy} % on the test images" in text) == ("accuracy, in %", True)
+        return
+    table = text.partition("## How good it is")[2]
+    _, *rows = re.findall(r"^\| (.+?) \| (.*?) \| .* \|$", table, re.MULTILINE)  # below its head
+    told = [
+        (name.partition(",")[0] + ", in %" * value.endswith(" %"), value.removesuffix(" %")) for name, value in rows
+    ]
+    assert figures == [(name, float(value)) for name, value in told]
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_lines_of_a_card_fit(path: Path) -> None:
+    assert [line for line in path.read_text().splitlines() if len(line) > 100 and not line.startswith("|")] == []
 
 
 def test_the_evaluator_has_its_digest() -> None:
