@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import CheckpointError, SpecError, first_line
 from dcgan_infer.contract.layers import OUTPUTS, Activate, Activation, BatchNorm, shapes_of
-from dcgan_infer.contract.spec import RECIPE_KEY, SPEC_KEY, VERSIONS_KEY, GeneratorSpec
+from dcgan_infer.contract.spec import RECIPE_KEY, SOURCE_KEY, SPEC_KEY, VERSIONS_KEY, GeneratorSpec
 
 from . import modules, user_code
 from .networks import Generator, with_counters
@@ -36,7 +36,7 @@ PUBLISHED = "published."
 _LONGEST_NAME = 1000  # of a tensor, dotted
 _EXPANDED = 1 << 24  # weights that may be views of fewer values, as of one that was expanded
 # What a folder is looked through for, the best first.
-_IN_FOLDERS = ("generator.safetensors", "best.safetensors", "checkpoint.safetensors")
+_IN_FOLDERS = ("generator.safetensors", "best.safetensors", "checkpoint.safetensors", "model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class GeneratorCheckpoint:
         recipe: JSON of the recipe that trained it, empty where the file does not say.
         weights_sha256: hexadecimal digest of the weights, see `weights_sha256`.
         notes: a line each for people: what was taken off, recognised and assumed.
-        source: canonical JSON of how the network was known, for the metadata key `SOURCE_KEY`; empty for our own files.
+        source: canonical JSON of how the network was known, for the metadata key `SOURCE_KEY`; empty for what we
+            trained.
         path: of the file; None of what was read from none.
     """
 
@@ -109,7 +110,9 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpec, recipe: str) -> None:
+def save_generator(
+    path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpec, recipe: str, source: str = ""
+) -> None:
     """Write a generator's `state_dict` as safetensors, whole or not at all.
 
     Args:
@@ -117,6 +120,7 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
         tensors: the `state_dict` of a `Generator`.
         spec: of that generator.
         recipe: JSON of the recipe that trained it.
+        source: JSON of how the network was known, as `GeneratorCheckpoint` has it.
     Raises:
         OutputError: the file can't be written.
     """
@@ -125,7 +129,7 @@ def save_generator(path: Path, tensors: Mapping[str, Tensor], spec: GeneratorSpe
         SPEC_KEY: spec.to_json(),
         RECIPE_KEY: recipe,
         VERSIONS_KEY: f"torch {torch.__version__}",
-    }
+    } | ({SOURCE_KEY: source} if source else {})
     write_safetensors(path, tensors, metadata)
 
 
@@ -200,8 +204,15 @@ def _load_ours(
             raise CheckpointError(f"{path} was trained with {what} {known}, not {said}; leave the option out")
     weights, more = _clean(tensors, path)
     generator = _generator(spec, weights, path)
-    digest = weights_sha256(generator.state_dict())
-    return GeneratorCheckpoint(generator, spec, generator, metadata.get(RECIPE_KEY, ""), digest, (*notes, *more))
+    return GeneratorCheckpoint(
+        generator,
+        spec,
+        generator,
+        metadata.get(RECIPE_KEY, ""),
+        weights_sha256(generator.state_dict()),
+        (*notes, *more),
+        metadata.get(SOURCE_KEY, ""),
+    )
 
 
 def _load_recognised(content: Any, path: Path, hints: Hints, notes: tuple[str, ...]) -> GeneratorCheckpoint:

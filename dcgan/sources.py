@@ -7,6 +7,7 @@ Latents, and labels where none are asked for, are those of docs/contracts.md, so
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -144,8 +145,9 @@ def open_images(source: str, threads: int | None = None) -> Images:
     """Open what makes the images; what it is follows from the suffix.
 
     Args:
-        source: name of a shipped model, or path of an ONNX model (.onnx), of images (.npy, or .npz with `images` and
-            perhaps `labels`), or of a checkpoint or a run's folder (anything else).
+        source: name of a shipped model, or path of an ONNX model (.onnx) or of a folder that holds one and is no run's,
+            of images (.npy, or .npz with `images` and perhaps `labels`), or of a checkpoint or a run's folder (anything
+            else).
         threads: of the CPU; None takes the cores this process may use.
     Raises:
         ModelError, CheckpointError, EvaluationError: the file is missing, unreadable or foreign.
@@ -161,11 +163,18 @@ def open_images(source: str, threads: int | None = None) -> Images:
             raise EvaluationError(f"can't read images {path}: {first_line(error).lower()}") from error
         if suffix in (".npy", ".npz") or content[:6] == _NPY or _is_npz(content):
             return _open_arrays(content, path)
-    if suffix == ".onnx":
+    if suffix == ".onnx" or _holds_model(path):
         return _drawn(_ModelImages(str(path), ImageGenerator(path, provider="cpu", threads=threads or cores())))
     checkpoint = require("dcgan.checkpoint", "train").load_generator(path, content=content)
     run = generator_run(checkpoint.module, threads or cores())
     return _drawn(Images(str(path), checkpoint.module.spec, run, checkpoint.recipe))
+
+
+def _holds_model(path: Path) -> bool:
+    """Whether it is a folder with an ONNX file, and not one that dcgan-train writes to."""
+    if not os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the system has no such name
+        return False
+    return not (path / "options.json").exists() and any(path.glob("*.onnx"))
 
 
 def _is_npz(content: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -22,17 +23,27 @@ from dcgan_infer.contract.layers import OUTPUTS, Activation
 from dcgan_infer.contract.spec import DRAWN
 from dcgan_infer.extras import require
 
+from .card import license_id
 from .formats import FORMATS, IMAGES, INPUTS, OPTIMIZATIONS, PRECISIONS, Variant
+from .hub import publish_to_hub
 from .site import publish_site
 from .targets import TARGETS, publish_to_triton
 
 if TYPE_CHECKING:
     from dcgan.checkpoint import GeneratorCheckpoint
 
+    from .hub import HubFolder
     from .publish import Artifact
     from .site import Site
 
 _VALUE_RANGES = {f"{low:g},{high:g}": (low, high) for low, high in OUTPUTS.values()}
+
+
+def _parse_license(_ctx: click.Context, _param: click.Parameter, text: str | None) -> str | None:
+    try:
+        return None if text is None else license_id(text)
+    except ExportError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
 def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -43,7 +54,7 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     cls=Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     sections={
-        "What to write": ("format_name", "out", "target_name", "runtime"),
+        "What to write": ("format_name", "out", "target_name", "runtime", "license"),
         "The artifact": ("precision", "optimize", "image", "inputs", "opset"),
         "Your own checkpoint": (
             "key",
@@ -113,13 +124,21 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     "target_name",
     type=click.Choice(list(TARGETS)),
     help="ONNX as suits a consumer. ort: the defaults; cpp: --image uint8; web: a web site in the folder --out, or in "
-    "a file .onnx --precision int8 --image uint8, small; triton: a model repository in the folder --out.",
+    "a file .onnx --precision int8 --image uint8, small; triton: a model repository in the folder --out; hub: a folder "
+    "to push to the Hugging Face Hub, with weights, a preview and a model card.",
 )
 @click.option(
     "--runtime",
     type=click.Path(path_type=Path),
     metavar="FILE.tgz",
     help="Of --target web: onnxruntime-web as npm packs it.  [default: npm fetches it]",
+)
+@click.option(
+    "--license",
+    callback=_parse_license,
+    metavar="ID",
+    help="Of --target hub: of the weights, as the Hub calls it: mit, apache-2.0, cc-by-4.0, other.  [default: the card "
+    "says that none is stated]",
 )
 @click.option("--key", metavar="NAME", help="Which entry of the checkpoint, where it holds several generators.")
 @click.option(
@@ -185,6 +204,7 @@ def main(
     format_name: str | None,
     target_name: str | None,
     runtime: Path | None,
+    license: str | None,  # noqa: A002
     report: Path | None,
     golden: Path | None,
     no_golden: bool,
@@ -212,6 +232,7 @@ def main(
       dcgan-export --inputs seed --out selfcontained.onnx
       dcgan-export --target web --out site
       dcgan-export --target triton --out model_repository
+      dcgan-export runs/000-mnist-fast --target hub --out digits --license mit
       dcgan-export --out digits.pt2 --report parity.json
     """
     if golden and no_golden:
@@ -222,7 +243,8 @@ def main(
     if implied and format_name not in (None, implied):
         raise click.UsageError(f"--format {format_name} contradicts --out {out}, whose name is one of {implied}.")
     makes_site = target_name == "web" and not (implied or format_name)
-    makes_folder = makes_site or target_name == "triton"
+    makes_hub = target_name == "hub"
+    makes_folder = makes_site or makes_hub or target_name == "triton"
     if out and not (implied or format_name or makes_folder):
         suffixes = ", ".join(form.suffix for form in FORMATS.values())
         raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
@@ -238,6 +260,10 @@ def main(
         )
     if runtime is not None and not makes_site:
         raise click.UsageError("--runtime is for --target web with a folder as --out.")
+    if license is not None and not makes_hub:
+        raise click.UsageError("--license is for --target hub, whose model card states it.")
+    if makes_hub and (golden or no_golden):
+        raise click.UsageError("a folder for the Hub has its golden vectors in it; leave --golden and --no-golden out.")
     checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
     # Of a folder such as "." the name is that of the folder itself.
     name = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
@@ -267,14 +293,16 @@ def main(
     try:
         if makes_site:
             site = publish_site(source, out, name, runtime, beside, _status)
-            for line in site.notes:
-                click.echo(line, err=True)
-            made: dict[str, Any] = site.as_dict()
+            notes, made = site.notes, site.as_dict()
             lines, following = _of_site(site, verbose)
+        elif makes_hub:
+            hub = publish_to_hub(source, out, variant, beside, _status, name=name, license=license)
+            notes, made = hub.notes, hub.as_dict()
+            lines, following = _of_hub(hub, verbose)
         else:
             publish = functools.partial(library.publish, source, variant=variant, beside=beside, say=_status)
             artifact = publish_to_triton(publish, out, name) if makes_folder else publish(out)
-            made = artifact.as_dict()
+            notes, made = (), artifact.as_dict()
             lines = [*([artifact.report.table(), ""] if verbose else []), artifact.report.verdict]
             lines.append(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
             following = f"tritonserver --model-repository {shlex.quote(str(out))}" if makes_folder else _try(artifact)
@@ -282,6 +310,8 @@ def main(
         failed = {"format": form.name, "parity": error.report.as_dict()}
         click.echo(json.dumps(failed, indent=2, allow_nan=False) if as_json else error.report.table())
         raise
+    for note in notes:
+        click.echo(note, err=True)
     if as_json:
         made |= {"golden": str(golden)} if golden else {}
         click.echo(json.dumps(made, indent=2, allow_nan=False))
@@ -346,6 +376,15 @@ def _of_site(site: Site, verbose: bool) -> tuple[list[str], str]:
         lines.append(f"{artifact.path.name} ({artifact.variant.precision}): {artifact.report.verdict}")
     lines.append(f"wrote {site.path} ({site.files} files, {site.size / 1e6:.1f} MB), which any static host serves")
     return lines, f"python -m http.server --directory {shlex.quote(str(site.path))}"
+
+
+def _of_hub(hub: HubFolder, verbose: bool) -> tuple[list[str], str]:
+    """What is said of a folder for the Hub, and what to do with it."""
+    artifact, folder = hub.artifact, shlex.quote(str(hub.path))
+    lines = [*([artifact.report.table(), ""] if verbose else []), artifact.report.verdict]
+    pushed = f"hf upload YOU/NAME {folder}"
+    lines.append(f"wrote {hub.path} ({hub.files} files, {hub.size / 1e6:.1f} MB); to push it as it is: {pushed}")
+    return lines, _try(dataclasses.replace(artifact, path=hub.path))
 
 
 def _try(artifact: Artifact) -> str:

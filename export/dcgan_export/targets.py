@@ -44,6 +44,7 @@ TARGETS = {
     "web": Target(Variant(precision="int8", image="uint8"), folder="site"),
     "cpp": Target(Variant(image="uint8")),
     "triton": Target(Variant(), folder="model_repository"),
+    "hub": Target(Variant(), folder="hub"),
 }
 
 MAX_BATCH = 64  # images that Triton may put into one call; larger batches are no faster
