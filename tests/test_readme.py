@@ -140,6 +140,13 @@ def test_a_card_tells_the_hub_what_it_tells_people(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_hubs_own_library_finds_the_figures_of_a_card(path: Path) -> None:
+    data = pytest.importorskip("huggingface_hub").ModelCard(path.read_text()).data
+    assert [figure.metric_type for figure in data.eval_results] == data.metrics
+    assert {(figure.dataset_split, figure.task_type) for figure in data.eval_results} == {("test", data.pipeline_tag)}
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_lines_of_a_card_fit(path: Path) -> None:
     assert [line for line in path.read_text().splitlines() if len(line) > 100 and not line.startswith("|")] == []
 

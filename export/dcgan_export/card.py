@@ -169,7 +169,7 @@ class Card:
     def _files(self) -> list[str]:
         variant = self.artifact.variant
         inputs = ["seed", "n"] if variant.inputs == "seed" else ["z"]
-        takes = " and ".join(f"`{name}`" for name in (*inputs, *(["label"] if self.source.spec.num_classes else [])))
+        takes = ", ".join(f"`{name}`" for name in (*inputs, *(["label"] if self.source.spec.num_classes else [])))
         purposes = {
             MODEL: f"onnxruntime and other runtimes: {takes} in, `image` out; {variant.precision}",
             WEIGHTS: "dcgan-export: the weights, and what they are of",
@@ -308,7 +308,8 @@ def _recognised(source: str) -> dict[str, str]:
     known = f"the module {facts.get('module')}" if layout == "module" else f"the layout {layout}"
     rows = {
         "Read as": _plain(known) if layout else "",
-        "Assumed": said(facts.get("assumed")) and f"{said(facts.get('assumed'))} (the weights do not say)",
+        "Assumed": said(facts.get("assumed"))
+        and f"{said(facts.get('assumed'))} (the weights do not say, and the file was compared with that network)",
         "Given": said(facts.get("given")) and f"{said(facts.get('given'))} (the weights do not say)",
     }
     return {title: text for title, text in rows.items() if text}

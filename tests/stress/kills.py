@@ -67,6 +67,7 @@ VICTIMS = {
     "export-onnx": Victim(("dcgan_export", "-o", "m.onnx", "--report", "r.json", "--golden", "m.golden")),
     "export-torchscript": Victim(("dcgan_export", "-o", "m.pt")),
     "export-triton": Victim(("dcgan_export", "--target", "triton", "-o", "models"), from_scratch=True),
+    "export-hub": Victim(("dcgan_export", "--target", "hub", "-o", "hub"), from_scratch=True),
     "train": Victim(
         ("dcgan", "--images", "../images", "--size", "16", "--ngf", "8", "--ndf", "8", "--batch-size", "32", "--epochs",
          "20", "--threads", "1", "-o", "run"),
