@@ -57,7 +57,7 @@ def test_infer_works_where_torch_and_onnx_cannot_be_imported(tmp_path: Path) -> 
     assert (tmp_path / "two.png").exists()
 
 
-@pytest.mark.parametrize("place", ["sinks.py", "cli.py", "contract/pixels.py", "new_module.py"])
+@pytest.mark.parametrize("place", ["writers.py", "cli.py", "contract/pixels.py", "new_module.py"])
 def test_that_guard_notices_a_planted_import(tmp_path: Path, place: str) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "infer" / "dcgan_infer", tmp_path / "ground" / "dcgan_infer", ignore=ignored)

@@ -23,12 +23,12 @@ from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
 from PIL import Image
 
-from dcgan_infer import ImageGenerator, inputs, runtime, shipped, sinks
+from dcgan_infer import ImageGenerator, inputs, runtime, shipped, writers
 from dcgan_infer.cli import main
 from dcgan_infer.contract.errors import OutputError
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.latents import latents
-from dcgan_infer.sinks import Plan, _folder_names
+from dcgan_infer.writers import Plan, _folder_names
 
 COLOUR, CLOTHES = (("--model", str(MODELS / f"{name}.onnx")) for name in ("colour", "clothes"))
 DIGITS = ("--model", shipped.DEFAULT)
@@ -271,7 +271,7 @@ def test_two_that_write_into_one_folder_do_not_overwrite_each_other(waits: bool,
 
     plan = Plan(count=3, image_shape=(1, 4, 4))
     with pytest.raises(OutputError, match=r"already holds 1 of the files to be written, 0000000001.png first"):
-        sinks.save(folder, "folder", images(), plan)
+        writers.save(folder, "folder", images(), plan)
     theirs[0].join()
     assert held(folder) == {"0000000001.png": b"theirs"}
 
@@ -287,7 +287,7 @@ def test_a_folder_gets_all_files_or_none(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(SystemExit):
-        sinks.save(tmp_path, "folder", iter([np.zeros((3, 4, 4), np.uint8)]), Plan(count=3, image_shape=(1, 4, 4)))
+        writers.save(tmp_path, "folder", iter([np.zeros((3, 4, 4), np.uint8)]), Plan(count=3, image_shape=(1, 4, 4)))
     assert held(tmp_path) == {"notes.txt": b"keep"}
 
 
@@ -298,7 +298,7 @@ def test_a_folder_without_locks_is_written_all_the_same(tmp_path: Path, monkeypa
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    sinks.save(tmp_path, "folder", iter([np.zeros((3, 4, 4), np.uint8)]), Plan(count=3, image_shape=(1, 4, 4)))
+    writers.save(tmp_path, "folder", iter([np.zeros((3, 4, 4), np.uint8)]), Plan(count=3, image_shape=(1, 4, 4)))
     assert len(held(tmp_path)) == 3
 
 
@@ -437,16 +437,16 @@ def solid(kind: str, height: int = 4, count: int = 1, text: int = 0) -> Plan:
     return Plan(count=count, image_shape=(1, height, 4), facts=facts)
 
 
-@pytest.mark.parametrize("kind", sinks.LIMITS)
+@pytest.mark.parametrize("kind", writers.LIMITS)
 def test_each_format_stores_what_its_limits_say_and_no_more(kind: str) -> None:
-    limits = sinks.LIMITS[kind]
+    limits = writers.LIMITS[kind]
     for at, past in (
         (solid(kind, height=limits.side), solid(kind, height=limits.side + 1)),
         (solid(kind, text=limits.text), solid(kind, text=limits.text + 1)),
     ):
         assert past.problem(kind)
         target = Path(f"a.{kind}")
-        sinks.save(target, kind, iter([np.zeros((1, *at.image_shape[1:]), np.uint8)]), at)
+        writers.save(target, kind, iter([np.zeros((1, *at.image_shape[1:]), np.uint8)]), at)
         with picture_of(target) as picture:
             picture.load()
             assert picture.size == (4, at.image_shape[1])
@@ -454,20 +454,20 @@ def test_each_format_stores_what_its_limits_say_and_no_more(kind: str) -> None:
 
 def test_frames_of_a_gif_may_all_be_equal() -> None:
     """Pillow makes one of them. Of 13,107 that takes it half a minute: here there are three, and each is longer."""
-    most = sinks.LIMITS["gif"].frames
-    assert most * sinks._FRAME_MS // 10 == 65_535
+    most = writers.LIMITS["gif"].frames
+    assert most * writers._FRAME_MS // 10 == 65_535
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sinks, "_FRAME_MS", sinks._FRAME_MS * most // 3)
-        sinks.save(Path("a.gif"), "gif", iter([np.zeros((3, 4, 4), np.uint8)]), solid("gif", count=3))
+        patch.setattr(writers, "_FRAME_MS", writers._FRAME_MS * most // 3)
+        writers.save(Path("a.gif"), "gif", iter([np.zeros((3, 4, 4), np.uint8)]), solid("gif", count=3))
         with pytest.raises(OutputError, match="can't write GIF: Pillow says: "):
-            sinks.save(Path("b.gif"), "gif", iter([np.zeros((4, 4, 4), np.uint8)]), solid("gif", count=4))
+            writers.save(Path("b.gif"), "gif", iter([np.zeros((4, 4, 4), np.uint8)]), solid("gif", count=4))
     with picture_of("a.gif") as animation:
-        assert animation.info["duration"] == most * sinks._FRAME_MS
+        assert animation.info["duration"] == most * writers._FRAME_MS
     assert solid("gif", count=most + 1).problem("gif")
     assert solid("gif", count=most).problem("gif") is None
 
 
-@pytest.mark.parametrize("kind", sinks.LIMITS)
+@pytest.mark.parametrize("kind", writers.LIMITS)
 def test_what_pillow_raises_is_a_line(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_arguments: object, **_options: object) -> None:
         raise struct.error("'H' format requires 0 <= number <= 65535")

@@ -195,7 +195,7 @@ def _preview(model: Path, about: Mapping[str, Any]) -> bytes:
     from PIL import Image
 
     from dcgan_infer.session import ImageGenerator
-    from dcgan_infer.sinks import encoded_png
+    from dcgan_infer.writers import encoded_png
 
     generator = ImageGenerator(model)
     channels, height, width = generator.spec.image_shape

@@ -63,7 +63,7 @@ class Images(np.ndarray[Any, np.dtype[np.uint8]]):
         """A picture for a notebook, large enough to be seen; None, and so numbers, where these are no images."""
         if not self._is_picture:
             return None
-        from .sinks import encoded_png
+        from .writers import encoded_png
 
         shown = self if self.ndim - self._is_colour == 2 else self[:_SHOWN].view(type(self))
         picture = np.asarray(shown.grid())

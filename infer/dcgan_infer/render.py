@@ -14,7 +14,7 @@ from .contract.errors import ModelError
 from .inputs import of_each, walk
 from .request import FOLDER, GRIDS, Request
 from .session import ImageGenerator
-from .sinks import Plan, save
+from .writers import Plan, save
 
 _LABELS = 1 << 16  # drawn at a time
 

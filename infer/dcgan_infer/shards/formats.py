@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..extras import require
-from ..sinks import encoded_png
+from ..writers import encoded_png
 from .plan import Shard, ShardPlan
 
 FACTS = "dcgan.shard"  # key of what a shard says of itself
