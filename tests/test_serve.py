@@ -589,6 +589,20 @@ def test_requests_that_have_begun_are_answered_before_the_end() -> None:
     assert outcomes.count("made") == out.count('" 200') >= 40
 
 
+def test_no_answer_waits_for_an_acknowledgement() -> None:
+    """Of 20 on one connection the fastest takes a millisecond or so, and 40 where Nagle's algorithm holds it up."""
+    with serving() as (_, url):
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        with contextlib.closing(connection):
+            spent = []
+            for _ in range(20):
+                began = time.perf_counter()
+                connection.request("GET", "/v2/health/live")
+                connection.getresponse().read()
+                spent.append(time.perf_counter() - began)
+    assert min(spent[1:]) < 0.03
+
+
 def test_a_second_signal_ends_it_at_once() -> None:
     with (
         serving("--max-images", "4000", "--queue", "4000") as (process, url),

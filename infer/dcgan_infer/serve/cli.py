@@ -89,6 +89,9 @@ def main(
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it. asyncio sets it only where a socket names its protocol, and without it the second
+        # part of an answer waits for the client's delayed acknowledgement: 44 ms (measured).
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         why = first_line(error).lower().partition(" (while")[0]  # where it repeats the address
         raise click.ClickException(f"can't listen on {host}:{port}: {why}; choose another --host or --port") from error
