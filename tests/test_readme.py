@@ -108,6 +108,22 @@ def test_shipped_files_have_their_digests_and_size() -> None:
     assert sum(path.stat().st_size for path in (ROOT / "models").iterdir()) < 55e6
 
 
+@pytest.mark.parametrize("name", [path.stem for path in CARDS if path.name != "README.md"])
+def test_the_page_on_quality_has_the_figures_of_the_card(name: str) -> None:
+    """Rounded as the page shows them, in the order of its columns."""
+    head, *rows = re.findall(r"^\|.*$", (ROOT / "docs" / "quality.md").read_text(), re.MULTILINE)
+    (row,) = (row for row in rows if f"`{name}`" in row)
+    card = (ROOT / "models" / f"{name}.md").read_text()
+    told = dict(re.findall(r"^\| (.+?)(?:, .*?)? \| (.*?) \|", card, re.MULTILINE))
+    told = {key.replace("one digit", "one class"): value for key, value in told.items()}
+    for column, shown in zip(head.split("|")[2:-1], row.split("|")[2:-1], strict=True):
+        found = re.match(r" ([\d.]+)", shown)
+        if found:
+            exact = float(told[column.strip()].split()[0])
+            decimals = len(found[1].partition(".")[2])
+            assert found[1] == f"{exact:.{decimals}f}", column
+
+
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_card_tells_the_hub_what_it_tells_people(path: Path) -> None:
     text = path.read_text()
