@@ -103,6 +103,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cells, Path]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             patch.setenv(name, str(folder / "jupyter"))
+        patch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin cost minutes where other tests run beside it
         notebook = execute(NOTEBOOK, folder, DIGITS=320, EPOCHS=2)
     return {cell["id"]: cell for cell in code_cells(notebook)}, folder / "runs" / "000-digits"
 
