@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcgan_infer.contract.errors import CheckpointError, SpecError, first_line
+from dcgan_infer.contract.errors import CheckpointError, SpecError, first_line, printable
 from dcgan_infer.contract.layers import OUTPUTS, Activate, Activation, BatchNorm, shapes_of
 from dcgan_infer.contract.spec import RECIPE_KEY, SOURCE_KEY, SPEC_KEY, VERSIONS_KEY, GeneratorSpec
 
@@ -187,6 +187,8 @@ def _load_ours(
         raise CheckpointError(f"{path} holds one generator; leave --key out")
     if hints.class_names is not None and not spec.class_names:
         spec = dataclasses.replace(spec, class_names=hints.class_names)
+    source = metadata.get(SOURCE_KEY, "")
+    assumed = _assumed_in(source)
     functions = [layer.function for layer in spec.layers if isinstance(layer, Activate)]
     ends = isinstance(spec.layers[-1], Activate)
     all_eps = {layer.eps for layer in spec.layers if isinstance(layer, BatchNorm)}
@@ -201,6 +203,11 @@ def _load_ours(
     ):
         if said is not None and {said} != found:
             known = ", ".join(sorted(map(str, found))) or "none"
+            if assumed:
+                raise CheckpointError(
+                    f"{path} was written from weights that were read with {what} {known}, not {said}; export those "
+                    "weights again with the option"
+                )
             raise CheckpointError(f"{path} was trained with {what} {known}, not {said}; leave the option out")
     weights, more = _clean(tensors, path)
     generator = _generator(spec, weights, path)
@@ -210,8 +217,8 @@ def _load_ours(
         generator,
         metadata.get(RECIPE_KEY, ""),
         weights_sha256(generator.state_dict()),
-        (*notes, *more),
-        metadata.get(SOURCE_KEY, ""),
+        (*notes, *more, *([_assumptions(assumed)] if assumed else [])),
+        source,
     )
 
 
@@ -276,7 +283,7 @@ def _load_recognised(content: Any, path: Path, hints: Hints, notes: tuple[str, .
     facts = {"assumed": assumed, "given": network.given, "layout": network.layout.name}
     lines = (
         f"recognised as {network.layout.origin}",
-        "assumed, as the file does not say: " + "; ".join(f"{name} {value}" for name, value in assumed.items()),
+        _assumptions(assumed),
         *(["given: " + "; ".join(f"{name} {value}" for name, value in network.given.items())] if network.given else []),
     )
     return GeneratorCheckpoint(
@@ -375,6 +382,21 @@ def _unwrapping(state: StateDict) -> list[str]:
     if state.prefix:
         notes.append(f"taken off the tensors' names: {state.prefix}")
     return notes
+
+
+def _assumptions(assumed: Mapping[str, Any]) -> str:
+    told = "; ".join(f"{name} {value}" for name, value in assumed.items())
+    return f"assumed, as the file does not say: {printable(told[:1000])}"
+
+
+def _assumed_in(source: str) -> dict[str, Any]:
+    """What `_source` says was assumed; nothing where a stranger's metadata say something else."""
+    try:
+        found = json.loads(source)
+    except (ValueError, RecursionError):
+        return {}
+    assumed = found.get("assumed") if isinstance(found, dict) else None
+    return assumed if isinstance(assumed, dict) else {}
 
 
 def _source(facts: dict[str, Any], state: StateDict) -> str:

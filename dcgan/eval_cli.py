@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dcgan_infer import __version__, shipped
-from dcgan_infer.commands import Command, WholeNumber
+from dcgan_infer.commands import Command, WholeNumber, again
 from dcgan_infer.contract.errors import EvaluationError, RunError
 from dcgan_infer.contract.spec import MNIST_NAMES, SEEDS
 from dcgan_infer.extras import require
@@ -111,11 +111,16 @@ def main(source: str | None, images: Path | None, as_json: bool, make_evaluator:
         return
     source = source or shipped.DEFAULT
     run = _take_from_run(source, options)
-    evaluation, name = _evaluate(source, options, run)
+    evaluation, name, is_made = _evaluate(source, options, run)
     if as_json:
         click.echo(json.dumps({"source": source, "dataset": name, **evaluation.as_dict()}, indent=2))
     else:
-        click.echo(_table(source, name, evaluation))
+        lines = [_table(source, name, evaluation)]
+        if run is not None:
+            lines += ["", f"try: dcgan-export {shlex.quote(source)}"]
+        elif len(evaluation.seeds) == 1 and not is_made:
+            lines += ["", f"try: {again('--seeds', '3')}"]
+        click.echo("\n".join(lines))
 
 
 def _refuse_contradictions(source: str | None, make_evaluator: bool, options: dict[str, Any]) -> None:
@@ -199,7 +204,7 @@ def _evaluator(train: Dataset, options: dict[str, Any], make: bool = False) -> E
     )
 
 
-def _evaluate(source: str, options: dict[str, Any], run: Path | None) -> tuple[Evaluation, str]:
+def _evaluate(source: str, options: dict[str, Any], run: Path | None) -> tuple[Evaluation, str, bool]:
     from .evaluation import evaluate, read_images, reference_of, refuse_others
     from .metrics.evaluator import Judge
     from .metrics.feature_model import FeatureModel
@@ -246,7 +251,7 @@ def _evaluate(source: str, options: dict[str, Any], run: Path | None) -> tuple[E
     )
     if images.seeded and images.num_classes and train.labels is not None:
         _tell(f"classes were asked for as often as the {options['split']} images have them")
-    return evaluation, choice.title
+    return evaluation, choice.title, not images.seeded
 
 
 def _table(source: str, name: str, evaluation: Evaluation) -> str:
@@ -283,18 +288,8 @@ def _table(source: str, name: str, evaluation: Evaluation) -> str:
             f'{source} compared with {reference}; "real" is what as many real training images score',
             "",
             *lines,
-            *_following(source, evaluation),
         ]
     )
-
-
-def _following(source: str, evaluation: Evaluation) -> list[str]:
-    """What to do next, if there is something: a run is exported, and more seeds say what a difference means."""
-    if (Path(source) / "options.json").exists():
-        return ["", f"try: dcgan-export {shlex.quote(source)}"]
-    if len(evaluation.seeds) == 1 and Path(source).suffix not in (".npy", ".npz"):
-        return ["", "try: --seeds 3, for how far the figures of seeds lie apart"]
-    return []
 
 
 def _verdict(evaluation: Evaluation) -> str:

@@ -145,9 +145,9 @@ def open_images(source: str, threads: int | None = None) -> Images:
     """Open what makes the images; what it is follows from the suffix.
 
     Args:
-        source: name of a shipped model, or path of an ONNX model (.onnx) or of a folder that holds one and is no run's,
-            of images (.npy, or .npz with `images` and perhaps `labels`), or of a checkpoint or a run's folder (anything
-            else).
+        source: name of a shipped model, or path of an ONNX model (.onnx) or of a folder that holds one and no
+            checkpoint, of images (.npy, or .npz with `images` and perhaps `labels`), or of a checkpoint or a run's
+            folder (anything else).
         threads: of the CPU; None takes the cores this process may use.
     Raises:
         ModelError, CheckpointError, EvaluationError: the file is missing, unreadable or foreign.
@@ -174,7 +174,10 @@ def _holds_model(path: Path) -> bool:
     """Whether it is a folder with an ONNX file, and not one that dcgan-train writes to."""
     if not os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the system has no such name
         return False
-    return not (path / "options.json").exists() and any(path.glob("*.onnx"))
+    checkpoints = {each.name for each in path.glob("*.safetensors")} - {
+        "model.safetensors"
+    }  # that one is a Hub folder's
+    return not (checkpoints or (path / "options.json").exists()) and any(path.glob("*.onnx"))
 
 
 def _is_npz(content: bytes) -> bool:

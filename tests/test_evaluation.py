@@ -338,7 +338,7 @@ def test_the_table_shows_model_floor_and_counts() -> None:
         "of 300 images it says little",
         result.stdout,
     )
-    assert result.stdout.endswith("\n\ntry: --seeds 3, for how far the figures of seeds lie apart\n")
+    assert result.stdout.endswith(" --seeds 3 --dataset sample --threads 1 -n 300\n")
 
 
 def test_json_has_every_seed() -> None:

@@ -25,7 +25,7 @@ from planted_faults import trained_like
 from their_generators import trained
 
 import dcgan_export.hub
-from dcgan.checkpoint import Hints, load_generator, save_generator
+from dcgan.checkpoint import Hints, _assumed_in, load_generator, save_generator
 from dcgan.datasets import DATASETS
 from dcgan.networks import Generator
 from dcgan.sources import open_images
@@ -121,13 +121,17 @@ def spec_of(folder: Path) -> GeneratorSpec:
 
 
 def test_a_folder_holds_what_the_hub_expects_and_nothing_else(folder: Path) -> None:
-    expected = {".gitattributes", "README.md", "config.json", "model.golden", "model.onnx"}
+    expected = {".gitattributes", "README.md", "SHA256SUMS", "config.json", "model.golden", "model.onnx"}
     expected |= {"model.safetensors"} if spec_of(folder).layers else set()
     expected |= {"preview.png"} if spec_of(folder).image_shape[0] in (1, 3) else set()
     assert {path.name for path in folder.iterdir()} == expected
     kept = {line.split()[0] for line in (folder / ".gitattributes").read_text().splitlines()}
     large = {f"*{Path(name).suffix}" for name in expected} - {"*", "*.md", "*.json"}
     assert kept == large
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert listed.keys() == expected - {".gitattributes", "README.md", "SHA256SUMS"}  # a card is edited
+    assert all(sha256_of(folder / name) == digest for name, digest in listed.items())
     assert all(path.stat().st_mode & 0o004 for path in folder.iterdir())
 
 
@@ -171,6 +175,7 @@ def test_somebodys_words_mean_nothing_in_a_card(folders: dict[str, tuple[Path, R
     assert "# dig\\*its\n" in text_of(folders["ours"][0])
     assert '| Classes | red \\| fox, \\`b\\` \\<i\\>, é "q" 🦊, 7 |' in text_of(folders["conditional"][0])
     assert card._plain("a\n# b\udcff") == "a \\# b"
+    assert card._plain("HTTPS://a.b www.c.d") == "HTTPS\u200b://a.b www\u200b.c.d"
 
 
 def test_the_last_lines_say_what_to_do(folders: dict[str, tuple[Path, Result]]) -> None:
@@ -261,6 +266,22 @@ def test_the_weights_make_the_same_model_again(
     assert sha256_of(tmp_path / "again.onnx") == sha256_of(folder / "model.onnx")
 
 
+def test_what_was_assumed_stays_said_and_is_no_fact(folders: dict[str, tuple[Path, Result]], tmp_path: Path) -> None:
+    folder, _ = folders["theirs"]
+    result = CliRunner().invoke(main, [str(folder), "--precision", "fp16", "--out", str(tmp_path / "again.onnx")])
+    assert re.search("assumed, as the file does not say: .*stride 1, then 2", result.stderr)
+    result = CliRunner().invoke(
+        main, [str(folder), "--activation", "leaky-relu:0.2", "--out", str(tmp_path / "b.onnx")]
+    )
+    assert result.exit_code == 1
+    assert "was written from weights that were read with activation relu, not leaky-relu:0.2" in result.stderr
+
+
+@pytest.mark.parametrize("source", ["[", "[]", '"text"', '{"assumed": 3}', "[" * 100_000])
+def test_odd_metadata_assume_nothing(source: str) -> None:
+    assert _assumed_in(source) == {}
+
+
 def test_a_traced_module_has_its_layers_weights(folders: dict[str, tuple[Path, Result]]) -> None:
     folder, _ = folders["Channels"]
     z = torch.randn(4, 6)
@@ -272,9 +293,10 @@ def test_a_traced_module_has_its_layers_weights(folders: dict[str, tuple[Path, R
 
 def test_a_folder_is_judged_by_its_onnx_file_and_a_run_by_its_checkpoint(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "models" / "dcgan-mnist.onnx", tmp_path / "model.onnx")
-    save(tmp_path / "generator.safetensors", small_spec())
+    save(tmp_path / "model.safetensors", small_spec())
     assert open_images(str(tmp_path), 1).image_shape == (1, 28, 28)
-    (tmp_path / "options.json").write_text("{}")
+    shutil.copyfile(tmp_path / "model.onnx", tmp_path / "another.onnx")  # as the notebook leaves it
+    (tmp_path / "model.safetensors").rename(tmp_path / "generator.safetensors")
     assert open_images(str(tmp_path), 1).image_shape == (1, 8, 8)
 
 

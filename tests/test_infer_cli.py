@@ -8,6 +8,7 @@ import io
 import json
 import mmap
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def pixels_of(path: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def test_a_grid_shows_the_digits_row_by_row() -> None:
     result = done("--n", "6", "--scale", "1", "--out", "grid.png")
     assert result.stdout.startswith("grid.png: 6 digits in 2x3 (seed 7, 0 to 5) by dcgan-mnist on cpu")
+    assert re.match(r"try: .* --seed 8 .*--n 6", result.stdout.splitlines()[-1])
     digits = ImageGenerator(PLAIN, provider="cpu").generate(6)
     assert np.array_equal(pixels_of("grid.png"), digits.reshape(2, 3, 28, 28).swapaxes(1, 2).reshape(56, 84))
 
@@ -107,12 +109,12 @@ def test_a_number_is_written_by_hand() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "end"),
     [
-        ((*DIGITS, "call 911"), 1, "can't write 'c': a text takes classes that are called by its letters"),
+        ((*DIGITS, "call 911"), 1, "can't write 'c': a text takes classes called by its letters"),
         (("--model", "dcgan-fashion-mnist-conditional", "7"), 1, "can't write '7'"),
         (("12",), 1, "model dcgan-mnist can't write '1'"),
         ((*DIGITS, "..."), 2, "there is nothing to write in '...'"),
         ((*DIGITS, "1" * 1001), 2, "a text has at most 1000 characters"),
-        ((*DIGITS, "12", "--n", "3"), 2, "a text says how many images there are and what they show"),
+        ((*DIGITS, "12", "--n", "3"), 2, "a text says how many images there are and of which classes"),
         ((*DIGITS, "12", "--text", "3"), 2, "TEXT and --text exclude each other"),
         ((*DIGITS, "12", "-o", "a.npy"), 2, "a text is written into one picture"),
         ((*DIGITS, "12", "-o", "a/"), 2, "a text is written into one picture"),

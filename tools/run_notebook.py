@@ -16,6 +16,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from dcgan_infer.contract.files import replacing
+
 
 def execute(path: Path, folder: Path, **parameters: object) -> Any:
     """Run all cells of a notebook.
@@ -46,7 +48,8 @@ def main() -> int:
         notebook = execute(path, Path(folder))
     language = {"name": "python", "file_extension": ".py"}
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": language}
-    nbformat.write(notebook, path)
+    with replacing(path) as temporary:
+        nbformat.write(notebook, temporary)
     return 0
 
 

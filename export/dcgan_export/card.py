@@ -17,6 +17,7 @@ from dcgan.data import IMAGES
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError
 from dcgan_infer.contract.spec import DRAWN, VERSIONS_KEY, GeneratorSpec, trained_on
+from dcgan_infer.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from dcgan.checkpoint import GeneratorCheckpoint
@@ -115,7 +116,7 @@ class Card:
         path = self.source.path
         if path is not None and path.resolve().parent == shipped.FOLDER.resolve() and path.with_suffix(".md").exists():
             # Figures of other images say nothing of these.
-            is_same = self.artifact.report.verdict.startswith("same")
+            is_same = self.artifact.report.is_same
             wanted = ("license", "datasets", *(("metrics", "model-index") if is_same else ()))
             known |= {key: block for key, block in read_front_matter(path.with_suffix(".md")).items() if key in wanted}
         return known | ({"license": f"license: {self.license}\n"} if self.license else {})
@@ -248,7 +249,10 @@ class Card:
                 f"which go from {low:g} to {high:g}; beside them stands the error of torch's own float32."
             ),
             *_table(head, rows),
-            *_prose(f"`dcgan-verify .` compares a copy of the file with `{GOLDEN}`, without torch."),
+            *_prose(
+                f"`dcgan-verify .` compares `{MODEL}` with `{GOLDEN}`, without torch; `sha256sum -c {MANIFEST}` checks "
+                "the other files."
+            ),
         ]
 
     def _quality(self, blocks: Mapping[str, str]) -> list[str]:
@@ -266,7 +270,8 @@ def _list(key: str, entries: Iterable[str]) -> str:
 def _plain(text: str) -> str:
     """Somebody's words, so that they mean nothing in Markdown or HTML."""
     printable = "".join(c if c.isprintable() else " " for c in text)
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", printable.strip())
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", printable.strip())
+    return re.sub(r"(?i)\b(https?|ftp|www|mailto)(?=[:.])", "\\1\u200b", escaped)  # else an address becomes a link
 
 
 def _prose(text: str) -> list[str]:

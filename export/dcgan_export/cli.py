@@ -254,10 +254,10 @@ def main(
             "--precision, --image and --inputs out, or end --out in .onnx for a model alone."
         )
     variant = _variant(format_name or implied or "onnx", target_name, options)
-    if makes_folder and (implied or report):
-        raise click.UsageError(
-            f"--target {target_name} writes a folder, and no report; give a folder's name, or take --json."
-        )
+    if makes_folder and implied:
+        raise click.UsageError(f"--target {target_name} writes a folder; give --out a name that ends in no suffix.")
+    if makes_folder and report:
+        raise click.UsageError(f"--target {target_name} writes no report; take --json.")
     if runtime is not None and not makes_site:
         raise click.UsageError("--runtime is for --target web with a folder as --out.")
     if license is not None and not makes_hub:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcgan_infer.contract.files import new_folder, sha256_of
 from dcgan_infer.contract.spec import DRAWN
+from dcgan_infer.manifest import MANIFEST
 
 from .card import CARD, CONFIG, GOLDEN, LICENSES, MODEL, PREVIEW, WEIGHTS, Card, columns_of
 from .formats import Variant
@@ -88,6 +89,9 @@ def publish_to_hub(
         lines = [f"*{Path(file).suffix} filter=lfs diff=lfs merge=lfs -text\n" for file in large]
         (folder / ".gitattributes").write_text("".join(lines), encoding="utf-8")
         digests = {file: sha256_of(folder / file) for file in large if file != PREVIEW}
+        sums = digests | {file: sha256_of(folder / file) for file in (CONFIG, PREVIEW) if (folder / file).exists()}
+        lines = [f"{digest}  {file}\n" for file, digest in sorted(sums.items())]
+        (folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
         card = Card(name, source, artifact, digests, license)
         (folder / CARD).write_text(card.to_markdown(), encoding="utf-8")
         sizes = [file.stat().st_size for file in folder.iterdir()]

@@ -96,13 +96,18 @@ class ParityReport:
         }
 
     @property
+    def is_same(self) -> bool:
+        """Whether it passed, and its images are the checkpoint's."""
+        return self.passed and is_same([row.difference for row in self.figures])
+
+    @property
     def verdict(self) -> str:
         """For people, in a line: equal or not, how near, and on how much that was seen."""
         if not self.passed:
             more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
             return f"NOT the same as your checkpoint: {self.reasons[0]}{more}"
         seen, verdict = [row.difference for row in self.figures], "same as"
-        if not is_same(seen):  # what far-out latents do to few bits says little of the images that people make
+        if not self.is_same:  # what far-out latents do to few bits says little of the images that people make
             seen, verdict = [row.difference for row in self.figures if not row.tail], "near"
         latents = sum(each.images for each in seen)
         return f"{verdict} your checkpoint: {in_words(seen)} ({latents} latents, batches of 1 to {max(BATCHES)})"

@@ -9,7 +9,7 @@ import shlex
 import statistics
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -162,7 +162,7 @@ def main(
                 after_burst=after_burst,
             )
         # Said before it is drawn: a full disk must not cost the figures.
-        shown = f"{table(report)}\n\n{_following(report)}"
+        shown = table(report) + _following(report)
         click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False) if as_json else shown)
         if plot is not None:
             from .bench_plot import draw
@@ -204,19 +204,21 @@ def table(report: Report) -> str:
 
 
 def _following(report: Report) -> str:
-    """The command that uses what was found, as long as it is."""
-    best = _fastest(report)
-    provider = "" if best.row.runtime == "onnxruntime" else f" --provider {best.row.runtime}"
-    return f"try: dcgan-infer --model {shlex.quote(best.row.model)}{provider} --batch-size {best.batch}"
+    """The command that uses what was found, as long as it is; dcgan-infer has onnxruntime alone."""
+    usable = [result for result in report.results if result.row.runtime == "onnxruntime"]
+    if not usable:
+        return ""
+    best = _fastest(usable)
+    return f"\n\ntry: dcgan-infer --model {shlex.quote(best.row.model)} --batch-size {best.batch}"
 
 
-def _fastest(report: Report) -> Result:
-    return max(report.results, key=lambda result: statistics.median(result.rates))
+def _fastest(results: Sequence[Result]) -> Result:
+    return max(results, key=lambda result: statistics.median(result.rates))
 
 
 def _summary(report: Report) -> str:
     """What it comes to, in words: which is the fastest, at which batch, and by how much."""
-    best = _fastest(report)
+    best = _fastest(report.results)
     rate = statistics.median(best.rates)
     line = f"{best.row.name} is the fastest here: {_rate(rate)} images/s in batches of {best.batch}"
     first = report.results[0].row

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import __version__, shipped, signals
-from .commands import Command, FiniteFloat, WholeNumber, closed, complete_model
+from .commands import Command, FiniteFloat, WholeNumber, again, closed, complete_model
 from .contract.errors import DeviceError
 from .contract.spec import INDICES, SEEDS
 from .request import (
@@ -430,11 +430,12 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
         where = rendered.provider
     elif rendered.note not in ("", NO_CUDA):
         where += f" (CUDA does not work here: {rendered.note})"
-    others = "" if request.latents else f"\ntry: --seed {request.drawn_from + 1} for others"
+    drawn = request.latents is None and request.labels is None
+    following = f"\ntry: {again('--seed', str((request.drawn_from + 1) % SEEDS))}" if drawn else ""
     return (
         f"{'stdout' if out == '-' else out}: {made}{f' in {rows}x{columns}' if request.kind in GRIDS else ''} "
         f"({source}, {indices}) by {rendered.facts['dcgan.model']} on {where}; "
-        f"{rendered.seconds:.2f} s, {rate:,.0f} images/s{others}"
+        f"{rendered.seconds:.2f} s, {rate:,.0f} images/s{following}"
     )
 
 

@@ -11,6 +11,7 @@ import inspect
 import io
 import math
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,22 @@ if TYPE_CHECKING:
 closed: set[str] = set()  # of stdin, stdout and stderr: those that whoever started this process had closed
 
 
+_GIVEN = f"{__name__}.given"
+
+
+def again(option: str, value: str) -> str:
+    """The command line as it was given, with one option more, or another value of it."""
+    context = click.get_current_context()
+    words = iter(context.meta[_GIVEN])
+    kept = []
+    for word in words:
+        if word == option:
+            next(words, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return f"{context.command_path} {shlex.join([option, value, *kept])}"
+
+
 class Command(click.Command):
     """A Click command that reports a `DcganError`, or an error of the system, as one line; exit status 1.
 
@@ -41,6 +58,10 @@ class Command(click.Command):
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **extra: Any) -> None:
         super().__init__(*args, **extra)
         self.sections = sections or {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_GIVEN] = tuple(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         titles = {name: title for title, names in self.sections.items() for name in names}

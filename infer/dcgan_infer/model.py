@@ -222,6 +222,8 @@ def _in_folder(folder: Path) -> Path:
     if found:
         names = ", ".join(path.name for path in found[:12])
         raise ModelError(f"{folder} is a folder with {len(found)} ONNX files ({names}); name one of them")
+    if (folder / "README.md").exists() and (folder / "model.safetensors").exists():  # of dcgan-export --target hub
+        raise ModelError(f"{folder} has no model.onnx any more; get the folder again")
     if (folder / "options.json").exists() or any(folder.glob("*.safetensors")):  # as dcgan-train leaves it
         raise ModelError(
             f"{folder} is a run folder; make an ONNX file of it: "

@@ -112,8 +112,8 @@ def refuse_unknown(letters: Sequence[str], generator: ImageGenerator) -> None:
     unknown = [letter for letter in letters if letter not in generator.spec.labels]
     if unknown:
         raise ModelError(
-            f"model {generator.name} can't write {unknown[0]!r}: a text takes classes that are called by its letters"
-            + (f", and these are {', '.join(generator.spec.labels)[:100]}" if generator.spec.num_classes else "")
+            f"model {generator.name} can't write {unknown[0]!r}: a text takes classes called by its letters, and "
+            + (f"these are {', '.join(generator.spec.labels)[:100]}" if generator.spec.num_classes else "it has none")
         )
 
 

@@ -70,7 +70,7 @@ def _lines(text: str) -> list[str]:
 def classes_of(
     classes: tuple[str, ...], digits: tuple[int, ...], digit: int | None, text: str | None, *, counted: bool
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Classes by name, and digits, that the ways to ask for them come to.
+    """Resolve `--class`, `--digit`, `--digits` and a text into classes and digits.
 
     Args:
         classes: by name or number.
@@ -82,12 +82,14 @@ def classes_of(
         ValueError: two of them contradict each other, the text has nothing to write, or more than `MOST_LETTERS`.
     """
     if digit is not None and digits:
-        raise ValueError("--digit and --digits exclude each other; name all of them in --digits.")
+        raise ValueError("digit and digits exclude each other; name all of them in digits.")
     digits = digits if digit is None else (digit,)
     if text is None:
         return classes, digits
     if classes or digits or counted:
-        raise ValueError("a text says how many images there are and what they show; leave that out.")
+        raise ValueError(
+            "a text says how many images there are and of which classes; leave --n, --class, --digit and the like out."
+        )
     letters = tuple(letter for line in _lines(text) for letter in line if letter.isalnum())
     if sum(map(len, _lines(text))) > MOST_LETTERS:
         raise ValueError(f"a text has at most {MOST_LETTERS} characters, and {text[:20]!r}... has more.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 _USUAL_SPAN = 2.0  # from -1 to 1: what the limits below were measured with
-LATENT_TOLERANCE = 1e-6  # of latents by another implementation: docs/contracts.md, "How exact"
+LATENT_TOLERANCE = 1e-6  # of latents by another implementation: docs/contracts.md, "Latents"
 
 
 @dataclass(frozen=True)

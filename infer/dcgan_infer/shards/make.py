@@ -284,6 +284,8 @@ def _claim(store: Store, plan: ShardPlan, place: str) -> None:
         raise OutputError(
             f"{place} holds {taken[0]}, and nothing there says whose it is; remove it, or choose another --out"
         )
+    if found is None and store.is_foreign():
+        raise OutputError(f"{place} holds other files; shards have a folder of their own, so choose another --out")
     _put(store, PLAN, plan.facts())
     plan.refuse_other(_read(store, PLAN) or b"", f"{place}/{PLAN}")  # another may have begun at the same moment
 

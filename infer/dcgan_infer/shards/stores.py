@@ -36,6 +36,9 @@ class Store(Protocol):
             OutputError: it doesn't, or it lets us not in.
         """
 
+    def is_foreign(self) -> bool:
+        """Whether it is a folder of somebody else's; buckets have no folders."""
+
     def opened(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
         """A file to read.
 
@@ -84,6 +87,14 @@ class _Folder:
         if self._path.exists() and not self._path.is_dir():
             raise OutputError(f"{self._path} is no folder; shards go into one, so choose another name")
 
+    def is_foreign(self) -> bool:
+        try:
+            names = [entry.name for entry in self._path.iterdir()]
+        except FileNotFoundError:
+            return False
+        # What begins with a dot may be another process's, which has just begun the same set.
+        return bool(names) and not any(name.startswith(".") for name in names)
+
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
         try:
@@ -122,6 +133,9 @@ class _Remote:
         bound = {"timeout": _PATIENCE} if self._files.async_impl else {}
         with self._errors("reach", ""):
             self._files.exists(self._at(""), **bound)
+
+    def is_foreign(self) -> bool:
+        return False
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
