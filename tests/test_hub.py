@@ -345,7 +345,7 @@ def test_as_json(small: Path) -> None:
         (["--out", "m.onnx"], "--target hub writes a folder"),
         (["--out", "m.pt"], "--target is for ONNX only"),
         (["--format", "torchscript"], "--target is for ONNX only"),
-        (["--report", "r.json"], "writes a folder, and no report"),
+        (["--report", "r.json"], "writes no report; take --json"),
         (["--golden", "g.golden"], "has its golden vectors in it"),
         (["--no-golden"], "has its golden vectors in it"),
         (["--license", "my own"], "is not an id of a licence"),

@@ -57,6 +57,13 @@ def refusal(*arguments: str, status: int = 1, model: Path = CLOTHES) -> str:
     return result.stderr.strip().splitlines()[-1]
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    said = refusal("--n", "6", "--out", str(tmp_path), "--format", "parquet")
+    assert "holds other files; shards have a folder of their own" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["cats"]
+
+
 def contents(place: str | Path) -> dict[str, str]:
     """Digest of each file of a set, by its name."""
     paths = [path for path in Path(place).rglob("*") if path.is_file()]

@@ -346,7 +346,7 @@ def test_interrupted_it_leaves_nothing(archive: Path, small: Path, tmp_path: Pat
         (["--image", "uint8"], "a site has its own models"),
         (["--optimize", "none"], "a site has its own models"),
         (["--inputs", "z"], "a site has its own models"),
-        (["--report", "r.json"], "writes a folder, and no report"),
+        (["--report", "r.json"], "writes no report; take --json"),
         (["--format", "pt2"], "--target is for ONNX only"),
         (["--out", "site.pt"], "--target is for ONNX only"),
         (["--out", "m.onnx", "--runtime", "r.tgz"], "--runtime is for --target web with a folder"),
