@@ -419,7 +419,7 @@ def test_triton_gets_a_model_repository(folder: Path) -> None:
     ("arguments", "said"),
     [
         (["--target", "triton", "--out", "a.onnx"], "--target triton writes a folder"),
-        (["--target", "triton", "--report", "r.json"], "--target triton writes a folder"),
+        (["--target", "triton", "--report", "r.json"], "--target triton writes no report"),
         (["--target", "web", "--out", "a.pt"], "--target is for ONNX only"),
         (
             ["--precision", "int8", "--format", "torchscript"],

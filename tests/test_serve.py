@@ -158,7 +158,7 @@ def test_what_is_out_of_range_is_said_as_the_command_says_it(option: str, digits
         ("steps=3", "There is no parameter 'steps'"),
         ("help=", "There is no parameter 'help'"),
         ("seed=1&seed=2", "seed is given several times"),
-        ("digit=1&digits=2", "--digit and --digits exclude each other"),
+        ("digit=1&digits=2", "digit and digits exclude each other"),
         ("digit=1&class=2", "--class and --digits exclude each other"),
         (f"start={2**32 - 1}", "goes past the last latent"),
         ("columns=0", "Invalid value for 'columns': 0 is not from 1 to 100"),
