@@ -59,7 +59,7 @@ def refusal(*arguments: str, status: int = 1, model: Path = CLOTHES) -> str:
 
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
-    said = refusal("--n", "6", "--out", str(tmp_path), "--format", "parquet")
+    said = refusal("--n", "6", "--out", str(tmp_path), "--format", "npy")
     assert "holds other files; shards have a folder of their own" in said
     assert [path.name for path in tmp_path.iterdir()] == ["cats"]
 
