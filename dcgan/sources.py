@@ -174,9 +174,8 @@ def _holds_model(path: Path) -> bool:
     """Whether it is a folder with an ONNX file, and not one that dcgan-train writes to."""
     if not os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where the system has no such name
         return False
-    checkpoints = {each.name for each in path.glob("*.safetensors")} - {
-        "model.safetensors"
-    }  # that one is a Hub folder's
+    hub = "model.safetensors"  # lies beside its model
+    checkpoints = {each.name for each in path.glob("*.safetensors")} - {hub}
     return not (checkpoints or (path / "options.json").exists()) and any(path.glob("*.onnx"))
 
 
