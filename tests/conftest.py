@@ -38,6 +38,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name != "test_web.py")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Random weights of a test are the same weights each time: of others a proof in int8 may fail, and only then."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 def idx_bytes(array: npt.NDArray[np.uint8]) -> bytes:
     """The content of an IDX file that holds `array`."""
     return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()

@@ -182,7 +182,7 @@ def test_killed_and_resumed(number: signal.Signals, s3: Any, tmp_path: Path, mon
     assert all(each["made"] + each["found"] == 1 for each in found)
     assert found[2]["missing"] == 200 - made_before - sum(each["made"] for each in found)
     assert found[2]["missing"] > 0
-    assert list(tmp_path.iterdir()) == []  # what the killed one left was cleared by who made that shard
+    assert list(tmp_path.iterdir()) == []  # what the killed one left was cleared
     assert json.loads(s3.cat_file("bucket/digits/.shards/plan.json"))["n"] == 100_000
 
 

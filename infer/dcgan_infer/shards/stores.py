@@ -146,7 +146,8 @@ class _Remote:
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         try:
-            with temporary_folder(Path(tempfile.gettempdir()), name.replace("/", "-")) as folder:
+            # One name for all files: a process killed just after a file was sent leaves one that nobody makes again.
+            with temporary_folder(Path(tempfile.gettempdir()), "dcgan-shards") as folder:
                 temporary = folder / PurePosixPath(name).name
                 yield temporary
                 with self._errors("write", name):
