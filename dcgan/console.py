@@ -150,7 +150,8 @@ class Console:
         )
         click.echo(f"\nfinished in {minutes:.1f} min: {generator}")
         click.echo(f"look at it:     {last}")
-        click.echo(f"export it with: dcgan-export {shlex.quote(str(generator))} --format onnx")
+        name = self._run.resolve().name
+        click.echo(f"export it with: dcgan-export {shlex.quote(str(self._run))} --out {shlex.quote(f'{name}.onnx')}")
 
 
 def processes_of(count: int) -> str:

@@ -98,7 +98,7 @@ class Loaded:
             lines.append(f"ignored {_files(self.ignored)} of other kinds")
         if self.cache:
             size = self.dataset.images.nbytes / 1e6
-            lines.append(f"kept the decoded images, {size:,.1f} MB, in {shown(self.cache)}; delete it at any time")
+            lines.append(f"the decoded images, {size:,.1f} MB, are in {shown(self.cache)}; delete it at any time")
         return lines
 
 

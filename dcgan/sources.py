@@ -22,8 +22,8 @@ from dcgan_infer.contract.latents import labels, latents
 from dcgan_infer.contract.pixels import to_pictures, to_uint8
 from dcgan_infer.contract.spec import DRAWN, RECIPE_KEY, Interface, trained_on
 from dcgan_infer.extras import require
+from dcgan_infer.generator import ImageGenerator
 from dcgan_infer.runtime import cores
-from dcgan_infer.session import ImageGenerator
 
 if TYPE_CHECKING:
     from .networks import Generator

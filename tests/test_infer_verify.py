@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from conftest import MODELS, OLD
-from test_infer_session import varint, with_metadata
+from test_infer_generator import varint, with_metadata
 
 from dcgan_infer import __version__, runtime, shipped
 from dcgan_infer.bench_cli import main as bench_main

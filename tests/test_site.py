@@ -35,7 +35,7 @@ from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.pixels import tile
 from dcgan_infer.contract.spec import reference_spec
 from dcgan_infer.contract.tolerance import TOLERANCES, Tolerance
-from dcgan_infer.session import ImageGenerator
+from dcgan_infer.generator import ImageGenerator
 
 PAGES = {path.name for path in PAGE.iterdir()}
 

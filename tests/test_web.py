@@ -38,8 +38,8 @@ from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.pixels import tile
 from dcgan_infer.contract.spec import Interface
 from dcgan_infer.contract.vectors import read_vectors
+from dcgan_infer.generator import ImageGenerator
 from dcgan_infer.inputs import walk
-from dcgan_infer.session import ImageGenerator
 
 WEB = ROOT / "examples" / "web"
 # Of npm where there is no network: a reason to skip. Anything else that npm says is a failure.

@@ -102,9 +102,9 @@ def publish_to_hub(
 
 def _draw(model: Path, picture: Path) -> None:
     """The first images of seed 0 in rows, as dcgan-infer draws them; where classes are few, a column for each."""
+    from dcgan_infer.generator import ImageGenerator
     from dcgan_infer.render import render
     from dcgan_infer.request import Request
-    from dcgan_infer.session import ImageGenerator
 
     generator = ImageGenerator(model, provider="cpu")
     columns, classes = columns_of(generator.spec)

@@ -194,7 +194,7 @@ def _preview(model: Path, about: Mapping[str, Any]) -> bytes:
     import numpy as np
     from PIL import Image
 
-    from dcgan_infer.session import ImageGenerator
+    from dcgan_infer.generator import ImageGenerator
     from dcgan_infer.writers import encoded_png
 
     generator = ImageGenerator(model)

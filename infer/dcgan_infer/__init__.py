@@ -12,8 +12,8 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .generator import DigitGenerator, ImageGenerator
     from .pictures import Images
-    from .session import DigitGenerator, ImageGenerator
 
 # onnxruntime reads this once, when it is imported, whoever imports it. Its wheels would write a device's identity and a
 # database into ~/.cache, and ask for the address of a server. Who sets it to 0 wants that.
@@ -25,7 +25,7 @@ __all__ = ["DigitGenerator", "ImageGenerator", "Images"]
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        from . import session
+        from . import generator
 
-        return getattr(session, name)
+        return getattr(generator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -466,7 +466,7 @@ def _list_models(as_json: bool) -> None:
 
 
 def _list_classes(model: str, as_json: bool) -> None:
-    from .session import ImageGenerator
+    from .generator import ImageGenerator
 
     labels = ImageGenerator(model, provider="cpu").spec.labels
     if as_json:
@@ -477,8 +477,8 @@ def _list_classes(model: str, as_json: bool) -> None:
 
 def _list_providers(model: str, threads: int | None, as_json: bool) -> None:
     """Try each one on the model: what onnxruntime lists as available need not work."""
+    from .generator import ImageGenerator
     from .runtime import onnxruntime, providers
-    from .session import ImageGenerator
 
     def reason(provider: str) -> str:
         try:

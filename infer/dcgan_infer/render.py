@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from . import __version__
 from .contract.errors import ModelError
+from .generator import ImageGenerator
 from .inputs import of_each, walk
 from .request import FOLDER, GRIDS, Request
-from .session import ImageGenerator
 from .writers import Plan, save
 
 _LABELS = 1 << 16  # drawn at a time

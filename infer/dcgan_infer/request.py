@@ -128,6 +128,9 @@ def kind_of(out: str, kind: str | None = None) -> str:
         found = FOLDER
     else:
         if suffix not in SUFFIXES:
+            for name, form in SHARDED.items():
+                if suffix == f".{form.suffix}":
+                    raise ValueError(f"--out {out}: {name} is a folder of files; give --format {name} and its name.")
             raise ValueError(
                 f"--out {out}: the name must end in {', '.join(SUFFIXES)}, or in / for a folder of single PNGs."
             )
@@ -305,7 +308,7 @@ class Request:
 
     def contradiction(self) -> str | None:
         """Which wishes can't be had together, or None."""
-        what = "a folder" if self.kind == FOLDER else f"a {self.kind}"
+        what = {FOLDER: "a folder", SHARDS: "a folder of shards"}.get(self.kind, f"a {self.kind}")
         if isinstance(self.target, Path):
             inputs = {"--model": Path(self.model)}
             inputs |= {f"--{rows.what}": rows.path for rows in (self.latents, self.labels) if rows}

@@ -361,7 +361,7 @@ def _verify_golden(path: Path) -> object:
 
 
 def _make_images(path: Path) -> object:
-    from dcgan_infer.session import ImageGenerator
+    from dcgan_infer.generator import ImageGenerator
 
     generator = ImageGenerator(path, provider="cpu", threads=1)
     images = generator.generate(2)

@@ -28,7 +28,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from .. import __version__
 from ..contract.errors import DcganError, ModelError, OutputError
-from ..session import ImageGenerator
+from ..generator import ImageGenerator
 from . import openapi, picture, protocol
 from .batching import BatchedSession, BusyError, Room
 
@@ -257,7 +257,7 @@ async def _refused(_request: Request, error: Exception) -> Response:
     if isinstance(error, BusyError):
         return _json({"error": str(error)}, 503, {"retry-after": "1"})
     if isinstance(error, click.UsageError):
-        return _json({"error": error.format_message()}, 400)
+        return _json({"error": picture.words_of_a_query(error.format_message())}, 400)
     if isinstance(error, DcganError):
-        return _json({"error": str(error)}, 400)
+        return _json({"error": picture.words_of_a_query(str(error))}, 400)
     return _json({"error": "the server has failed; its log says more"}, 500)

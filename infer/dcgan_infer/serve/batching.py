@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from .. import runtime
 from ..contract.errors import DcganError, ModelError
+from ..generator import ImageGenerator
 from ..model import Model, read_model
-from ..session import ImageGenerator
 
 _Feeds = Mapping[str, npt.NDArray[Any]]
 

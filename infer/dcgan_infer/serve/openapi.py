@@ -6,8 +6,8 @@ from typing import Any
 
 from .. import __version__
 from ..contract.spec import INDICES, LARGEST_LATENT, SEEDS, SPEC_KEY
+from ..generator import ImageGenerator
 from ..request import DEFAULT_SEED
-from ..session import ImageGenerator
 from .protocol import Tensor, gives, takes
 
 _Json = dict[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import re
 
 import click
 
@@ -12,9 +13,9 @@ from .. import __version__, shipped
 from ..cli import main
 from ..commands import WholeNumber
 from ..contract.errors import LatentError
+from ..generator import ImageGenerator
 from ..render import refuse_unknown, render
 from ..request import Request, classes_of
-from ..session import ImageGenerator
 
 OPTIONS = ("seed", "n", "start", "class", "digit", "digits", "truncation", "scale", "text")
 PARAMETERS = (*OPTIONS, "columns")
@@ -90,6 +91,11 @@ def _columns(text: str | None, most: int) -> int | None:
         return WholeNumber(1, most).convert(text, None, None)
     except click.BadParameter as error:
         raise click.UsageError(f"Invalid value for 'columns': {error.message}") from error
+
+
+def words_of_a_query(message: str) -> str:
+    """What is said to who uses dcgan-infer, for who wrote an address: its parameters have no dashes."""
+    return re.sub(rf"--({'|'.join(PARAMETERS)})\b", r"\1", message.replace("--grid", "--columns"))
 
 
 def tag(request: Request, generator: ImageGenerator) -> str:

@@ -11,8 +11,8 @@ import orjson
 
 from ..contract.errors import LatentError
 from ..contract.spec import SPEC_KEY
+from ..generator import ImageGenerator
 from ..inputs import Block, checked, checked_labels
-from ..session import ImageGenerator
 
 _Array = npt.NDArray[Any]
 DTYPES = {"FP32": np.float32, "INT64": np.int64}

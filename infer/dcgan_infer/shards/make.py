@@ -28,9 +28,9 @@ from ..contract.errors import LatentError, ModelError, OutputError
 from ..contract.files import sha256_of
 from ..contract.spec import DRAWN
 from ..extras import require
+from ..generator import ImageGenerator
 from ..model import MOST_OF_A_SEED
 from ..request import SHARDED, Request
-from ..session import ImageGenerator
 from .formats import EXTRA, FORMATS, Chunk
 from .plan import MANIFEST, PLAN, Shard, ShardPlan, as_bytes, parse
 from .stores import Store, open_store

@@ -22,9 +22,9 @@ from .. import signals
 from ..contract.errors import DcganError, OutputError, first_line
 from ..contract.files import temporary_folder
 from ..extras import require
+from ..generator import ImageGenerator
 from ..model import read_model
 from ..runtime import cores
-from ..session import ImageGenerator
 from .make import Maker, OnImages, software_of
 from .plan import ShardPlan
 from .stores import open_store

@@ -42,14 +42,15 @@ def report(request: Request, out: str, made: Made, seconds: float, as_json: bool
             }
         )
     there = made.mine - made.made
-    found = f", {there:,} {'was' if there == 1 else 'were'} there" if there else ""
+    were = "was there" if there == 1 else "were there"
+    found = f", {there:,} {were}" if there else ""
     indices = f"{plan.start} to {plan.start + plan.n - 1}"
     line = (
         f"{out}: {made.images:,} images in {_shards(made.made)} of {plan.format}{found} (seed {plan.seed}, {indices}) "
         f"by {plan.model} on {generator.model.provider}; {seconds:.2f} s, {made.images / seconds:,.0f} images/s"
     )
     if not made.made:
-        line = f"{out}: nothing was to be made" + (f", {_shards(there)} of {plan.format} were there" if there else "")
+        line = f"{out}: nothing was to be made" + (f", {_shards(there)} of {plan.format} {were}" if there else "")
     if made.missing:
         return f"{line}\nof {_shards(len(plan))} {made.missing:,} are missing yet; the manifest comes with the last"
     return f"{line}\nall is there: {_shards(len(plan))}, {made.size:,} bytes, sha256 of the set {made.sha256}"
