@@ -65,7 +65,8 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             if error.option_name[1:].isdecimal() and any("--text" in param.opts for param in self.params):
-                error.message += " A text that begins with a dash is given with --text."
+                hint = f"{error.message} A text that begins with a dash is given with --text."
+                raise click.NoSuchOption(error.option_name, hint, ctx=error.ctx) from error
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -95,7 +95,8 @@ def _columns(text: str | None, most: int) -> int | None:
 
 def words_of_a_query(message: str) -> str:
     """What is said to who uses dcgan-infer, for who wrote an address: its parameters have no dashes."""
-    return re.sub(rf"--({'|'.join(PARAMETERS)})\b", r"\1", message.replace("--grid", "--columns"))
+    message = message.replace("--grid", "--columns").replace("'-n' / ", "")
+    return re.sub(rf"--({'|'.join(PARAMETERS)})\b", r"\1", message)
 
 
 def tag(request: Request, generator: ImageGenerator) -> str:
