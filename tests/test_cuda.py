@@ -122,8 +122,11 @@ def test_other_networks_agree_with_the_cpu(path: Path) -> None:
 
 
 @needs_provider
-def test_float32_is_float32_there() -> None:
+def test_float32_is_float32_there_unless_another_is_asked_for() -> None:
     """TF32, onnxruntime's default, is off by a hundred times as much: this test saw it fail."""
-    there, here = (ImageGenerator("dcgan-mnist", provider=name) for name in ("cuda", "cpu"))
     z = {"z": latents(0, 0, 64, 100)}
-    assert np.abs(there.model.run(z, 64) - here.model.run(z, 64)).max() < 2e-5
+    rounded, there, here = (
+        ImageGenerator("dcgan-mnist", provider=name).model.run(z, 64) for name in ("cuda-tf32", "cuda", "cpu")
+    )
+    assert np.abs(there - here).max() < 2e-5
+    assert 1e-4 < np.abs(rounded - here).max() < 0.1

@@ -17,6 +17,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,7 @@ class Offering:
 
     def __init__(self, module: Any) -> None:
         self._module = module
+        self.wanted: list[Any] = []  # of the last session
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._module, name)
@@ -315,7 +317,8 @@ class Offering:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "SlowExecutionProvider", "CPUExecutionProvider"]
 
-    def InferenceSession(self, model: bytes, options: Any, **_arguments: Any) -> Any:  # noqa: N802
+    def InferenceSession(self, model: bytes, options: Any, providers: list[Any], **_arguments: Any) -> Any:  # noqa: N802
+        self.wanted = providers
         assert options.log_severity_level == 4  # a GPU build writes its reasons to stderr otherwise
         return self._module.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
@@ -323,8 +326,10 @@ class Offering:
 def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     offering = Offering(runtime.onnxruntime())
     monkeypatch.setattr(runtime, "onnxruntime", lambda: offering)
-    with pytest.raises(DeviceError, match="CUDA does not work here"):
-        ImageGenerator(PLAIN, provider="cuda")
+    for name, rounded in (("cuda", "0"), ("cuda-tf32", "1")):
+        with pytest.raises(DeviceError, match="CUDA does not work here"):
+            ImageGenerator(PLAIN, provider=name)
+        assert offering.wanted[0] == ("CUDAExecutionProvider", {"use_tf32": rounded})
     generator = ImageGenerator(PLAIN, provider="auto")
     assert generator.model.provider == "cpu"
     assert generator.model.note == "onnxruntime fell back to the CPU"
@@ -332,6 +337,18 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(monkeypatch: 
         DeviceError, match="provider slow does not work here: onnxruntime fell back to the CPU; it needs"
     ):
         ImageGenerator(PLAIN, provider="slow")
+
+
+@pytest.mark.parametrize(
+    ("provider", "side", "size"),
+    [("cpu", 28, 16), ("cuda", 28, 1024), ("cuda-tf32", 64, 256), ("cuda", 256, 16), ("cuda", 4096, 16)],
+)
+def test_a_gpu_gets_larger_batches(provider: str, side: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = ImageGenerator(PLAIN)
+    monkeypatch.setattr(generator.model, "provider", provider)
+    monkeypatch.setattr(generator.model, "spec", replace(generator.spec.interface, image_shape=(1, side, side)))
+    assert generator.batch() == size
+    assert generator.batch(3) == 3
 
 
 def test_the_reason_of_a_provider_is_what_people_read() -> None:
@@ -344,7 +361,7 @@ def test_providers_are_those_of_the_installed_onnxruntime() -> None:
     ort = runtime.onnxruntime()
     names = runtime.providers(ort)
     assert names["cpu"] == "CPUExecutionProvider"
-    assert list(names.values()) == ort.get_available_providers()
+    assert list(dict.fromkeys(names.values())) == ort.get_available_providers()
     with pytest.raises(
         DeviceError, match=f"{ort.__version__} .* no provider 'tpu'; it has {', '.join(sorted(names))}: "
     ):

@@ -18,7 +18,6 @@ from .commands import Command, FiniteFloat, WholeNumber, again, closed, complete
 from .contract.errors import DeviceError
 from .contract.spec import INDICES, SEEDS
 from .request import (
-    BATCH_SIZE,
     DEFAULT_SEED,
     ENCODINGS,
     ENGINES,
@@ -223,10 +222,8 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
 @click.option(
     "--batch-size",
     type=WholeNumber(1, 65536),
-    default=BATCH_SIZE,
-    show_default=True,
     metavar="NUMBER",
-    help="Images at a time; memory grows with it, and 16 is about the fastest on a CPU.",
+    help="Images at a time; memory grows with it.  [default: 16 on a CPU, up to 1024 on a GPU]",
 )
 @click.option(
     "--shard-size",
@@ -412,7 +409,7 @@ def _report(out: str, request: Request, rendered: Rendered, as_json: bool) -> st
                 **counts,
                 "provider_note": rendered.note,
                 "threads": rendered.threads,
-                "batch_size": request.batch_size,
+                "batch_size": rendered.batch_size,
                 "seconds": round(rendered.seconds, 4),
                 "images_per_second": round(rate, 1),
             }

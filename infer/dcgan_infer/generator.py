@@ -18,7 +18,7 @@ from .contract.spec import INDICES
 from .inputs import Block, Classes, checked, class_numbers
 from .model import Model, open_model
 from .pictures import Images
-from .request import BATCH_SIZE, DEFAULT_SEED
+from .request import DEFAULT_SEED
 
 # Latents drawn at a time: enough to make the cost of a call vanish, few enough to stay in the cache.
 _BLOCK = 128
@@ -90,7 +90,7 @@ class ImageGenerator:
         seed: int = DEFAULT_SEED,
         start: int = 0,
         truncation: float = 1.0,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Images:
         """As `generate`, with the words of the command line: `digit` are its `digits`, and `cls` its `classes`."""
         return self.generate(
@@ -111,7 +111,7 @@ class ImageGenerator:
         classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
         truncation: float = 1.0,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Images:
         """Make `n` images.
 
@@ -123,7 +123,7 @@ class ImageGenerator:
                 at i modulo their number; None draws them by the seed, as docs/contracts.md says.
             digits: the same, where the classes are the ten digits.
             truncation: factor on the latents; below 1 the images are more regular and less varied.
-            batch_size: images at a time.
+            batch_size: images at a time; None: as many as suit the provider.
         Returns:
             uint8, shape (n, height, width), or (n, height, width, channels) of more channels than one; 0 is black. An
             array that a notebook shows, and that has a `grid`.
@@ -145,7 +145,7 @@ class ImageGenerator:
         classes: Classes | None = None,
         digits: int | Sequence[int] | None = None,
         truncation: float = 1.0,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Iterator[_Pictures]:
         """Like `generate`, in parts of up to `batch_size` images: any `n` in constant memory.
 
@@ -165,14 +165,14 @@ class ImageGenerator:
         z: npt.NDArray[np.floating],
         labels: npt.NDArray[np.integer] | Sequence[int | str] | None = None,
         *,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Images:
         """Make an image from each latent of your own.
 
         Args:
             z: float32, shape (N, latent_dim), drawn from N(0, 1), N >= 1.
             labels: names or numbers, shape (N,); needed by a conditional model, None for another.
-            batch_size: images at a time.
+            batch_size: images at a time; None: as many as suit the provider.
         Returns:
             As `generate`.
         Raises:
@@ -256,7 +256,7 @@ class ImageGenerator:
         z: npt.NDArray[np.generic] | None = None,
         asked: _Labels = NOBODY,
         truncation: float = 1.0,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Iterator[Block]:
         """What `run` is fed with to make `n` images, in blocks that batches divide evenly.
 
@@ -272,7 +272,8 @@ class ImageGenerator:
             LatentError: `n`, `seed` or an index is out of range, or `z` does not fit the model.
         """
         _check_range(n, start)
-        size = max(1, _BLOCK // batch_size) * batch_size
+        batch = self.batch(batch_size)
+        size = max(1, _BLOCK // batch) * batch
         for first in range(0, n, size):
             count = min(size, n - first)
             if z is None:
@@ -287,7 +288,7 @@ class ImageGenerator:
                 label = self.in_turn(asked, seed, start + first, count)
             yield Block(scaled, label)
 
-    def run(self, blocks: Iterable[Block], batch_size: int = BATCH_SIZE) -> Iterator[npt.NDArray[Any]]:
+    def run(self, blocks: Iterable[Block], batch_size: int | None = None) -> Iterator[npt.NDArray[Any]]:
         """Run a generator that takes latents.
 
         Args:
@@ -299,15 +300,15 @@ class ImageGenerator:
             LatentError: the latents are not what the model takes.
             ModelError: the model fails, or returns NaN or infinity.
         """
-        _check_batch(batch_size)
+        size = self.batch(batch_size)
         for block in blocks:
             whole = Block(checked(block.z, self.spec.latent_dim), block.labels)
-            for first in range(0, len(whole), batch_size):
-                batch = whole.part(first, first + batch_size)
+            for first in range(0, len(whole), size):
+                batch = whole.part(first, first + size)
                 yield self.model.run(self.model.feeds(batch.z, batch.labels), len(batch))
 
     def run_seed(
-        self, n: int, seed: int, start: int, asked: _Labels, batch_size: int = BATCH_SIZE
+        self, n: int, seed: int, start: int, asked: _Labels, batch_size: int | None = None
     ) -> Iterator[npt.NDArray[Any]]:
         """Run a generator that takes a seed: it makes all images up to the last, and those before `start` are dropped.
 
@@ -323,11 +324,21 @@ class ImageGenerator:
             LatentError, ModelError: as `run`.
         """
         _check_range(n, start)
-        _check_batch(batch_size)
+        size = self.batch(batch_size)
         last = start + n
         images = self.model.run(self.model.feeds_of_seed(seed, last, asked), last)
-        for first in range(start, last, batch_size):
-            yield images[first : first + batch_size]
+        for first in range(start, last, size):
+            yield images[first : first + size]
+
+    def batch(self, asked: int | None = None) -> int:
+        """Images at a time: what is asked for, or as many as suit the provider.
+
+        Raises:
+            ValueError: less than 1 is asked for.
+        """
+        if asked is not None and asked < 1:
+            raise ValueError(f"batch_size must be 1 or more, found {asked}")
+        return asked or self.model.batch_size
 
     def pictures(self, values: npt.NDArray[Any]) -> _Pictures:
         """What `run` gave, as pictures: uint8, shape (N, H, W), or (N, H, W, C) of more channels than one."""
@@ -360,8 +371,3 @@ def _check_range(n: int, start: int) -> None:
         raise LatentError(f"the number of images must be 1 or more, found {n}")
     if start < 0 or start + n > INDICES:
         raise LatentError(f"a seed has the latents 0 to 2^32 - 1, asked for {n} from {start}")
-
-
-def _check_batch(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, found {batch_size}")

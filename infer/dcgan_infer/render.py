@@ -31,6 +31,7 @@ class Rendered(NamedTuple):
         provider: where the model ran, such as `cpu` or `cuda`.
         note: why `auto` did not take CUDA; else empty.
         threads: of the CPU provider.
+        batch_size: images at a time.
         seconds: from the first latent to the finished file.
     """
 
@@ -39,6 +40,7 @@ class Rendered(NamedTuple):
     provider: str
     note: str
     threads: int
+    batch_size: int
     seconds: float
 
 
@@ -100,7 +102,8 @@ def render(
     assert not isinstance(request.target, str)  # a URL, which only shards take
     save(request.target, request.kind, progress(images), plan)
     seconds = time.perf_counter() - started
-    return Rendered(request.count, facts, generator.model.provider, generator.model.note, generator.threads, seconds)
+    batch, model = generator.batch(request.batch_size), generator.model
+    return Rendered(request.count, facts, model.provider, model.note, generator.threads, batch, seconds)
 
 
 def refuse_unknown(letters: Sequence[str], generator: ImageGenerator) -> None:

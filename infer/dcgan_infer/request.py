@@ -19,8 +19,6 @@ from .contract.spec import INDICES
 if TYPE_CHECKING:
     from .inputs import Rows
 
-# Past 16 the feature maps fall out of the cache, and larger batches are slower (measured on two CPU cores).
-BATCH_SIZE = 16
 # One of 400 whose first 16 images are all clear digits, of both shipped models. Quality is not measured on it.
 DEFAULT_SEED = 7
 WALK_STEPS = 16  # of a .gif that doesn't say
@@ -209,7 +207,7 @@ class Request:
         scale: each pixel of a picture becomes a square of this side; None makes a picture that can be seen, and leaves
             single ones of a folder as they are.
         dtype: of arrays, `uint8` pictures or `float`, float32 in the model's value range.
-        batch_size: images at a time.
+        batch_size: images at a time; None: as many as suit the provider.
         model, provider, threads: as `ImageGenerator` takes them.
         sharding: of `SHARDS`, and only of these.
     """
@@ -229,7 +227,7 @@ class Request:
     grid: tuple[int, int] | None = None
     scale: int | None = None
     dtype: str = "uint8"
-    batch_size: int = BATCH_SIZE
+    batch_size: int | None = None
     model: str = shipped.DEFAULT
     provider: str = "auto"
     threads: int | None = None

@@ -26,8 +26,9 @@ NO_CUDA = "the installed onnxruntime has no CUDA"
 # Distributions that all unpack into one folder `onnxruntime`, as their .dist-info folders spell them.
 _WHEELS = {f"onnxruntime{kind}" for kind in ("", "_gpu", "_directml", "_openvino", "_qnn", "_rocm", "_migraphx")}
 _SMALL_STACK = 1 << 18  # bytes; of these threads, which only wait
-# CUDA's provider multiplies float32 in TF32 unless told otherwise: of 23 bits behind the point 10 are left.
-_OPTIONS = {"cuda": {"use_tf32": "0"}}
+# CUDA's provider multiplies float32 in TF32 unless told otherwise: of 23 bits behind the point 10 are left. Who wants
+# that speed has a name of its own for it, so that it is in all records of where a model ran.
+_OPTIONS = {"cuda": {"use_tf32": "0"}, "cuda-tf32": {"use_tf32": "1"}}
 _FATAL = 4  # the only severity of onnxruntime's log that is let through; failures reach us as exceptions
 
 
@@ -84,7 +85,8 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1, s
     Args:
         model: an ONNX file's bytes, which must hold all its weights; or its path, beside which some may lie.
         provider: one that this onnxruntime has, as `providers` calls it, such as `cpu`, `cuda` or `openvino`; or
-            `auto`, which is CUDA where it works and the CPU otherwise.
+            `auto`, which is CUDA where it works and the CPU otherwise. `cuda` computes in float32, `cuda-tf32` rounds
+            what it multiplies to TF32.
         threads: of the CPU provider.
         spinning: whether these threads wait for work in a loop: faster, at the cost of whatever else wants the cores.
     Raises:
@@ -121,7 +123,7 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1, s
             note = reason(error)
         if provider != "auto":
             what, needs = f"provider {wanted}", "its libraries and its device"
-            if wanted == "cuda":
+            if wanted in _OPTIONS:
                 what, needs = "CUDA", "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')"
             raise DeviceError(f"{what} does not work here: {note}; it needs {needs}, or take --provider cpu")
     try:
@@ -132,11 +134,12 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1, s
 
 def providers(ort: Any) -> dict[str, str]:
     """Onnxruntime's names of the providers that it is built with, by short ones: of XyzExecutionProvider `xyz`."""
-    return {name.removesuffix("ExecutionProvider").lower(): name for name in ort.get_available_providers()}
+    names = {name.removesuffix("ExecutionProvider").lower(): name for name in ort.get_available_providers()}
+    return names | (dict.fromkeys(_OPTIONS, names["cuda"]) if "cuda" in names else {})
 
 
 def _not_offered(ort: Any, wanted: str, offered: dict[str, str]) -> DeviceError:
-    if wanted == "cuda":
+    if wanted in _OPTIONS:
         return DeviceError(
             "CUDA is not available: the installed onnxruntime is built without it; "
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu, or take --provider cpu"

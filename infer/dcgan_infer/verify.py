@@ -25,9 +25,8 @@ from .contract.latents import latents
 from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY, Interface
 from .contract.tolerance import TOLERANCES, Tolerance, tolerance_of
 from .manifest import MANIFEST, listed
-from .model import MOST_BYTES, Model, read_model
+from .model import BATCH_SIZE, MOST_BYTES, Model, read_model
 from .onnx_outline import FLOAT16, INT8, STANDARD_DOMAINS, Outline, read_outline
-from .request import BATCH_SIZE
 from .verify_report import FAILED, PASSED, SKIPPED, Check, VerifyReport
 
 _LARGE = 1024  # numbers of a layer; what has fewer may stay in floats

@@ -240,7 +240,7 @@ def make_shards(request: Request, on_images: OnImages = lambda _: None) -> Made:
             else:
                 yield number
 
-    maker = Maker(plan, place, generator, request.batch_size)
+    maker = Maker(plan, place, generator, generator.batch(request.batch_size))
     if sharding.engine == "ray":
         from .ray_engine import made_by_ray
 

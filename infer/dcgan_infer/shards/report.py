@@ -36,7 +36,7 @@ def report(request: Request, out: str, made: Made, seconds: float, as_json: bool
                 "provider": generator.model.provider,
                 "provider_note": generator.model.note,
                 "threads": generator.threads,
-                "batch_size": request.batch_size,
+                "batch_size": generator.batch(request.batch_size),
                 "seconds": round(seconds, 4),
                 "images_per_second": round(made.images / seconds, 1),
             }
