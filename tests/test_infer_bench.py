@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import runpy
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from dcgan_infer import __version__, bench, measure, shipped
 from dcgan_infer.bench_cli import _rate, main, table
 from dcgan_infer.contract.errors import ModelError
 from dcgan_infer.contract.files import sha256_of
-from dcgan_infer.contract.spec import reference_spec
+from dcgan_infer.contract.spec import PRECISION_KEY, reference_spec
 from dcgan_infer.machine import Processor, processor
 from dcgan_infer.model import open_model
 
@@ -171,6 +173,34 @@ def test_the_table() -> None:
     assert lines[start + 1].split() == ["one", "1,200", "1,600", "1.00", "1.00", "71%"]
     assert lines[start + 2].split() == ["two", "2,000", "3,200", "1.50", "1.00", "143%"]
     assert [line.split() for line in lines[-2:]] == [["one", "11.000", "8.000"], ["two", "11.000", "8.000"]]
+
+
+def test_int8_is_weighed_in_words() -> None:
+    found = report(["one", "two"])
+    one, two = (result.row for result in found.results[:2])
+    lines = table(replace(found, rounded=[bench.Rounded(two, one, 16, 2.24, 0.52)])).splitlines()
+    assert " ".join(lines[1:3]) == (
+        "int8 is 2.2 times as fast as one here, and its pixels are off by 0.5 of 256 levels on average: "
+        "take two if that does not matter"
+    )
+    assert "int8 is 0.9 times as fast as one here: there is no reason to take two" in table(
+        replace(found, rounded=[bench.Rounded(two, one, 16, 0.94, 0.52)])
+    )
+
+
+def test_an_int8_file_is_held_against_a_file_of_the_same_weights() -> None:
+    files = [str(OLD / name) for name in ("conditional-plain.onnx", "conditional-fp16.onnx", "quiet-int8.onnx")]
+    rows = bench.open_rows(files, ["onnxruntime"], 1)
+    assert [row.precision for row in rows] == ["fp32", "fp16", "int8"]
+    found = bench.bench(rows, batches=(1,), threads=1, rounds=1, burst=0.01, rest=0)
+    assert found.rounded == []  # other weights
+    plain = rows[0]
+    alike = replace(plain, name="int8", opened=copy.copy(plain.opened))
+    assert alike.opened
+    alike.opened.metadata = {**alike.opened.metadata, PRECISION_KEY: "int8"}
+    (rounded,) = bench.bench([*rows, alike], batches=(1,), threads=1, rounds=1, burst=0.01, rest=0).rounded
+    assert (rounded.row, rounded.peer, rounded.levels) == (alike, plain, 0.0)
+    assert 0.2 < rounded.ratio < 5
 
 
 def test_the_table_is_at_most_80_columns_whatever_is_in_it() -> None:

@@ -8,14 +8,17 @@ import math
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from . import __version__, runtime
 from .contract.errors import ModelError, RuntimeMissingError, first_line
+from .contract.pixels import to_pictures
+from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY
 from .machine import Processor, processor
 from .measure import BURST, REST, ROUNDS, Burst, measure, ratios
 from .model import Model, open_content, read_model
@@ -24,6 +27,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 BATCHES = (1, 16, 64)
 
 _SGEMM_FILE = Path(__file__).resolve().parent / "sgemm.onnx"  # tools/make_sgemm.py writes it
+_COMPARED = 64  # images, of an int8 row and its peer
 _SIDE = 1024  # of its matrices
 _SGEMM = ""  # its name while it is measured: no model has this one
 
@@ -43,6 +47,7 @@ class Row:
         multiply_adds: of one image; None where the model does not say.
         runtime: one of `RUNTIMES`.
         prepare: what to measure.
+        opened: the model; None where nothing but the speed is known.
     """
 
     name: str
@@ -51,6 +56,17 @@ class Row:
     multiply_adds: int | None
     runtime: str
     prepare: Prepare
+    opened: Model | None = None
+
+    @property
+    def weights(self) -> str | None:
+        """Digest of the checkpoint's weights, the same in all precisions; None where nobody says."""
+        return self.opened.metadata.get(WEIGHTS_SHA256_KEY) if self.opened else None
+
+    @property
+    def precision(self) -> str | None:
+        """`fp32`, `fp16` or `int8`; None where nobody says."""
+        return self.opened.metadata.get(PRECISION_KEY) if self.opened else None
 
 
 @dataclass(frozen=True)
@@ -103,6 +119,36 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Rounded:
+    """An int8 row beside an fp32 one of the same weights and runtime.
+
+    Attributes:
+        row: in int8.
+        peer: in fp32.
+        batch: at which int8 makes the most images/s.
+        ratio: of images/s, the median of the rounds.
+        levels: by which a pixel differs from the peer's on average, of 256, over `_COMPARED` images.
+    """
+
+    row: Row
+    peer: Row
+    batch: int
+    ratio: float
+    levels: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "row": self.row.name,
+            "peer": self.peer.name,
+            "batch": self.batch,
+            "ratio": self.ratio,
+            "grey_levels_off": self.levels,
+            "images_compared": _COMPARED,
+        }
+
+
+@dataclass(frozen=True)
 class Report:
     """What one run measured.
 
@@ -114,6 +160,7 @@ class Report:
         sgemm: FLOP/s of a product of two float32 matrices in onnxruntime, a figure a round, by the batch size that was
             measured in the same rounds.
         results: by batch size, then by row, in the order that was asked for.
+        rounded: each int8 row that has a peer.
     """
 
     processor: Processor
@@ -125,6 +172,7 @@ class Report:
     versions: dict[str, str]
     sgemm: dict[int, list[float]]
     results: list[Result]
+    rounded: list[Rounded] = field(default_factory=list)
 
     @property
     def sgemm_best(self) -> float:
@@ -147,6 +195,7 @@ class Report:
                 "flops_per_round": {str(batch): rates for batch, rates in self.sgemm.items()},
             },
             "results": [result.as_dict() for result in self.results],
+            "int8": [each.as_dict() for each in self.rounded],
         }
 
 
@@ -193,7 +242,7 @@ def open_rows(models: Sequence[str], runtimes: Sequence[str], threads: int) -> l
                 _in_onnxruntime(opened) if name == "onnxruntime" else _in_openvino(openvino, opened, content, threads)
             )
             title = f"{wanted} #{same + 1}" if same else wanted
-            rows.append(Row(title, model, opened.sha256, opened.multiply_adds, name, prepare))
+            rows.append(Row(title, model, opened.sha256, opened.multiply_adds, name, prepare, opened))
     return rows
 
 
@@ -234,7 +283,30 @@ def bench(
         for row in rows:
             share = sgemm_share(row.multiply_adds, batch * max(part.rate for part in found[row.name]), best)
             results.append(Result(row, batch, found[row.name], ratios(found[row.name], found[rows[0].name]), share))
-    return Report(processor(), threads, rounds, burst, rest, seed, _versions(rows), flops, results)
+    rounded = _rounded(rows, results, seed)
+    return Report(processor(), threads, rounds, burst, rest, seed, _versions(rows), flops, results, rounded)
+
+
+def _rounded(rows: Sequence[Row], results: Sequence[Result], seed: int) -> list[Rounded]:
+    """What int8 gives and costs, for each row of it that has a peer; of several peers the first counts."""
+    found = []
+    for row in rows:
+        peers = (each for each in rows if each.precision == "fp32" and each.runtime == row.runtime)
+        peer = next((each for each in peers if row.weights and each.weights == row.weights), None)
+        if row.precision != "int8" or peer is None:
+            continue
+        best = max((each for each in results if each.row is row), key=lambda each: statistics.median(each.rates))
+        beside = next(each for each in results if each.row is peer and each.batch == best.batch)
+        levels = [_pictures(each, seed) for each in (row, peer)]
+        off = float(np.abs(levels[0] - levels[1]).mean())
+        found.append(Rounded(row, peer, best.batch, statistics.median(ratios(best.bursts, beside.bursts)), off))
+    return found
+
+
+def _pictures(row: Row, seed: int) -> npt.NDArray[np.float64]:
+    assert row.opened
+    made = row.opened.run(row.opened.feeds_of_seed(seed, _COMPARED), _COMPARED)
+    return to_pictures(made, row.opened.spec.value_range).astype(np.float64)
 
 
 def _in_onnxruntime(model: Model) -> Prepare:

@@ -23,7 +23,7 @@ from .extras import new_figure
 from .runtime import cores
 
 if TYPE_CHECKING:
-    from .bench import Report, Result
+    from .bench import Report, Result, Rounded
 
 _WIDTH = 80
 _LABEL = 37  # columns of a row's name
@@ -224,7 +224,17 @@ def _summary(report: Report) -> str:
     first = report.results[0].row
     if best.row is not first:
         line += f", {statistics.median(best.ratios):.1f} times {first.name}"
-    return "\n".join(textwrap.wrap(line, _WIDTH))
+    lines = [line, *map(_trade, report.rounded)]
+    return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))
+
+
+def _trade(found: Rounded) -> str:
+    """Whether int8 is worth it here, in words."""
+    compared = f"int8 is {found.ratio:.1f} times as fast as {found.peer.name} here"
+    if found.ratio <= 1:
+        return f"{compared}: there is no reason to take {found.row.name}"
+    off = f"pixels are off by {found.levels:.1f} of 256 levels on average"
+    return f"{compared}, and its {off}: take {found.row.name} if that does not matter"
 
 
 def _counted(number: int, noun: str) -> str:
