@@ -151,6 +151,13 @@ def test_what_is_written_follows_tritons_rules(name: str, repository: Path) -> N
     assert list(violations(repository / name)) == []
 
 
+@pytest.mark.parametrize("name", list(NAMES))
+def test_an_instance_does_not_take_every_core(name: str, repository: Path) -> None:
+    text = (repository / name / "config.pbtxt").read_text()
+    assert 'key: "intra_op_thread_count" value: { string_value: "2" }' in text
+    assert 'key: "inter_op_thread_count" value: { string_value: "1" }' in text
+
+
 def test_a_label_that_fails_is_for_its_own_request_alone(repository: Path) -> None:
     joined = {name: "dynamic_batching" in (repository / name / "config.pbtxt").read_text() for name in NAMES}
     assert joined == {"conditional": False, "grey": True, "seeded": False}

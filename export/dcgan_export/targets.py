@@ -47,6 +47,9 @@ TARGETS = {
     "hub": Target(Variant(), folder="hub"),
 }
 
+# Of one instance on a CPU. Triton's default is every core, and threads that wait go on spinning for a while, so that two
+# models in one server would slow each other down.
+THREADS = 2
 MAX_BATCH = 64  # images that Triton may put into one call; larger batches are no faster
 # Triton loads any name without a slash, but its HTTP server decodes no URL: to it, a%20b is no name for "a b".
 _TRITON_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
@@ -101,6 +104,10 @@ def triton_config(model: Path) -> str:
         ",\n".join(map(entry, graph.output)),
         "]",
         *(["dynamic_batching { }"] if joined else []),
+        *(
+            f'parameters {{ key: "{key}" value: {{ string_value: "{count}" }} }}'
+            for key, count in (("intra_op_thread_count", THREADS), ("inter_op_thread_count", 1))
+        ),
         f'parameters {{ key: "{SPEC_KEY}" value: {{ string_value: {spec} }} }}',
     ]
     return "\n".join(lines) + "\n"
