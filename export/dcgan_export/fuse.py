@@ -18,6 +18,7 @@ left to do is to move each stage's scale and shift into its neighbours, and to c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 
@@ -156,14 +157,23 @@ class Fused(nn.Module):
         gain: factor on what comes out that no neighbour can take, shape (C, H, W); None for none.
         flat: of a dense product, whether features come out, and not maps.
         always: whether every transposed convolution becomes its phases, those of few channels too.
+        channels_last: of a dense product that gives maps, whether all is computed in the order (H, W, C), as int8's
+            convolutions take it, and the channels come first only in the end; `activation` and `gain` are then so too.
     """
 
     def __init__(
-        self, stage: Stage, inputs: tuple[int, int, int], gain: Tensor | None, flat: bool, always: bool = False
+        self,
+        stage: Stage,
+        inputs: tuple[int, int, int],
+        gain: Tensor | None,
+        flat: bool,
+        always: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         product, weight, bias = stage.product, stage.product.weight, stage.bias
         is_map = not isinstance(product, Dense) and bias.shape[1:] != (1, 1)
+        self.channels_last = False
         each = None if is_map else (bias.expand(stage.shape) if isinstance(product, Dense) else bias).flatten()
         self.bias_map = nn.Parameter(bias.contiguous()) if is_map else None
         self.gain = None if gain is None else nn.Parameter(gain.contiguous())
@@ -171,6 +181,10 @@ class Fused(nn.Module):
         sizes = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else (1, 1)
         match product:
             case Dense():
+                self.channels_last = channels_last and not flat
+                if self.channels_last and each is not None:
+                    order = last_order(stage.shape)
+                    weight, each = weight[order], each[order]
                 self.product = with_weights(nn.Linear(1, 1), weight, each)
             case Strided():
                 conv = nn.Conv2d(1, 1, sizes, product.stride, product.padding)
@@ -184,7 +198,9 @@ class Fused(nn.Module):
                 else:
                     decon = nn.ConvTranspose2d(1, 1, sizes, product.stride, product.padding, more)
                     self.product = with_weights(decon, weight, each)
-        self.unflatten = nn.Unflatten(1, stage.shape) if isinstance(product, Dense) and not flat else None
+        channels, height, width = stage.shape
+        shape = (height, width, channels) if self.channels_last else stage.shape
+        self.unflatten = nn.Unflatten(1, shape) if isinstance(product, Dense) and not flat else None
         self.activation = activation
 
     def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
@@ -205,7 +221,14 @@ class Fused(nn.Module):
             x = x + self.bias_map
         if self.activation is not None:
             x = self.activation(x)
-        return x if self.gain is None else x * self.gain
+        if self.gain is not None:
+            x = x * self.gain
+        return x.permute(0, 3, 1, 2) if self.channels_last else x
+
+
+def last_order(shape: tuple[int, int, int]) -> Tensor:
+    """Which feature of maps, shape (C, H, W), stands where with the channels last: int64, shape (C * H * W,)."""
+    return torch.arange(math.prod(shape)).reshape(shape).permute(1, 2, 0).flatten()
 
 
 class FusedGenerator(nn.Module):
@@ -216,10 +239,16 @@ class FusedGenerator(nn.Module):
         stages: with their scales and shifts moved.
         gains: by place, what `Fused` calls so, where there is one.
         always: whether every transposed convolution but the last becomes its phases, those of few channels too.
+        channels_last: as `Fused` takes it.
     """
 
     def __init__(
-        self, spec: GeneratorSpec, stages: list[Stage], gains: Mapping[int, Tensor], always: bool = False
+        self,
+        spec: GeneratorSpec,
+        stages: list[Stage],
+        gains: Mapping[int, Tensor],
+        always: bool = False,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = spec.num_classes
@@ -229,7 +258,10 @@ class FusedGenerator(nn.Module):
         for place, stage in enumerate(stages):
             is_last = stage is stages[-1]
             flat = not is_last and isinstance(stages[place + 1].product, Dense)
-            self.stages.append(Fused(stage, inputs, gains.get(place), flat, always and not is_last))
+            fused = Fused(stage, inputs, gains.get(place), flat, always and not is_last, channels_last)
+            if place == 0 and self.classes is not None and fused.channels_last:
+                self.classes.weight = nn.Parameter(self.classes.weight[:, last_order(stage.shape)])
+            self.stages.append(fused)
             inputs = stage.shape
 
     def forward(self, z: Tensor, label: Tensor | None = None) -> Tensor:

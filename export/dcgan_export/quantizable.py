@@ -49,7 +49,7 @@ class Clamp(nn.Module):
     """ReLU, and the scale and shift after it, of values that are scaled and shifted already.
 
     Args:
-        low: bound from below, shape (C, H, W).
+        low: bound from below, shape (H, W, C).
         high: bound from above, likewise; None for none.
     """
 
@@ -59,20 +59,20 @@ class Clamp(nn.Module):
         self.high = None if high is None else nn.Parameter(high)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape, (N, C, H, W)."""
+        """Same shape, (N, H, W, C)."""
         x = torch.maximum(x, self.low)
         return x if self.high is None else torch.minimum(x, self.high)
 
 
 class Affine(nn.Module):
-    """scale * x + shift, shape (C, H, W) each."""
+    """scale * x + shift, shape (H, W, C) each."""
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
         self.scale, self.shift = nn.Parameter(scale), nn.Parameter(shift)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape, (N, C, H, W)."""
+        """Same shape, (N, H, W, C)."""
         return x * self.scale + self.shift
 
 
@@ -92,7 +92,7 @@ class QuantizableGenerator(FusedGenerator):
 
     def __init__(self, spec: GeneratorSpec, stages: list[Stage], after: dict[int, nn.Module], ones: list[bool]) -> None:
         # What is rounded is a convolution, which a transposed one becomes by its phases.
-        super().__init__(spec, stages, {}, always=True)
+        super().__init__(spec, stages, {}, always=True, channels_last=True)
         for place, module in after.items():
             self.stages[place].activation = module
         self.ones = ones
@@ -211,16 +211,20 @@ def _finish_dense(stage: Stage, factor: Tensor) -> nn.Module | None:
         What to compute in the place of the activation; None where that itself does.
     """
     scale, shift = (stage.scale / factor).expand(stage.shape), (stage.shift / factor).expand(stage.shape)
+
+    def last(values: Tensor) -> Tensor:  # channels last, as `Fused` computes it
+        return values.permute(1, 2, 0).contiguous()
+
     if stage.is_homogeneous and not shift.any() and bool((scale > 0).all()):
         stage.multiply_output(scale)
         return None
     assert stage.activation is not None  # else the scale and shift are in the product already
     if stage.activation.name != "relu":
-        return nn.Sequential(activation_module(stage.activation), Affine(scale, shift))
+        return nn.Sequential(activation_module(stage.activation), Affine(last(scale), last(shift)))
     stage.multiply_output(scale)
     stage.bias = stage.bias + shift
-    low = torch.where(scale > 0, shift, -_UNBOUNDED)
-    return Clamp(low, torch.where(scale < 0, shift, _UNBOUNDED) if bool((scale < 0).any()) else None)
+    low, high = torch.where(scale > 0, shift, -_UNBOUNDED), torch.where(scale < 0, shift, _UNBOUNDED)
+    return Clamp(last(low), last(high) if bool((scale < 0).any()) else None)
 
 
 def _append_ones(stage: Stage, following: Stage, of_ones: Tensor) -> None:

@@ -61,15 +61,17 @@ def quantize(model: ModelProto, module: QuantizableGenerator) -> None:
         place = _stage_of(node)
         rounded = [roundings[name] for name in sources if name in roundings]
         stage = next((raw[name] for name in sources if name in raw), None)
-        if node.op_type == "Conv" and place is not None and place < last:
-            if not rounded:  # what the dense stage gives
-                rounding = _rounding(module.ranges[place - 1])
-                nodes += _rounded_value(graph, sources[0], rounding)
-                roundings[sources[0]] = rounding
-                rounded = [rounding]
-                node.input[0] = f"{sources[0]}.rounded"
-            nodes += _rounded_weights(graph, weights, node, float(rounded[0].step), ones=module.ones[place - 1])
-            raw[value] = place
+        conv = place if node.op_type == "Conv" and place != last else None
+        # What the dense stage gives, before its channels, which are the last, are moved to the front.
+        if not rounded and (conv is not None or node.op_type == "Transpose"):
+            rounding = _rounding(module.ranges[min(module.ranges)])
+            nodes += _rounded_value(graph, sources[0], rounding)
+            roundings[sources[0]] = rounding
+            rounded = [rounding]
+            node.input[0] = f"{sources[0]}.rounded"
+        if conv is not None:
+            nodes += _rounded_weights(graph, weights, node, float(rounded[0].step), ones=module.ones[conv - 1])
+            raw[value] = conv
         nodes.append(node)
         if value in raw:
             activation = module.activations[raw[value]]

@@ -47,8 +47,8 @@ TARGETS = {
     "hub": Target(Variant(), folder="hub"),
 }
 
-# Of one instance on a CPU. Triton's default is every core, and threads that wait go on spinning for a while, so that two
-# models in one server would slow each other down.
+# Of one instance on a CPU. Triton's default is every core, and threads that wait go on spinning for a while: two models
+# in one server would slow each other down.
 THREADS = 2
 MAX_BATCH = 64  # images that Triton may put into one call; larger batches are no faster
 # Triton loads any name without a slash, but its HTTP server decodes no URL: to it, a%20b is no name for "a b".
