@@ -6,7 +6,8 @@ runtimes expect it. The fused form alone would not do: what it adds between a co
 would have to be rounded once more. So the stages are put together in another way, by exact algebra, with nothing there:
 
 1. A dense product stays in float32, and so does all that follows it: its scale and shift are computed before its
-   values are rounded. For ReLU that is max(s y + t, t), or min where s is negative.
+   values are rounded. For ReLU that is max(s y + t, t), or min where s is negative. The last one gives its values with
+   the channels last, as 8-bit convolutions take them: the order of its features is free.
 2. The shift of a convolution's stage moves on into the next one: a channel of ones, padded with zeros like the others,
    brings it, borders included. The convolution makes that channel itself, of no weights and a bias of 1.
 3. Each channel of an activation is divided by a power of its own range, and the next product multiplies by it, so that
@@ -17,9 +18,8 @@ would have to be rounded once more. So the stages are put together in another wa
 Leaky ReLU is computed on values that are rounded before it too: onnxruntime takes Conv and Relu together, but falls
 back to float32 for a Conv whose output is not rounded at once.
 
-Ranges are the
-smallest and largest value over `CALIBRATION` seeded latents; cutting them at a quantile made the mean error smaller and
-the worst pixels far worse. docs/lab-notebook.md has the figures behind each choice.
+Ranges are the smallest and largest value over `CALIBRATION` seeded latents; cutting them at a quantile made the mean
+error smaller and the worst pixels far worse. docs/lab-notebook.md has the figures behind each choice.
 """
 
 from __future__ import annotations
