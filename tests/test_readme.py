@@ -114,14 +114,18 @@ def test_the_page_on_quality_has_the_figures_of_the_card(name: str) -> None:
     head, *rows = re.findall(r"^\|.*$", (ROOT / "docs" / "quality.md").read_text(), re.MULTILINE)
     (row,) = (row for row in rows if f"`{name}`" in row)
     card = (ROOT / "models" / f"{name}.md").read_text()
-    told = dict(re.findall(r"^\| (.+?)(?:, .*?)? \| (.*?) \|", card, re.MULTILINE))
-    told = {key.replace("one digit", "one class"): value for key, value in told.items()}
+    told = {
+        key.replace("one digit", "one class"): (value, spread)
+        for key, value, spread in re.findall(r"^\| (.+?)(?:, .*?)? \| (.*?) \|(.*)", card, re.MULTILINE)
+    }
     for column, shown in zip(head.split("|")[2:-1], row.split("|")[2:-1], strict=True):
         found = re.match(r" ([\d.]+)", shown)
         if found:
-            exact = float(told[column.strip()].split()[0])
+            value, spread = told[column.strip()]
             decimals = len(found[1].partition(".")[2])
-            assert found[1] == f"{exact:.{decimals}f}", column
+            assert found[1] == f"{float(value.split()[0]):.{decimals}f}", column
+            if "(" in shown:
+                assert f" {shown.partition('(')[2].partition(')')[0]} |" in spread, column
 
 
 @pytest.mark.parametrize("path", CARDS, ids=lambda path: str(path.relative_to(ROOT)))
