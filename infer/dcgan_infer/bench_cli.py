@@ -224,7 +224,8 @@ def _summary(report: Report) -> str:
     first = report.results[0].row
     if best.row is not first:
         line += f", {statistics.median(best.ratios):.1f} times {first.name}"
-    lines = [line, *map(_trade, report.rounded)]
+    best_rounded = sorted(report.rounded, key=lambda each: each.ratio)[-1:]
+    lines = [line, *map(_trade, best_rounded)]
     return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))
 
 
