@@ -7,6 +7,7 @@ import json
 import runpy
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from dcgan_infer.bench_cli import _rate, main, table
 from dcgan_infer.contract.errors import ModelError
 from dcgan_infer.contract.files import sha256_of
 from dcgan_infer.contract.spec import PRECISION_KEY, reference_spec
+from dcgan_infer.generator import ImageGenerator
 from dcgan_infer.machine import Processor, processor
 from dcgan_infer.model import open_model
 
@@ -178,29 +180,32 @@ def test_the_table() -> None:
 def test_int8_is_weighed_in_words() -> None:
     found = report(["one", "two"])
     one, two = (result.row for result in found.results[:2])
-    lines = table(replace(found, rounded=[bench.Rounded(two, one, 16, 2.24, 0.52)])).splitlines()
+    lines = table(replace(found, int8=[bench.Int8(two, one, 16, 2.24, 0.52)])).splitlines()
     assert " ".join(lines[1:3]) == (
-        "int8 is 2.2 times as fast as one here, and its pixels are off by 0.5 of 256 levels on average: "
-        "take two if that does not matter"
+        "int8 is 2.2 times as fast as one here, in batches of 16, and its pixels are off by 0.52 of 256 levels on "
+        "average: take two if that does not matter"
     )
-    assert "int8 is 0.9 times as fast as one here: there is no reason to take two" in table(
-        replace(found, rounded=[bench.Rounded(two, one, 16, 0.94, 0.52)])
-    )
+    text = table(replace(found, int8=[bench.Int8(two, one, 16, ratio, 0.04) for ratio in (0.7, 1.04)]))
+    assert "int8 is no faster than one here, and its pixels are off by 0.04 of 256" in text
+    assert text.count("int8 is") == 1
 
 
-def test_an_int8_file_is_held_against_a_file_of_the_same_weights() -> None:
+def test_an_int8_file_is_held_against_the_fastest_of_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [str(OLD / name) for name in ("conditional-plain.onnx", "conditional-fp16.onnx", "quiet-int8.onnx")]
     rows = bench.open_rows(files, ["onnxruntime"], 1)
     assert [row.precision for row in rows] == ["fp32", "fp16", "int8"]
-    found = bench.bench(rows, batches=(1,), threads=1, rounds=1, burst=0.01, rest=0)
-    assert found.rounded == []  # other weights
+    assert bench._with_peers(rows) == []  # int8 of other weights
     plain = rows[0]
-    alike = replace(plain, name="int8", opened=copy.copy(plain.opened))
-    assert alike.opened
-    alike.opened.metadata = {**alike.opened.metadata, PRECISION_KEY: "int8"}
-    (rounded,) = bench.bench([*rows, alike], batches=(1,), threads=1, rounds=1, burst=0.01, rest=0).rounded
-    assert (rounded.row, rounded.peer, rounded.levels) == (alike, plain, 0.0)
-    assert 0.2 < rounded.ratio < 5
+    assert plain.opened
+    slow = replace(plain, name="slow", prepare=lambda _batch, _seed: lambda: time.sleep(0.01))
+    opened = copy.copy(plain.opened)
+    opened.metadata = {**opened.metadata, PRECISION_KEY: "int8"}
+    monkeypatch.setattr(opened, "run", lambda feeds, n: -plain.opened.run(feeds, n))
+    negative = replace(plain, name="negative", opened=opened)
+    (found,) = bench.bench([slow, plain, negative], batches=(1,), threads=1, rounds=1, burst=0.02, rest=0).int8
+    assert (found.row, found.peer, found.batch) == (negative, plain, 1)
+    pictures = ImageGenerator(plain.opened).generate(bench._COMPARED, seed=0).astype(float)
+    assert found.levels == pytest.approx(np.abs(255 - 2 * pictures).mean(), abs=0.5)
 
 
 def test_the_table_is_at_most_80_columns_whatever_is_in_it() -> None:

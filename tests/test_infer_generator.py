@@ -341,7 +341,15 @@ def test_a_session_that_fell_back_to_the_cpu_is_not_taken_for_cuda(monkeypatch: 
 
 @pytest.mark.parametrize(
     ("provider", "side", "size"),
-    [("cpu", 28, 16), ("cuda", 28, 1024), ("cuda-tf32", 64, 256), ("cuda", 256, 16), ("cuda", 4096, 16)],
+    [
+        ("cpu", 28, 16),
+        ("cuda", 28, 1024),
+        ("cuda-tf32", 64, 256),
+        ("cuda", 256, 16),
+        ("cuda", 4096, 16),
+        ("cuda", 4, 1024),
+        ("openvino", 28, 16),
+    ],
 )
 def test_a_gpu_gets_larger_batches(provider: str, side: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = ImageGenerator(PLAIN)

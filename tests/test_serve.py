@@ -168,6 +168,8 @@ def test_what_is_out_of_range_is_said_as_the_command_says_it(option: str, digits
         ("scale=64&n=100", "more than 4,194,304 pixels"),
         ("columns=100&n=1&scale=50", "more than 4,194,304 pixels"),
         ("class=%00%ff", "no class"),
+        ("class=--seed", "'--seed'"),
+        ("seed=--n", "Invalid value for 'seed': '--n' is not a valid integer"),
     ],
 )
 def test_what_the_server_refuses_is_one_line(query: str, said: str, digits: App) -> None:

@@ -99,6 +99,7 @@ def test_a_folder_of_images_becomes_a_generator_with_class_names(icons: Path, tm
     assert "classes  2: arrows 8, round things 16" in result.stdout
     assert "ignored 1 file of other kinds" in result.stdout
     assert f"look at it:     {out / 'samples' / 'epoch-001.png'}" in result.stdout
+    assert f"export it with: dcgan-export {out} --out {out.name}.onnx\n" in result.stdout
     checkpoint = load_generator(out)
     assert checkpoint.spec.class_names == ("arrows", "round things")
     assert checkpoint.spec.image_shape == (3, 16, 16)

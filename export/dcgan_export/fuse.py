@@ -158,7 +158,7 @@ class Fused(nn.Module):
         flat: of a dense product, whether features come out, and not maps.
         always: whether every transposed convolution becomes its phases, those of few channels too.
         channels_last: of a dense product that gives maps, whether all is computed in the order (H, W, C), as int8's
-            convolutions take it, and the channels come first only in the end; `activation` and `gain` are then so too.
+            convolutions take it, and the channels come first only in the end; then there is no gain.
     """
 
     def __init__(
@@ -182,7 +182,8 @@ class Fused(nn.Module):
         match product:
             case Dense():
                 self.channels_last = channels_last and not flat
-                if self.channels_last and each is not None:
+                if self.channels_last:
+                    assert each is not None
                     order = last_order(stage.shape)
                     weight, each = weight[order], each[order]
                 self.product = with_weights(nn.Linear(1, 1), weight, each)
@@ -221,9 +222,9 @@ class Fused(nn.Module):
             x = x + self.bias_map
         if self.activation is not None:
             x = self.activation(x)
-        if self.gain is not None:
-            x = x * self.gain
-        return x.permute(0, 3, 1, 2) if self.channels_last else x
+        if self.channels_last:
+            return x.permute(0, 3, 1, 2)
+        return x if self.gain is None else x * self.gain
 
 
 def last_order(shape: tuple[int, int, int]) -> Tensor:

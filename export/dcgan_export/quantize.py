@@ -62,8 +62,8 @@ def quantize(model: ModelProto, module: QuantizableGenerator) -> None:
         rounded = [roundings[name] for name in sources if name in roundings]
         stage = next((raw[name] for name in sources if name in raw), None)
         conv = place if node.op_type == "Conv" and place != last else None
-        # What the dense stage gives, before its channels, which are the last, are moved to the front.
-        if not rounded and (conv is not None or node.op_type == "Transpose"):
+        # The first of all: what the dense stage gives, before its channels, which are the last, are moved to the front.
+        if not roundings and (conv is not None or node.op_type == "Transpose"):
             rounding = _rounding(module.ranges[min(module.ranges)])
             nodes += _rounded_value(graph, sources[0], rounding)
             roundings[sources[0]] = rounding

@@ -7,7 +7,7 @@ import importlib.metadata
 import math
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from . import __version__, runtime
 from .contract.errors import ModelError, RuntimeMissingError, first_line
-from .contract.pixels import to_pictures
 from .contract.spec import PRECISION_KEY, WEIGHTS_SHA256_KEY
+from .generator import ImageGenerator
 from .machine import Processor, processor
 from .measure import BURST, REST, ROUNDS, Burst, measure, ratios
 from .model import Model, open_content, read_model
@@ -119,14 +119,14 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Rounded:
-    """An int8 row beside an fp32 one of the same weights and runtime.
+class Int8:
+    """An int8 row beside the fastest float32 row of the same weights, both in onnxruntime.
 
     Attributes:
         row: in int8.
-        peer: in fp32.
+        peer: in float32.
         batch: at which int8 makes the most images/s.
-        ratio: of images/s, the median of the rounds.
+        ratio: of images/s there, the median of the rounds.
         levels: by which a pixel differs from the peer's on average, of 256, over `_COMPARED` images.
     """
 
@@ -143,7 +143,7 @@ class Rounded:
             "peer": self.peer.name,
             "batch": self.batch,
             "ratio": self.ratio,
-            "grey_levels_off": self.levels,
+            "levels_off": self.levels,
             "images_compared": _COMPARED,
         }
 
@@ -160,7 +160,7 @@ class Report:
         sgemm: FLOP/s of a product of two float32 matrices in onnxruntime, a figure a round, by the batch size that was
             measured in the same rounds.
         results: by batch size, then by row, in the order that was asked for.
-        rounded: each int8 row that has a peer.
+        int8: each row of that precision that has the same weights in float32 beside it.
     """
 
     processor: Processor
@@ -172,7 +172,7 @@ class Report:
     versions: dict[str, str]
     sgemm: dict[int, list[float]]
     results: list[Result]
-    rounded: list[Rounded] = field(default_factory=list)
+    int8: list[Int8] = field(default_factory=list)
 
     @property
     def sgemm_best(self) -> float:
@@ -195,7 +195,7 @@ class Report:
                 "flops_per_round": {str(batch): rates for batch, rates in self.sgemm.items()},
             },
             "results": [result.as_dict() for result in self.results],
-            "int8": [each.as_dict() for each in self.rounded],
+            "int8": [each.as_dict() for each in self.int8],
         }
 
 
@@ -271,6 +271,9 @@ def bench(
     Raises:
         ModelError: a model fails.
     """
+    of_int8 = _with_peers(rows)  # what can fail comes before the measuring
+    compared = {each.name: each for row, peers in of_int8 for each in (row, *peers)}
+    pictures = {name: _pictures(row, seed) for name, row in compared.items()}
     sgemm = _sgemm(threads)
     bursts = {}
     for batch in batches:
@@ -283,30 +286,37 @@ def bench(
         for row in rows:
             share = sgemm_share(row.multiply_adds, batch * max(part.rate for part in found[row.name]), best)
             results.append(Result(row, batch, found[row.name], ratios(found[row.name], found[rows[0].name]), share))
-    rounded = _rounded(rows, results, seed)
-    return Report(processor(), threads, rounds, burst, rest, seed, _versions(rows), flops, results, rounded)
+    int8 = [_int8(row, peers, results, pictures) for row, peers in of_int8]
+    return Report(processor(), threads, rounds, burst, rest, seed, _versions(rows), flops, results, int8)
 
 
-def _rounded(rows: Sequence[Row], results: Sequence[Result], seed: int) -> list[Rounded]:
-    """What int8 gives and costs, for each row of it that has a peer; of several peers the first counts."""
+def _with_peers(rows: Sequence[Row]) -> list[tuple[Row, list[Row]]]:
+    """Each int8 row that has the same weights in float32 beside it, and all rows that do."""
+    known = [row for row in rows if row.runtime == "onnxruntime" and row.weights]
     found = []
-    for row in rows:
-        peers = (each for each in rows if each.precision == "fp32" and each.runtime == row.runtime)
-        peer = next((each for each in peers if row.weights and each.weights == row.weights), None)
-        if row.precision != "int8" or peer is None:
-            continue
-        best = max((each for each in results if each.row is row), key=lambda each: statistics.median(each.rates))
-        beside = next(each for each in results if each.row is peer and each.batch == best.batch)
-        levels = [_pictures(each, seed) for each in (row, peer)]
-        off = float(np.abs(levels[0] - levels[1]).mean())
-        found.append(Rounded(row, peer, best.batch, statistics.median(ratios(best.bursts, beside.bursts)), off))
+    for row in known:
+        peers = [each for each in known if (each.weights, each.precision) == (row.weights, "fp32")]
+        if row.precision == "int8" and peers:
+            found.append((row, peers))
     return found
 
 
-def _pictures(row: Row, seed: int) -> npt.NDArray[np.float64]:
+def _pictures(row: Row, seed: int) -> npt.NDArray[np.int16]:
+    """The first images of a seed."""
     assert row.opened
-    made = row.opened.run(row.opened.feeds_of_seed(seed, _COMPARED), _COMPARED)
-    return to_pictures(made, row.opened.spec.value_range).astype(np.float64)
+    generator = ImageGenerator(row.opened)
+    return generator.generate(_COMPARED, seed=seed).astype(np.int16)
+
+
+def _int8(row: Row, peers: list[Row], results: Sequence[Result], pictures: Mapping[str, npt.NDArray[np.int16]]) -> Int8:
+    best = _fastest(result for result in results if result.row is row)
+    peer = _fastest(result for result in results if result.row in peers and result.batch == best.batch)
+    levels = float(np.abs(pictures[row.name] - pictures[peer.row.name]).mean())
+    return Int8(row, peer.row, best.batch, statistics.median(ratios(best.bursts, peer.bursts)), levels)
+
+
+def _fastest(results: Iterable[Result]) -> Result:
+    return max(results, key=lambda result: statistics.median(result.rates))
 
 
 def _in_onnxruntime(model: Model) -> Prepare:

@@ -23,10 +23,11 @@ from .extras import new_figure
 from .runtime import cores
 
 if TYPE_CHECKING:
-    from .bench import Report, Result, Rounded
+    from .bench import Int8, Report, Result
 
 _WIDTH = 80
 _LABEL = 37  # columns of a row's name
+_FASTER = 1.05  # less is noise
 _MOST = 4096  # images a call: their feature maps take about a gigabyte
 _PLOTS = (".png", ".svg", ".pdf")
 
@@ -224,18 +225,17 @@ def _summary(report: Report) -> str:
     first = report.results[0].row
     if best.row is not first:
         line += f", {statistics.median(best.ratios):.1f} times {first.name}"
-    best_rounded = sorted(report.rounded, key=lambda each: each.ratio)[-1:]
-    lines = [line, *map(_trade, best_rounded)]
-    return "\n".join(part for line in lines for part in textwrap.wrap(line, _WIDTH))
+    of_int8 = sorted(report.int8, key=lambda each: each.ratio)[-1:]
+    return "\n".join(part for said in (line, *map(_trade, of_int8)) for part in textwrap.wrap(said, _WIDTH))
 
 
-def _trade(found: Rounded) -> str:
+def _trade(found: Int8) -> str:
     """Whether int8 is worth it here, in words."""
-    compared = f"int8 is {found.ratio:.1f} times as fast as {found.peer.name} here"
-    if found.ratio <= 1:
-        return f"{compared}: there is no reason to take {found.row.name}"
-    off = f"pixels are off by {found.levels:.1f} of 256 levels on average"
-    return f"{compared}, and its {off}: take {found.row.name} if that does not matter"
+    off = f"its pixels are off by {found.levels:.2g} of 256 levels on average"
+    if found.ratio < _FASTER:
+        return f"int8 is no faster than {found.peer.name} here, and {off}: {found.row.name} is only the smaller file"
+    compared = f"int8 is {found.ratio:.1f} times as fast as {found.peer.name} here, in batches of {found.batch}"
+    return f"{compared}, and {off}: take {found.row.name} if that does not matter"
 
 
 def _counted(number: int, noun: str) -> str:

@@ -223,7 +223,7 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
     "--batch-size",
     type=WholeNumber(1, 65536),
     metavar="NUMBER",
-    help="Images at a time; memory grows with it.  [default: 16 on a CPU, up to 1024 on a GPU]",
+    help="Images at a time; memory grows with it.  [default: 16; on CUDA up to 1024]",
 )
 @click.option(
     "--shard-size",

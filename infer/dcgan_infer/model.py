@@ -35,7 +35,7 @@ class Model:
 
     Attributes:
         path: of the file.
-        name: of the file, without suffix.
+        name: of the file, without suffix; of model.onnx, as the Hub and Triton call every model, that of its folder.
         size: of the file, in bytes.
         sha256: hexadecimal digest of the file.
         spec: that it carries, and that its inputs and outputs agree with.
@@ -58,7 +58,7 @@ class Model:
         self._session, self.provider, self.note = opened
         self.path = path
         self._file = path.absolute()  # wherever the program goes later
-        self.name = path.stem
+        self.name = _name_of(path)
         self.size = len(content)
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.spec = runtime.spec_of(self._session)
@@ -81,10 +81,10 @@ class Model:
         Past 16 the feature maps fall out of a CPU's cache, and larger batches are slower. A GPU makes 7 times as many
         of the reference script's images a second at 1024 (docs/inference.md); of larger ones, as many pixels.
         """
-        if not self.provider.startswith("cuda"):
+        if not runtime.is_cuda(self.provider):
             return BATCH_SIZE
         _, height, width = self.spec.image_shape
-        return max(BATCH_SIZE, 1 << max(1, _PIXELS_ON_A_GPU // (height * width)).bit_length() - 1)
+        return min(1024, max(BATCH_SIZE, 1 << max(1, _PIXELS_ON_A_GPU // (height * width)).bit_length() - 1))
 
     @property
     def multiply_adds(self) -> int | None:
@@ -158,6 +158,14 @@ class Model:
         if finite and not np.isfinite(images).all():
             raise ModelError(f"model {self.name} returned NaN or infinity; its weights are damaged")
         return images
+
+
+def _name_of(path: Path) -> str:
+    if path.stem != "model":
+        return path.stem
+    # Triton's folder in between is a version: a number.
+    names = (folder.name for folder in path.absolute().parents)
+    return next((name for name in names if name and not name.isdecimal()), path.stem)
 
 
 def open_model(model: str | Path, provider: str = "cpu", threads: int = 1) -> Model:

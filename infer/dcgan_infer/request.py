@@ -128,7 +128,9 @@ def kind_of(out: str, kind: str | None = None) -> str:
         if suffix not in SUFFIXES:
             for name, form in SHARDED.items():
                 if suffix == f".{form.suffix}":
-                    raise ValueError(f"--out {out}: {name} is a folder of files; give --format {name} and its name.")
+                    raise ValueError(
+                        f"--out {out}: {name} is a folder of files; give --format {name}, and a folder's name."
+                    )
             raise ValueError(
                 f"--out {out}: the name must end in {', '.join(SUFFIXES)}, or in / for a folder of single PNGs."
             )

@@ -123,7 +123,7 @@ def open_session(model: bytes | str, provider: str = "auto", threads: int = 1, s
             note = reason(error)
         if provider != "auto":
             what, needs = f"provider {wanted}", "its libraries and its device"
-            if wanted in _OPTIONS:
+            if is_cuda(wanted):
                 what, needs = "CUDA", "an NVIDIA driver, CUDA and cuDNN (pip install 'onnxruntime-gpu[cuda,cudnn]')"
             raise DeviceError(f"{what} does not work here: {note}; it needs {needs}, or take --provider cpu")
     try:
@@ -138,8 +138,13 @@ def providers(ort: Any) -> dict[str, str]:
     return names | (dict.fromkeys(_OPTIONS, names["cuda"]) if "cuda" in names else {})
 
 
+def is_cuda(provider: str) -> bool:
+    """Whether a provider, as `providers` calls it, is CUDA, of whatever precision."""
+    return provider in _OPTIONS
+
+
 def _not_offered(ort: Any, wanted: str, offered: dict[str, str]) -> DeviceError:
-    if wanted in _OPTIONS:
+    if is_cuda(wanted):
         return DeviceError(
             "CUDA is not available: the installed onnxruntime is built without it; "
             "pip uninstall -y onnxruntime && pip install onnxruntime-gpu, or take --provider cpu"

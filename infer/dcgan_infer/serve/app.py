@@ -257,7 +257,7 @@ async def _refused(_request: Request, error: Exception) -> Response:
     if isinstance(error, BusyError):
         return _json({"error": str(error)}, 503, {"retry-after": "1"})
     if isinstance(error, click.UsageError):
-        return _json({"error": picture.words_of_a_query(error.format_message())}, 400)
+        return _json({"error": error.format_message()}, 400)
     if isinstance(error, DcganError):
-        return _json({"error": picture.words_of_a_query(str(error))}, 400)
+        return _json({"error": str(error)}, 400)
     return _json({"error": "the server has failed; its log says more"}, 500)

@@ -97,8 +97,6 @@ def main(
         raise click.ClickException(f"can't listen on {host}:{port}: {why}; choose another --host or --port") from error
     with listening:
         generator, session = open_batched(model, provider, threads, max_batch)
-        if Path(model).is_dir():  # its file is called model.onnx like all others
-            generator.name = Path(model).resolve().name
         app = app_module.App(generator, session, app_module.Limits(max_images, queue, max_batch), site)
         config = uvicorn.Config(
             app, loop="asyncio", http="h11", ws="none", lifespan="off", server_header=False,

@@ -23,6 +23,18 @@ MOST_PIXELS = 1 << 22  # of a picture: a second of encoding, 12 MB of colour
 
 
 def read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, batch_size: int) -> Request:
+    """What a query asks for; arguments and errors are those of `_read`.
+
+    Raises:
+        click.UsageError: as `_read` does, in the words of an address.
+    """
+    try:
+        return _read(query, generator, most, batch_size)
+    except click.UsageError as error:
+        raise click.UsageError(_words_of_a_query(error.format_message())) from error
+
+
+def _read(query: list[tuple[str, str]], generator: ImageGenerator, most: int, batch_size: int) -> Request:
     """What a query asks for.
 
     Args:
@@ -93,10 +105,11 @@ def _columns(text: str | None, most: int) -> int | None:
         raise click.UsageError(f"Invalid value for 'columns': {error.message}") from error
 
 
-def words_of_a_query(message: str) -> str:
-    """What is said to who uses dcgan-infer, for who wrote an address: its parameters have no dashes."""
-    message = message.replace("--grid", "--columns").replace("'-n' / ", "")
-    return re.sub(rf"--({'|'.join(PARAMETERS)})\b", r"\1", message)
+def _words_of_a_query(message: str) -> str:
+    """What dcgan-infer says of its options, for who wrote an address: there they have no dashes."""
+    message = re.sub(r"^(Invalid value for ')(?:-n' / ')?--", r"\1", message)
+    message = re.sub(r"(?<![\w'-])--grid\b", "columns", message)
+    return re.sub(rf"(?<![\w'-])--({'|'.join(PARAMETERS)})(?![\w-])", r"\1", message)
 
 
 def tag(request: Request, generator: ImageGenerator) -> str:

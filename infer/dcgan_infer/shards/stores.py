@@ -146,7 +146,7 @@ class _Remote:
     @contextlib.contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         try:
-            # One name for all files: a process killed just after a file was sent leaves one that nobody makes again.
+            # One name for all files: who comes next clears what a killed process left, whichever file that was sending.
             with temporary_folder(Path(tempfile.gettempdir()), "dcgan-shards") as folder:
                 temporary = folder / PurePosixPath(name).name
                 yield temporary
