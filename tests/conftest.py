@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Random weights of a test are the same each time it runs alone: of others a proof in int8 may fail, and only then."""
+    """A test that runs alone has the same random weights each time: of some, a proof in int8 fails."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
 
