@@ -100,6 +100,9 @@ def test_without_a_checkpoint_the_shipped_one_is_exported(folder: Path, monkeypa
     monkeypatch.setattr(shipped, "FOLDER", folder / "models")
     assert run("--format", "torchscript").exit_code == 0
     assert (folder / f"{shipped.DEFAULT}.pt").is_file()
+    (folder / f"{shipped.DEFAULT}.pt").unlink()
+    assert run(shipped.DEFAULT, "--format", "torchscript").exit_code == 0
+    assert (folder / f"{shipped.DEFAULT}.pt").is_file()
 
 
 def test_the_result_as_json(folder: Path) -> None:

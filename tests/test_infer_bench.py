@@ -180,13 +180,14 @@ def test_the_table() -> None:
 def test_int8_is_weighed_in_words() -> None:
     found = report(["one", "two"])
     one, two = (result.row for result in found.results[:2])
-    lines = table(replace(found, int8=[bench.Int8(two, one, 16, 2.24, 0.52)])).splitlines()
+    lines = table(replace(found, int8=[bench.Int8(two, one, {1: 2.24, 16: 0.9}, 0.52)])).splitlines()
     assert " ".join(lines[1:3]) == (
-        "int8 is 2.2 times as fast as one here, in batches of 16, and its pixels are off by 0.52 of 256 levels on "
-        "average: take two if that does not matter"
+        "int8 is 2.2, 0.9 times as fast as one here in batches of 1, 16; its pixels are off by 0.52 of 255 grey levels "
+        "on average: take two if that does not matter"
     )
-    text = table(replace(found, int8=[bench.Int8(two, one, 16, ratio, 0.04) for ratio in (0.7, 1.04)]))
-    assert "int8 is no faster than one here, and its pixels are off by 0.04 of 256" in text
+    text = table(replace(found, int8=[bench.Int8(two, one, {1: ratio}, 0.04) for ratio in (0.7, 1.04)]))
+    assert "int8 is 1.0 times" in text
+    assert ": no reason to take two here but its size" in text.replace("\n", " ")
     assert text.count("int8 is") == 1
 
 
@@ -203,7 +204,7 @@ def test_an_int8_file_is_held_against_the_fastest_of_the_same_weights(monkeypatc
     monkeypatch.setattr(opened, "run", lambda feeds, n: -plain.opened.run(feeds, n))
     negative = replace(plain, name="negative", opened=opened)
     (found,) = bench.bench([slow, plain, negative], batches=(1,), threads=1, rounds=1, burst=0.02, rest=0).int8
-    assert (found.row, found.peer, found.batch) == (negative, plain, 1)
+    assert (found.row, found.peer, list(found.ratios), found.size) == (negative, plain, [1], 1.0)
     pictures = ImageGenerator(plain.opened).generate(bench._COMPARED, seed=0).astype(float)
     assert found.levels == pytest.approx(np.abs(255 - 2 * pictures).mean(), abs=0.5)
 

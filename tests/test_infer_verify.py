@@ -974,6 +974,7 @@ def test_a_model_that_takes_a_seed_against_one_that_takes_latents() -> None:
     [
         (OLD / "run", "is a run folder; make an ONNX file of it: dcgan-export "),
         (OLD / "conditional.safetensors", "this is a safetensors checkpoint; make an ONNX file of it"),
+        (OLD / "conditional.golden", "this is a golden file, which dcgan-verify compares a model with; give the model"),
         (OLD / "conditional.pt", "this is TorchScript"),
         (OLD / "conditional.pt2", "this is a pt2 archive"),
     ],

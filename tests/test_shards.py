@@ -370,6 +370,14 @@ def test_foreign_files_are_not_overwritten() -> None:
     assert Path("mine/notes.txt").read_text() == "kept"
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".gitattributes"])
+def test_a_folder_of_something_else_gets_no_shards(name: str) -> None:
+    Path("hub").mkdir()
+    Path("hub", name).write_text("kept")
+    assert "hub holds other files" in refusal(*WISH, "hub")
+    assert contents("hub").keys() == {name}
+
+
 @pytest.mark.parametrize(
     ("words", "status", "reason"),
     [

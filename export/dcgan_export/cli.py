@@ -264,7 +264,8 @@ def main(
         raise click.UsageError("--license is for --target hub, whose model card states it.")
     if makes_hub and (golden or no_golden):
         raise click.UsageError("a folder for the Hub has its golden vectors in it; leave --golden and --no-golden out.")
-    checkpoint = checkpoint or shipped.path_of(shipped.DEFAULT, ".safetensors")
+    if checkpoint is None or str(checkpoint) in shipped.names(".safetensors"):
+        checkpoint = shipped.path_of(str(checkpoint or shipped.DEFAULT), ".safetensors")
     # Of a folder such as "." the name is that of the folder itself.
     name = checkpoint.resolve().name if checkpoint.is_dir() else checkpoint.stem
     if out is None and checkpoint.is_fifo():

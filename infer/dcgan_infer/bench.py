@@ -125,24 +125,27 @@ class Int8:
     Attributes:
         row: in int8.
         peer: in float32.
-        batch: at which int8 makes the most images/s.
-        ratio: of images/s there, the median of the rounds.
-        levels: by which a pixel differs from the peer's on average, of 256, over `_COMPARED` images.
+        ratios: of images/s, by batch size, medians of the rounds.
+        levels: by which a pixel differs from the peer's on average, of 255, over `_COMPARED` images.
     """
 
     row: Row
     peer: Row
-    batch: int
-    ratio: float
+    ratios: dict[int, float]
     levels: float
+
+    @property
+    def size(self) -> float | None:
+        """Bytes of the file, by those of the peer's."""
+        return self.row.opened.size / self.peer.opened.size if self.row.opened and self.peer.opened else None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "row": self.row.name,
             "peer": self.peer.name,
-            "batch": self.batch,
-            "ratio": self.ratio,
+            "ratios": {str(batch): ratio for batch, ratio in self.ratios.items()},
+            "size_ratio": self.size,
             "levels_off": self.levels,
             "images_compared": _COMPARED,
         }
@@ -309,10 +312,12 @@ def _pictures(row: Row, seed: int) -> npt.NDArray[np.int16]:
 
 
 def _int8(row: Row, peers: list[Row], results: Sequence[Result], pictures: Mapping[str, npt.NDArray[np.int16]]) -> Int8:
-    best = _fastest(result for result in results if result.row is row)
-    peer = _fastest(result for result in results if result.row in peers and result.batch == best.batch)
-    levels = float(np.abs(pictures[row.name] - pictures[peer.row.name]).mean())
-    return Int8(row, peer.row, best.batch, statistics.median(ratios(best.bursts, peer.bursts)), levels)
+    mine = [result for result in results if result.row is row]
+    peer = _fastest(result for result in results if result.row in peers).row
+    its = [result for result in results if result.row is peer]
+    levels = float(np.abs(pictures[row.name] - pictures[peer.name]).mean())
+    medians = {a.batch: statistics.median(ratios(a.bursts, b.bursts)) for a, b in zip(mine, its, strict=True)}
+    return Int8(row, peer, medians, levels)
 
 
 def _fastest(results: Iterable[Result]) -> Result:

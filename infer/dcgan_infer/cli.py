@@ -102,7 +102,12 @@ Arrays are uint8 of shape (N, H, W), or (N, H, W, 3) in colour. With --dtype flo
 (N, H, W), or (N, 3, H, W) in colour, as a network gives them.""",
 )
 @click.argument("text", required=False)
-@click.option("--text", "text_option", metavar="TEXT", help="The same, for a text that begins with a dash.")
+@click.option(
+    "--text",
+    "text_option",
+    metavar="TEXT",
+    help="A text to write by hand that begins with a dash; others need no --text.",
+)
 @click.option(
     "-n",
     "--n",

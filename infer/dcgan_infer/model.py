@@ -294,9 +294,11 @@ def _foreign(content: bytes) -> str:
     length = int.from_bytes(content[:8], "little")
     if content[8:9] == b"{" and length <= len(content) - 8:
         try:
-            json.loads(content[8 : 8 + length])
+            header = json.loads(content[8 : 8 + length])
         except (ValueError, RecursionError):
             return ""
+        if isinstance(header, dict) and "image_uint8" in header:
+            return "a golden file, which dcgan-verify compares a model with; give the model, {stem}.onnx"
         return f"a safetensors checkpoint; {_CHECKPOINT}"
     if content[:2] == b"\x80\x02":
         return f"a pickle, as torch.save once wrote; {_CHECKPOINT}"

@@ -129,7 +129,7 @@ def kind_of(out: str, kind: str | None = None) -> str:
             for name, form in SHARDED.items():
                 if suffix == f".{form.suffix}":
                     raise ValueError(
-                        f"--out {out}: {name} is a folder of files; give --format {name}, and a folder's name."
+                        f"--out {out}: {name} is a folder of files; give --out {Path(out).stem} --format {name}."
                     )
             raise ValueError(
                 f"--out {out}: the name must end in {', '.join(SUFFIXES)}, or in / for a folder of single PNGs."

@@ -19,10 +19,11 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from ..contract.errors import DcganError, OutputError, RuntimeMissingError, first_line
-from ..contract.files import make_folder, replacing, temporary_folder
+from ..contract.files import TEMPORARY, make_folder, replacing, temporary_folder
 from ..extras import require
 from .formats import EXTRA
 
+_HIDDEN = ".shards"  # the folder of the plan and the receipts
 _PATIENCE = 20  # seconds for a first answer; s3fs tries a server that is down for 9
 
 
@@ -92,8 +93,9 @@ class _Folder:
             names = [entry.name for entry in self._path.iterdir()]
         except FileNotFoundError:
             return False
-        # What begins with a dot may be another process's, which has just begun the same set.
-        return bool(names) and not any(name.startswith(".") for name in names)
+        # Another process may have just begun the same set.
+        ours = [name for name in names if name.startswith(".") and (name == _HIDDEN or name.endswith(TEMPORARY))]
+        return bool(names) and not ours
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
