@@ -250,10 +250,18 @@ def _json(content: object, status: int = 200, headers: dict[str, str] | None = N
     return Response(orjson.dumps(content), status, headers, "application/json")
 
 
+_NOT_FOUND = "Not Found"  # Starlette's word
+
+
 async def _refused(_request: Request, error: Exception) -> Response:
     """Every error in the form of the protocol."""
     if isinstance(error, HTTPException):
-        return _json({"error": str(error.detail)}, error.status_code, dict(error.headers or {}))
+        said = (
+            "there is nothing at this address; /openapi.json lists what there is"
+            if error.detail == _NOT_FOUND
+            else error.detail
+        )
+        return _json({"error": str(said)}, error.status_code, dict(error.headers or {}))
     if isinstance(error, BusyError):
         return _json({"error": str(error)}, 503, {"retry-after": "1"})
     if isinstance(error, click.UsageError):
