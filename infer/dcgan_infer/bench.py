@@ -313,14 +313,15 @@ def _pictures(row: Row, seed: int) -> npt.NDArray[np.int16]:
 
 def _int8(row: Row, peers: list[Row], results: Sequence[Result], pictures: Mapping[str, npt.NDArray[np.int16]]) -> Int8:
     mine = [result for result in results if result.row is row]
-    peer = _fastest(result for result in results if result.row in peers).row
+    peer = fastest(result for result in results if result.row in peers).row
     its = [result for result in results if result.row is peer]
     levels = float(np.abs(pictures[row.name] - pictures[peer.name]).mean())
     medians = {a.batch: statistics.median(ratios(a.bursts, b.bursts)) for a, b in zip(mine, its, strict=True)}
     return Int8(row, peer, medians, levels)
 
 
-def _fastest(results: Iterable[Result]) -> Result:
+def fastest(results: Iterable[Result]) -> Result:
+    """The one with the most images/s, by the median of its rounds."""
     return max(results, key=lambda result: statistics.median(result.rates))
 
 

@@ -9,7 +9,7 @@ import shlex
 import statistics
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -206,20 +206,20 @@ def table(report: Report) -> str:
 
 def _following(report: Report) -> str:
     """The command that uses what was found, as long as it is; dcgan-infer has onnxruntime alone."""
+    from .bench import fastest
+
     usable = [result for result in report.results if result.row.runtime == "onnxruntime"]
     if not usable:
         return ""
-    best = _fastest(usable)
+    best = fastest(usable)
     return f"\n\ntry: dcgan-infer --model {shlex.quote(best.row.model)} --batch-size {best.batch}"
-
-
-def _fastest(results: Sequence[Result]) -> Result:
-    return max(results, key=lambda result: statistics.median(result.rates))
 
 
 def _summary(report: Report) -> str:
     """What it comes to, in words: which is the fastest, at which batch, and by how much."""
-    best = _fastest(report.results)
+    from .bench import fastest
+
+    best = fastest(report.results)
     rate = statistics.median(best.rates)
     line = f"{best.row.name} is the fastest here: {_rate(rate)} images/s in batches of {best.batch}"
     first = report.results[0].row
