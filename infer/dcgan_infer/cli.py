@@ -66,9 +66,22 @@ def _parse_shard(_ctx: click.Context, _param: click.Parameter, text: str | None)
     return int(found[1]), int(found[2])
 
 
+class _Command(Command):
+    """Whose argument may be a text that begins with a dash, by mistake."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name[1:].isdecimal():
+                hint = f"{error.message} A text that begins with a dash is given with --text."
+                raise click.NoSuchOption(error.option_name, hint, ctx=error.ctx) from error
+            raise
+
+
 @click.command(
     "dcgan-infer",
-    cls=Command,
+    cls=_Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     sections={
         "What": ("text_option", "n", "model", "seed", "start", "classes", "digit", "digits", "truncation"),

@@ -61,13 +61,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta[_GIVEN] = tuple(args)
-        try:
-            return super().parse_args(ctx, args)
-        except click.NoSuchOption as error:
-            if error.option_name[1:].isdecimal() and any("--text" in param.opts for param in self.params):
-                hint = f"{error.message} A text that begins with a dash is given with --text."
-                raise click.NoSuchOption(error.option_name, hint, ctx=error.ctx) from error
-            raise
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         titles = {name: title for title, names in self.sections.items() for name in names}
