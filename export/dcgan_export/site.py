@@ -116,7 +116,12 @@ class Site:
 
 
 def publish_site(
-    source: GeneratorCheckpoint, path: Path, name: str, runtime: Path | None, beside: Beside, say: Callable[[str], None]
+    source: GeneratorCheckpoint,
+    path: Path,
+    name: str,
+    runtime: Path | None = None,
+    beside: Beside | None = None,
+    say: Callable[[str], object] = lambda _: None,
 ) -> Site:
     """Publish a site, ready to serve.
 
@@ -125,7 +130,7 @@ def publish_site(
         path: of the folder; must not exist, or be empty. It appears whole or not at all.
         name: of the model, for the page and the names of what it saves.
         runtime: onnxruntime-web as npm packs it; None lets npm fetch it.
-        beside: what else to write.
+        beside: what else to write; None: nothing.
         say: told what is being done, in a few words.
     Raises:
         ExportError: the runtime can't be had, or is another one than it should be.
@@ -141,7 +146,7 @@ def publish_site(
         notes: list[str] = []
         for backend, (file, precisions) in MODELS.items():
             # Golden vectors and the like are of the checkpoint: once is enough, when all else has passed.
-            more = beside if len(models) == len(MODELS) - 1 else Beside()
+            more = beside if beside and len(models) == len(MODELS) - 1 else Beside()
             artifact = _smallest(source, folder / file, precisions, more, say, notes)
             models[backend] = dataclasses.replace(artifact, path=path / file)
         lay_page(folder, _about(name, models))
@@ -230,7 +235,7 @@ def _smallest(
     path: Path,
     precisions: tuple[str, ...],
     beside: Beside,
-    say: Callable[[str], None],
+    say: Callable[[str], object],
     notes: list[str],
 ) -> Artifact:
     """Publish a model in the first of these precisions that passes; why not in those before it goes to the notes."""
