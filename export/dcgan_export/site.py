@@ -121,7 +121,7 @@ def publish_site(
     name: str,
     runtime: Path | None = None,
     beside: Beside | None = None,
-    say: Callable[[str], object] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Site:
     """Publish a site, ready to serve.
 
@@ -235,7 +235,7 @@ def _smallest(
     path: Path,
     precisions: tuple[str, ...],
     beside: Beside,
-    say: Callable[[str], object],
+    say: Callable[[str], None],
     notes: list[str],
 ) -> Artifact:
     """Publish a model in the first of these precisions that passes; why not in those before it goes to the notes."""
