@@ -32,7 +32,7 @@ from ..generator import ImageGenerator
 from ..model import MOST_OF_A_SEED
 from ..request import SHARDED, Request
 from .formats import EXTRA, FORMATS, Chunk
-from .plan import MANIFEST, PLAN, Shard, ShardPlan, as_bytes, parse
+from .plan import HIDDEN, MANIFEST, PLAN, Shard, ShardPlan, as_bytes, parse
 from .stores import Store, open_store
 
 _T = TypeVar("_T")
@@ -327,7 +327,7 @@ def _measured(store: Store, name: str) -> tuple[int, str] | None:
 def _finish(store: Store, plan: ShardPlan, place: str) -> tuple[int, dict[str, Any] | None]:
     """Write the manifest if all shards are there, of the sizes in their receipts; else how many are not."""
     shards = [plan.shard(number) for number in range(len(plan))]
-    receipts, sizes = store.sizes(".shards"), store.sizes("")
+    receipts, sizes = store.sizes(HIDDEN), store.sizes("")
     missing = sum(shard.receipt.rpartition("/")[2] not in receipts or shard.name not in sizes for shard in shards)
     if missing:  # most of the time, of one of many jobs: it need not read thousands of receipts
         return missing, None

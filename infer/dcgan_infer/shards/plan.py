@@ -16,7 +16,8 @@ from ..request import MOST_SHARDS, SHARDED
 
 SCHEMA = 1  # of plans, receipts and manifests
 MANIFEST = "manifest.json"
-PLAN = ".shards/plan.json"
+HIDDEN = ".shards"  # the folder of the plan and the receipts
+PLAN = f"{HIDDEN}/plan.json"
 
 _DIGITS = 5  # at least, of a shard's number
 _WORDS = {"asked": "choice of classes", "schema": "version of this format", "model_sha256": "model of that name"}
@@ -43,7 +44,7 @@ class Shard:
     @property
     def receipt(self) -> str:
         """Name of the file that says that it is whole."""
-        return f".shards/{self.name}.json"
+        return f"{HIDDEN}/{self.name}.json"
 
 
 @dataclass(frozen=True)

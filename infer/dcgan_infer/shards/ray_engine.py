@@ -26,7 +26,7 @@ from ..generator import ImageGenerator
 from ..model import read_model
 from ..runtime import cores
 from .make import Maker, OnImages, software_of
-from .plan import ShardPlan
+from .plan import HIDDEN, ShardPlan
 from .stores import open_store
 
 _EXTRA = "ray"
@@ -99,7 +99,7 @@ def made_by_ray(maker: Maker, numbers: list[int], address: str | None, on_images
     # Ray prints to stdout what dies on the cluster.
     with signals.ended_by(_kill_descendants), Path(os.devnull).open("w") as null, contextlib.redirect_stdout(null):
         yield from _made(maker, numbers, address, on_images)
-    there = open_store(maker.place).sizes(".shards")
+    there = open_store(maker.place).sizes(HIDDEN)
     if unseen := [number for number in numbers if f"{maker.plan.shard(number).name}.json" not in there]:
         raise OutputError(
             f"Ray made {len(numbers):,} shards, and {len(unseen):,} of them are not in {maker.place} as this machine "

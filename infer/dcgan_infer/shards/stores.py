@@ -22,8 +22,8 @@ from ..contract.errors import DcganError, OutputError, RuntimeMissingError, firs
 from ..contract.files import TEMPORARY, make_folder, replacing, temporary_folder
 from ..extras import require
 from .formats import EXTRA
+from .plan import HIDDEN
 
-_HIDDEN = ".shards"  # the folder of the plan and the receipts
 _PATIENCE = 20  # seconds for a first answer; s3fs tries a server that is down for 9
 
 
@@ -94,8 +94,8 @@ class _Folder:
         except FileNotFoundError:
             return False
         # Another process may have just begun the same set.
-        ours = [name for name in names if name.startswith(".") and (name == _HIDDEN or name.endswith(TEMPORARY))]
-        return bool(names) and not ours
+        begun = (name == HIDDEN or (name.startswith(".") and name.endswith(TEMPORARY)) for name in names)
+        return bool(names) and not any(begun)
 
     @contextlib.contextmanager
     def opened(self, name: str) -> Iterator[IO[bytes]]:
