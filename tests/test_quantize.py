@@ -89,7 +89,11 @@ def test_the_convolutions_run_in_8_bits(tmp_path: Path) -> None:
     count = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     assert count["QLinearConv"] == 5
     assert count["Conv"] == 0
-    assert count["QuantizeLinear"] == 1  # what linear1 gives
+    assert count["MatMulInteger"] == 1
+    assert count["Gemm"] == 0
+    assert count["QuantizeLinear"] == 3  # a latent, what its rounding took away, and what linear1 gives
+    assert count["Pad"] == 1  # the ones, among levels: nothing becomes a float and is rounded again
+    assert count["Cast"] == 1  # the weights of sixteenths are made at load
 
 
 def test_weights_leave_room_for_processors_that_add_in_16_bits() -> None:
@@ -101,6 +105,11 @@ def test_weights_leave_room_for_processors_that_add_in_16_bits() -> None:
     assert max(np.abs(kernel.astype(int)).max() for kernel in kernels) == 63
     # Two products of 8-bit activations and 7-bit weights: what vpmaddubsw adds up.
     assert np.iinfo(np.int16).max >= 2 * 255 * 63
+    # Of a latent's two parts the second meets a sixteenth of the first one's weight.
+    dense = numpy_helper.to_array(tensors["stages.0.product.weight.levels"]).astype(int)
+    pairs = np.abs(dense) + np.abs(np.rint(dense / 16))
+    assert np.abs(dense).max() == 120
+    assert np.iinfo(np.int16).max >= 255 * pairs.max()
 
 
 def test_an_int8_file_is_a_third_and_an_fp16_file_half() -> None:

@@ -9,7 +9,8 @@ would have to be rounded once more. So the stages are put together in another wa
    values are rounded. For ReLU that is max(s y + t, t), or min where s is negative. The last one gives its values with
    the channels last, as 8-bit convolutions take them: the order of its features is free.
 2. The shift of a convolution's stage moves on into the next one: a channel of ones, padded with zeros like the others,
-   brings it, borders included. The convolution makes that channel itself, of no weights and a bias of 1.
+   brings it, borders included. It is appended to what is rounded already: a convolution that made it would give 129
+   channels where its kernel computes 16 at a time.
 3. Each channel of an activation is divided by a power of its own range, and the next product multiplies by it, so that
    small channels are not lost in the range of the largest (after Nagel et al. 2019, arXiv:1906.04721, section 4.1).
    That is free for ReLU and leaky ReLU, which let positive factors through.
@@ -28,6 +29,7 @@ import math
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan.networks import Generator, activation_module
@@ -76,6 +78,14 @@ class Affine(nn.Module):
         return x * self.scale + self.shift
 
 
+class Ones(nn.Module):
+    """One more channel, the last, of ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, C, H, W) to (N, C + 1, H, W)."""
+        return F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
+
+
 class QuantizableGenerator(FusedGenerator):
     """What `quantizable` makes: takes and gives what the generator does.
 
@@ -85,7 +95,7 @@ class QuantizableGenerator(FusedGenerator):
         after: by place, what computes the scale and shift of a dense stage in the place of its activation.
 
     Attributes:
-        ones: by stage, whether its last channel is 1 everywhere.
+        ones: by stage, whether a channel of ones is appended to what it gives.
         activations: by stage.
         ranges: by stage, the smallest and largest value that it gives, of those whose values are rounded.
     """
@@ -95,6 +105,9 @@ class QuantizableGenerator(FusedGenerator):
         super().__init__(spec, stages, {}, always=True, channels_last=True)
         for place, module in after.items():
             self.stages[place].activation = module
+        for place, stage in enumerate(self.stages):
+            if ones[place]:
+                self.stages[place] = nn.Sequential(stage, Ones())
         self.ones = ones
         self.activations = [stage.activation for stage in stages]
         self.ranges: dict[int, tuple[float, float]] = {}
@@ -200,7 +213,9 @@ def _rewritten(generator: Generator, factors: dict[int, Tensor]) -> QuantizableG
         following.multiply_input(stage.scale.sign() * factor, stage.shape)
         if of_ones is not None:
             ones[place] = True
-            _append_ones(stage, following, of_ones)
+            axis = 0 if isinstance(following.product, Transposed) else 1  # of the inputs
+            more = of_ones.sum(axis, keepdim=True)
+            following.product.weight = torch.cat([following.product.weight, more], axis)
     return QuantizableGenerator(generator.spec, stages, after, ones).double()
 
 
@@ -225,15 +240,3 @@ def _finish_dense(stage: Stage, factor: Tensor) -> nn.Module | None:
     stage.bias = stage.bias + shift
     low, high = torch.where(scale > 0, shift, -_UNBOUNDED), torch.where(scale < 0, shift, _UNBOUNDED)
     return Clamp(last(low), last(high) if bool((scale < 0).any()) else None)
-
-
-def _append_ones(stage: Stage, following: Stage, of_ones: Tensor) -> None:
-    """Let a stage give one more channel, of ones, and the following one add what it makes of the shift."""
-    axis = 1 if isinstance(stage.product, Transposed) else 0
-    weight = stage.product.weight
-    stage.product.weight = torch.cat([weight, torch.zeros_like(weight.narrow(axis, 0, 1))], axis)
-    stage.bias = torch.cat([stage.bias, torch.ones_like(stage.bias[:1])])
-    stage.shape = (stage.shape[0] + 1, *stage.shape[1:])
-    axis = 0 if isinstance(following.product, Transposed) else 1
-    more = of_ones.sum(axis, keepdim=True)
-    following.product.weight = torch.cat([following.product.weight, more], axis)
