@@ -104,6 +104,7 @@ class _EachOnce(Command):
             "d_activation",
             "dropout",
             "initial_weights",
+            "positive_gamma",
             "loss",
             "augment",
             "drop_last",
@@ -174,6 +175,9 @@ class _EachOnce(Command):
 @click.option("--ndf", type=click.IntRange(1, 1024), help="Feature maps of D's first layer.")
 @click.option(
     "--initial-weights", type=click.Choice(CHOICES["initial_weights"]), help="torch's defaults, or normal, 0.02."
+)
+@click.option(
+    "--positive-gamma/--any-gamma", default=None, help="Keep the factors of a new G's BatchNorms at 0 or above."
 )
 @click.option("--augment", type=click.Choice(CHOICES["augment"]), help="Random changes of what D sees, for few images.")
 @click.option("--epochs", type=click.IntRange(0), help=f"Passes over the images; 0: as many as show {SHOWN:,} images.")

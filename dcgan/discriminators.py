@@ -174,6 +174,24 @@ class DcganDiscriminator(nn.Module):
         return x.flatten(1)  # (N, 1)
 
 
+def _score(features: Tensor, score: nn.Module, embedding: nn.Module | None, label: Tensor | None) -> Tensor:
+    """Scores of features by a layer of one output, and by labels: their projection (Miyato and Koyama 2018,
+    arXiv:1802.05637), which is more weights for the same product.
+
+    Args:
+        features: shape (N, F).
+        score: a linear layer of them, or a convolution as large as the maps that they were.
+        embedding: of the labels, in F numbers; None where they are not judged.
+        label: int64, shape (N,).
+    Returns:
+        Shape (N, 1).
+    """
+    weight: Tensor = score.weight.flatten(1)  # type: ignore[operator]  # (1, F)
+    if embedding is not None:
+        weight = weight + embedding(label)  # (N, F)
+    return (weight * features).sum(1, keepdim=True) + score.bias  # type: ignore[operator]
+
+
 class SpectralDiscriminator(nn.Module):
     """Convolutions down to a side of 4, every layer spectrally normalised (Miyato et al. 2018, arXiv:1802.05957).
 
@@ -181,8 +199,7 @@ class SpectralDiscriminator(nn.Module):
         image_shape: (channels, height, width).
         activation: after the convolutions.
         dropout: share of feature maps that `Dropout2d` drops.
-        num_classes: of the labels it judges images by, projected on the features (Miyato and Koyama 2018,
-            arXiv:1802.05637); 0 for none.
+        num_classes: of the labels it judges images by; 0 for none.
         ndf: feature maps of the first convolution.
     Raises:
         SpecError: the images are not square.
@@ -223,11 +240,7 @@ class SpectralDiscriminator(nn.Module):
         """
         for name in self.hidden:  # of 28x28: (N, 64, 14, 14), (N, 128, 7, 7), (N, 128, 4, 4)
             x = self.dropout(self.activation(self.get_submodule(name)(x)))
-        features = x.flatten(1)  # (N, 2048) of 28x28
-        scores: Tensor = self.fc(features)  # (N, 1)
-        if self.embedding is not None:
-            scores = scores + (self.embedding(label) * features).sum(1, keepdim=True)
-        return scores
+        return _score(x.flatten(1), self.fc, self.embedding, label)  # of (N, 2048) of 28x28
 
 
 class ImageFeatures(nn.Module):
@@ -345,10 +358,8 @@ class ProjectedDiscriminator(nn.Module):
         scores = []
         for index, maps in enumerate((*self.features.maps(x), *([x] if self.sees_pixels else []))):
             maps = self.heads[index](maps)  # (N, ndf, 4, 4)
-            score = self.scores[index](maps).flatten(1)  # (N, 1)
-            if len(self.embeddings):
-                score = score + (self.embeddings[index](label) * maps.flatten(1)).sum(1, keepdim=True)
-            scores.append(score)
+            embedding = self.embeddings[index] if len(self.embeddings) else None
+            scores.append(_score(maps.flatten(1), self.scores[index], embedding, label))
         return torch.cat(scores, 1)
 
 

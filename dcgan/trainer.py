@@ -96,6 +96,9 @@ class Trainer:
             self.spec = _respelled(start.spec, recipe, dataset)
             generator = Generator.with_weights(self.spec, copy.deepcopy(start.state_dict())).train()
         self.generator = self._placed(generator)
+        norms = [module for module in self.generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        # One to go on from may have learnt negative factors; without them it would be another.
+        self._gammas = [norm.weight for norm in norms if norm.affine] if recipe.positive_gamma and start is None else []
         self._progress = progress
         self.augment = AUGMENTATIONS[recipe.augment]
         make = DISCRIMINATORS[recipe.discriminator]
@@ -237,6 +240,8 @@ class Trainer:
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
         self.g_optimizer.step()
+        if self._gammas:
+            torch._foreach_clamp_min_([gamma.detach() for gamma in self._gammas], 0.0)
         for parameter in trainable:
             parameter.requires_grad_(True)
         return torch.stack([d_loss.detach(), g_loss.detach()])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from dcgan import discriminators
 from dcgan.activity import measure_activity
 from dcgan.discriminators import DISCRIMINATORS, halvings
 from dcgan.networks import Generator, initialise
@@ -82,3 +83,14 @@ def test_initial_weights_reach_layers_with_spectral_norm() -> None:
     network = initialise(DISCRIMINATORS["spectral"]((3, 32, 32), ndf=16))
     stored = network.get_parameter("conv2.parametrizations.weight.original")
     assert stored.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("layer", [torch.nn.Conv2d(6, 1, 2), torch.nn.Linear(24, 1)])
+def test_a_score_is_a_layer_of_features_and_the_projection_of_a_label(layer: torch.nn.Module, labelled: bool) -> None:
+    maps = torch.randn(4, 6, 2, 2).contiguous(memory_format=torch.channels_last)
+    wanted = layer(maps if isinstance(layer, torch.nn.Conv2d) else maps.flatten(1)).flatten(1)
+    embedding, label = (torch.nn.Embedding(3, 24), torch.tensor([0, 2, 1, 2])) if labelled else (None, None)
+    if embedding is not None:
+        wanted = wanted + (embedding(label) * maps.flatten(1)).sum(1, keepdim=True)
+    torch.testing.assert_close(discriminators._score(maps.flatten(1), layer, embedding, label), wanted)
