@@ -195,7 +195,7 @@ class _EachOnce(Command):
     "--discriminator",
     type=click.Choice(CHOICES["discriminator"]),
     help="The reference script's; the DCGAN example's; with spectral norm; heads on a classifier's features; "
-    "or on features and pixels.",
+    "on features and pixels; on features and textures.",
 )
 @click.option(
     "--g-activation",

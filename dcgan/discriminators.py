@@ -7,6 +7,7 @@ example. The others are ours: a discriminator is never exported, so recipes are 
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import torch
@@ -22,6 +23,7 @@ from .networks import activation_module
 ImageShape: TypeAlias = tuple[int, int, int]  # channels, height, width
 
 _GREY = (1, 28, 28)  # MNIST's images
+_WHITE = 1 - 1 / 255  # of 256 levels from -1 to 1, what is above is the last
 _SMALLEST = 4  # maps of this side are small enough to score at once
 
 
@@ -297,7 +299,6 @@ class ProjectedDiscriminator(nn.Module):
     """
 
     normalises_batch = False
-    sees_pixels = False
 
     def __init__(
         self,
@@ -309,32 +310,33 @@ class ProjectedDiscriminator(nn.Module):
         told_apart: int = 10,
     ) -> None:
         super().__init__()
-        self.activation = act = activation_module(activation)
-        self.activations = (act,)
-        drop = nn.Dropout2d(dropout)
+        self.activation = activation_module(activation)
+        self.activations = (self.activation,)
+        self.dropout = nn.Dropout2d(dropout)
+        self.num_classes = num_classes
+        self.hidden: tuple[str, ...] = ()
         self.features = ImageFeatures(image_shape, told_apart, self.features_width(ndf)).eval().requires_grad_(False)
-        scales = list(zip(self.features.widths, self.features.sides, strict=True))
-        if self.sees_pixels:
-            scales.append(_square(image_shape))
-        self.heads = nn.ModuleList()
-        hidden = []
-        for number, (width, side) in enumerate(scales):
-            head = nn.Sequential()
+        self.heads, self.scores, self.embeddings = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for width, side in zip(self.features.widths, self.features.sides, strict=True):
             kernels = [(kernel, 2) for kernel, _ in halvings(side)] or [(3, 1)]
-            # Of maps, as many as there are, but for the last layer; of pixels more and more.
-            of_pixels = number == len(self.features.sides)
-            widths = _widths(max(ndf // 2, 1), len(kernels)) if of_pixels else [width] * len(kernels)
-            for (kernel, stride), maps in zip(kernels, (*widths[:-1], ndf), strict=True):
-                hidden.append(f"heads.{number}.{len(head)}")
-                head.extend((spectral_norm(nn.Conv2d(width, maps, kernel, stride, 1)), act, drop))
-                width = maps
-            self.heads.append(head)
-        last = self.features.sides[-1]
-        self.scores = nn.ModuleList(spectral_norm(nn.Conv2d(ndf, 1, last)) for _ in self.heads)
-        self.embeddings = nn.ModuleList(
-            spectral_norm(nn.Embedding(num_classes, ndf * last**2)) for _ in self.heads if num_classes
-        )
-        self.hidden = tuple(hidden)
+            self._add_head(width, kernels, [*[width] * (len(kernels) - 1), ndf], self.features.sides[-1])
+        self.add_heads_on_pixels(*_square(image_shape), ndf)
+
+    def add_heads_on_pixels(self, channels: int, side: int, ndf: int) -> None:
+        """Add heads that look at images of so many channels and such a side; there are none here."""
+
+    def _add_head(self, channels: int, kernels: list[tuple[int, int]], widths: list[int], side: int) -> nn.Sequential:
+        """A head on maps of so many channels: convolutions, and a score of what they give, `side` pixels a side."""
+        head = nn.Sequential()
+        for (kernel, stride), width in zip(kernels, widths, strict=True):
+            self.hidden += (f"heads.{len(self.heads)}.{len(head)}",)
+            head.extend((spectral_norm(nn.Conv2d(channels, width, kernel, stride, 1)), self.activation, self.dropout))
+            channels = width
+        self.heads.append(head)
+        self.scores.append(spectral_norm(nn.Conv2d(channels, 1, side)))
+        if self.num_classes:
+            self.embeddings.append(spectral_norm(nn.Embedding(self.num_classes, channels * side**2)))
+        return head
 
     def features_width(self, ndf: int) -> int:
         """Feature maps of the features' first layer."""
@@ -346,6 +348,10 @@ class ProjectedDiscriminator(nn.Module):
         self.features.eval()
         return self
 
+    def seen(self, x: Tensor) -> list[Tensor]:
+        """What each head looks at of images, shape (N, C, S, S), range [-1, 1]."""
+        return self.features.maps(x)
+
     def forward(self, x: Tensor, label: Tensor | None = None) -> Tensor:
         """Scores of images.
 
@@ -353,10 +359,10 @@ class ProjectedDiscriminator(nn.Module):
             x: float, shape (N, C, S, S), range [-1, 1].
             label: int64, shape (N,); None if it judges no labels.
         Returns:
-            Shape (N, scales), a score a scale: high for what looks real, and like its label.
+            Shape (N, heads), a score a head: high for what looks real, and like its label.
         """
         scores = []
-        for index, maps in enumerate((*self.features.maps(x), *([x] if self.sees_pixels else []))):
+        for index, maps in enumerate(self.seen(x)):
             maps = self.heads[index](maps)  # (N, ndf, 4, 4)
             embedding = self.embeddings[index] if len(self.embeddings) else None
             scores.append(_score(maps.flatten(1), self.scores[index], embedding, label))
@@ -366,7 +372,39 @@ class ProjectedDiscriminator(nn.Module):
 class MixedDiscriminator(ProjectedDiscriminator):
     """A projected discriminator with one more head, on the pixels: features are blind to textures that pixels show."""
 
-    sees_pixels = True
+    def add_heads_on_pixels(self, channels: int, side: int, ndf: int) -> None:
+        steps = halvings(side)
+        widths = [*_widths(max(ndf // 2, 1), len(steps))[:-1], ndf]
+        self._add_head(channels, [(kernel, 2) for kernel, _ in steps], widths, steps[-1][1])
+
+    def seen(self, x: Tensor) -> list[Tensor]:
+        """The features, and the images themselves."""
+        return [*super().seen(x), x]
+
+
+class Mean(nn.Module):
+    """Over all places, times the root of their number: so the score of one place can reach what it does in maps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape (N, C, H, W) to (N, C)."""
+        return x.sum((2, 3)) / math.sqrt(x.shape[2] * x.shape[3])
+
+
+class TexturedDiscriminator(ProjectedDiscriminator):
+    """A projected discriminator with one more head, on textures: what a few pixels look like, wherever they are.
+
+    Features that tell classes apart are blind to them, and an image gives itself away by them (docs/lab-notebook.md).
+    The head looks at what the pixels were before the generator's tanh, whose gradients vanish where it is black or
+    white; past the last half of a grey level all is black or white. Two convolutions, and the mean over all places.
+    """
+
+    def add_heads_on_pixels(self, channels: int, side: int, ndf: int) -> None:
+        kernels = [(kernel, 2) for kernel, _ in halvings(side)[:2]]
+        self._add_head(channels, kernels, [max(ndf // 4, 1), max(ndf // 2, 1)][: len(kernels)], 1).append(Mean())
+
+    def seen(self, x: Tensor) -> list[Tensor]:
+        """The features, and the values before the tanh, from -1 to 1 too."""
+        return [*super().seen(x), x.float().clamp(-_WHITE, _WHITE).atanh() / math.atanh(_WHITE)]
 
 
 AnyDiscriminator: TypeAlias = Discriminator | DcganDiscriminator | SpectralDiscriminator | ProjectedDiscriminator
@@ -376,4 +414,5 @@ DISCRIMINATORS: dict[str, type[AnyDiscriminator]] = {
     "spectral": SpectralDiscriminator,
     "projected": ProjectedDiscriminator,
     "mixed": MixedDiscriminator,
+    "textured": TexturedDiscriminator,
 }

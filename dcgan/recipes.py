@@ -23,7 +23,7 @@ CHOICES = {
     "augment": ("none", "translation", "diffaugment"),
     "loss": ("least-squares", "non-saturating", "cross-entropy", "hinge"),
     "lr_schedule": ("constant", "linear"),
-    "discriminator": ("document", "dcgan", "spectral", "projected", "mixed"),
+    "discriminator": ("document", "dcgan", "spectral", "projected", "mixed", "textured"),
     "precision": ("auto", "fp32", "bf16"),
 }
 

@@ -94,3 +94,16 @@ def test_a_score_is_a_layer_of_features_and_the_projection_of_a_label(layer: tor
     if embedding is not None:
         wanted = wanted + (embedding(label) * maps.flatten(1)).sum(1, keepdim=True)
     torch.testing.assert_close(discriminators._score(maps.flatten(1), layer, embedding, label), wanted)
+
+
+def test_textures_are_seen_as_they_were_before_the_tanh() -> None:
+    textured = DISCRIMINATORS["textured"]((1, 28, 28), ndf=8)
+    assert isinstance(textured, discriminators.ProjectedDiscriminator)
+    levels = (torch.arange(256.0) / 127.5 - 1).repeat(4)[: 28 * 28].reshape(1, 1, 28, 28)
+    seen = textured.seen(levels)[-1]
+    assert seen.min() == -1
+    assert seen.max() == 1
+    before = torch.linspace(-3, 3, 28 * 28).reshape(1, 1, 28, 28).requires_grad_()
+    textured.seen(before.tanh())[-1].sum().backward()
+    assert before.grad is not None  # the same everywhere, where a tanh's own falls from 1 to 0.01
+    torch.testing.assert_close(before.grad, before.grad[:, :, :1, :1].expand_as(before), rtol=1e-3, atol=0)

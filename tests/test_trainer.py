@@ -184,7 +184,7 @@ def test_latents_name_uneven_classes_as_often_as_they_are(
     torch.testing.assert_close(shares, torch.tensor([40, 8, 16]) / 64, atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("discriminator", ["projected", "mixed"])
+@pytest.mark.parametrize("discriminator", ["projected", "mixed", "textured"])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_projected_discriminator_trains_its_heads_and_not_its_features(
     sample_images: npt.NDArray[np.uint8], discriminator: str, labelled: bool
@@ -204,6 +204,25 @@ def test_a_projected_discriminator_trains_its_heads_and_not_its_features(
     assert not torch.equal(states[0]["features.fc.weight"], at_first["features.fc.weight"])  # before the first step
     assert len(states[0]["features.fc.bias"]) == (10 if labelled else 4)  # how it was turned
     assert torch.isfinite(trainer.epoch_losses).all()
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_factors_of_batchnorm_stay_positive_where_they_are_to(
+    sample_images: npt.NDArray[np.uint8], positive: bool
+) -> None:
+    trainer = Trainer(dataclasses.replace(FAST, positive_gamma=positive), dataset_of(sample_images), CPU, seed=0)
+    norms = [module for module in trainer.generator.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+    with torch.no_grad():
+        norms[0].weight.fill_(1e-4)  # a step is 8e-3
+    trainer.step(*trainer.batch(torch.arange(8)))
+    assert norms[0].weight.min() == 0 if positive else norms[0].weight.min() < 0
+    start = copy.deepcopy(trainer.generator)
+    with torch.no_grad():
+        start.get_parameter("bn1.weight").fill_(-1.0)
+    recipe = dataclasses.replace(FAST, positive_gamma=positive)
+    tuned = Trainer(recipe, dataset_of(sample_images), CPU, seed=0, start=start)
+    tuned.step(*tuned.batch(torch.arange(8)))
+    assert tuned.generator.get_parameter("bn1.weight").max() < 0  # it is another's, and stays so
 
 
 def test_scores_of_one_large_batch_are_those_of_two(sample_images: npt.NDArray[np.uint8]) -> None:

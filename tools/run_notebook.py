@@ -44,6 +44,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path)
     path = parser.parse_args().notebook
+    if not path.is_file():
+        parser.error(f"there is no notebook {path}")
     with tempfile.TemporaryDirectory() as folder:
         notebook = execute(path, Path(folder))
     language = {"name": "python", "file_extension": ".py"}

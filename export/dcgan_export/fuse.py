@@ -156,9 +156,9 @@ class Fused(nn.Module):
         inputs: (C, H, W) of what goes in.
         gain: factor on what comes out that no neighbour can take, shape (C, H, W); None for none.
         flat: of a dense product, whether features come out, and not maps.
-        always: whether every transposed convolution becomes its phases, those of few channels too.
-        channels_last: of a dense product that gives maps, whether all is computed in the order (H, W, C), as int8's
-            convolutions take it, and the channels come first only in the end; then there is no gain.
+        for_int8: whether every transposed convolution becomes its phases, those of few channels too, and a dense
+            product that gives maps is computed in the order (H, W, C), as int8's convolutions take it: the channels
+            come first only in the end, and there is no gain.
     """
 
     def __init__(
@@ -167,8 +167,7 @@ class Fused(nn.Module):
         inputs: tuple[int, int, int],
         gain: Tensor | None,
         flat: bool,
-        always: bool = False,
-        channels_last: bool = False,
+        for_int8: bool = False,
     ) -> None:
         super().__init__()
         product, weight, bias = stage.product, stage.product.weight, stage.bias
@@ -181,7 +180,7 @@ class Fused(nn.Module):
         sizes = (weight.shape[2], weight.shape[3]) if weight.ndim == 4 else (1, 1)
         match product:
             case Dense():
-                self.channels_last = channels_last and not flat
+                self.channels_last = for_int8 and not flat
                 if self.channels_last:
                     assert each is not None
                     order = last_order(stage.shape)
@@ -192,7 +191,7 @@ class Fused(nn.Module):
                 self.product = with_weights(conv, weight, each)
             case Transposed():
                 more = output_padding(product, inputs[1:])
-                if always or weight.shape[1] > FEW_CHANNELS or more is None:
+                if for_int8 or weight.shape[1] > FEW_CHANNELS or more is None:
                     early = None if is_map else activation
                     self.product = Phases(product, each, inputs[1:], early)
                     activation = activation if is_map else None
@@ -239,8 +238,7 @@ class FusedGenerator(nn.Module):
         spec: of the generator.
         stages: with their scales and shifts moved.
         gains: by place, what `Fused` calls so, where there is one.
-        always: whether every transposed convolution but the last becomes its phases, those of few channels too.
-        channels_last: as `Fused` takes it.
+        for_int8: as `Fused` takes it, of all stages but the last.
     """
 
     def __init__(
@@ -248,8 +246,7 @@ class FusedGenerator(nn.Module):
         spec: GeneratorSpec,
         stages: list[Stage],
         gains: Mapping[int, Tensor],
-        always: bool = False,
-        channels_last: bool = False,
+        for_int8: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = spec.num_classes
@@ -259,7 +256,7 @@ class FusedGenerator(nn.Module):
         for place, stage in enumerate(stages):
             is_last = stage is stages[-1]
             flat = not is_last and isinstance(stages[place + 1].product, Dense)
-            fused = Fused(stage, inputs, gains.get(place), flat, always and not is_last, channels_last)
+            fused = Fused(stage, inputs, gains.get(place), flat, for_int8 and not is_last)
             if place == 0 and self.classes is not None and fused.channels_last:
                 self.classes.weight = nn.Parameter(self.classes.weight[:, last_order(stage.shape)])
             self.stages.append(fused)

@@ -102,7 +102,7 @@ class QuantizableGenerator(FusedGenerator):
 
     def __init__(self, spec: GeneratorSpec, stages: list[Stage], after: dict[int, nn.Module], ones: list[bool]) -> None:
         # What is rounded is a convolution, which a transposed one becomes by its phases.
-        super().__init__(spec, stages, {}, always=True, channels_last=True)
+        super().__init__(spec, stages, {}, for_int8=True)
         for place, module in after.items():
             self.stages[place].activation = module
         for place, stage in enumerate(self.stages):
