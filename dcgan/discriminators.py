@@ -293,8 +293,8 @@ class ProjectedDiscriminator(nn.Module):
         activation: of the heads' hidden layers.
         dropout: share of feature maps that `Dropout2d` drops in the heads.
         num_classes: of the labels it judges images by; 0 for none.
-        ndf: feature maps that the heads end in. The features' first layer has half as many; as many are slower by a
-            half and no better (docs/lab-notebook.md).
+        ndf: feature maps that the heads on features end in. The features' first layer has half as many; as many are
+            slower by a half and no better (docs/lab-notebook.md).
         told_apart: classes that the features are trained to tell apart.
     """
 
@@ -363,7 +363,7 @@ class ProjectedDiscriminator(nn.Module):
         """
         scores = []
         for index, maps in enumerate(self.seen(x)):
-            maps = self.heads[index](maps)  # (N, ndf, 4, 4)
+            maps = self.heads[index](maps)  # (N, ndf, 4, 4), or (N, ndf / 2) of textures
             embedding = self.embeddings[index] if len(self.embeddings) else None
             scores.append(_score(maps.flatten(1), self.scores[index], embedding, label))
         return torch.cat(scores, 1)
@@ -382,8 +382,10 @@ class MixedDiscriminator(ProjectedDiscriminator):
         return [*super().seen(x), x]
 
 
-class Mean(nn.Module):
-    """Over all places, times the root of their number: so the score of one place can reach what it does in maps."""
+class Pooled(nn.Module):
+    """Sums over all places, divided by the root of their number: as long as whole maps, so that a score with spectral
+    norm is not smaller than theirs.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape (N, C, H, W) to (N, C)."""
@@ -395,12 +397,13 @@ class TexturedDiscriminator(ProjectedDiscriminator):
 
     Features that tell classes apart are blind to them, and an image gives itself away by them (docs/lab-notebook.md).
     The head looks at what the pixels were before the generator's tanh, whose gradients vanish where it is black or
-    white; past the last half of a grey level all is black or white. Two convolutions, and the mean over all places.
+    white; in the last half of a grey level (in bf16, three quarters) they end. Two convolutions of stride 2, and the
+    mean over all places.
     """
 
     def add_heads_on_pixels(self, channels: int, side: int, ndf: int) -> None:
         kernels = [(kernel, 2) for kernel, _ in halvings(side)[:2]]
-        self._add_head(channels, kernels, [max(ndf // 4, 1), max(ndf // 2, 1)][: len(kernels)], 1).append(Mean())
+        self._add_head(channels, kernels, [max(ndf // 4, 1), max(ndf // 2, 1)][: len(kernels)], 1).append(Pooled())
 
     def seen(self, x: Tensor) -> list[Tensor]:
         """The features, and the values before the tanh, from -1 to 1 too."""

@@ -15,7 +15,7 @@ class Loss:
     """A pair of loss functions.
 
     Attributes:
-        discriminator: (scores of real images, scores of fakes), float32, shape (N, 1) or (N, scales) each, to a scalar.
+        discriminator: (scores of real images, scores of fakes), float32, shape (N, 1) or (N, heads) each, to a scalar.
         generator: scores of fakes, float32, likewise, to a scalar.
     """
 

@@ -98,7 +98,8 @@ class Trainer:
         self.generator = self._placed(generator)
         norms = [module for module in self.generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         # One to go on from may have learnt negative factors; without them it would be another.
-        self._gammas = [norm.weight for norm in norms if norm.affine] if recipe.positive_gamma and start is None else []
+        constrained = recipe.positive_gamma and start is None
+        self._gammas = [norm.weight.detach() for norm in norms if norm.affine] if constrained else []
         self._progress = progress
         self.augment = AUGMENTATIONS[recipe.augment]
         make = DISCRIMINATORS[recipe.discriminator]
@@ -241,7 +242,7 @@ class Trainer:
         g_loss.backward()  # type: ignore[no-untyped-call]
         self.g_optimizer.step()
         if self._gammas:
-            torch._foreach_clamp_min_([gamma.detach() for gamma in self._gammas], 0.0)
+            torch._foreach_clamp_min_(self._gammas, 0.0)
         for parameter in trainable:
             parameter.requires_grad_(True)
         return torch.stack([d_loss.detach(), g_loss.detach()])
@@ -312,7 +313,7 @@ class Trainer:
     def _scores(
         self, real: Tensor, label: Tensor | None, fake: Tensor, fake_label: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """D's scores of both, shape (B, 1) or (B, 3) each."""
+        """D's scores of both, shape (B, 1) or (B, heads) each."""
         if self.discriminator.normalises_batch:  # it must not see both in one batch
             return self._shared_discriminator(real, label), self._shared_discriminator(fake, fake_label)
         labels = None if label is None or fake_label is None else torch.cat([label, fake_label])

@@ -71,9 +71,13 @@ def onnx_model(activation: str = "relu", full_size: bool = False) -> onnx.ModelP
     return onnx.load_from_string(exported("onnx", activation, full_size=full_size).content)
 
 
-def save(path: Path, activation: str = "relu", trained: bool = True) -> Path:
-    """A checkpoint of a small generator."""
+def save(path: Path, activation: str = "relu", trained: bool = True, shift: float = 0.0) -> Path:
+    """A checkpoint of a small generator, its BatchNorms' biases larger by a shift."""
     generator = generator_of(activation, trained)
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if name.startswith("bn") and name.endswith("bias"):
+                parameter.add_(shift)
     save_generator(path, generator.state_dict(), generator.spec, '{"recipe":"test"}')
     return path
 

@@ -45,8 +45,9 @@ def test_shapes_and_range_for_every_activation(activation: str) -> None:
     assert images.abs().max() <= 1
     for discriminator in DISCRIMINATORS.values():
         scores = discriminator(images.shape[1:], Activation.parse(activation))(images)
-        heads = {ProjectedDiscriminator: 3, MixedDiscriminator: 4, TexturedDiscriminator: 4}.get(discriminator, 1)
-        assert scores.shape == (5, heads)
+        on_features = 3 if issubclass(discriminator, ProjectedDiscriminator) else 0
+        on_pixels = 0 if discriminator is ProjectedDiscriminator else 1
+        assert scores.shape == (5, on_features + on_pixels)
 
 
 def test_a_class_is_one_hot_beside_the_latent() -> None:
@@ -65,7 +66,10 @@ def test_labels_are_for_conditional_generators_only() -> None:
         Generator()(torch.randn(2, 100), torch.tensor([1, 2]))
 
 
-@pytest.mark.parametrize("discriminator", [SpectralDiscriminator, ProjectedDiscriminator, MixedDiscriminator, TexturedDiscriminator])
+@pytest.mark.parametrize(
+    "discriminator",
+    [SpectralDiscriminator, ProjectedDiscriminator, MixedDiscriminator, TexturedDiscriminator],
+)
 def test_a_discriminator_judges_by_its_labels(
     discriminator: type[SpectralDiscriminator] | type[ProjectedDiscriminator],
 ) -> None:

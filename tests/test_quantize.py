@@ -89,11 +89,8 @@ def test_the_convolutions_run_in_8_bits(tmp_path: Path) -> None:
     count = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
     assert count["QLinearConv"] == 5
     assert count["Conv"] == 0
-    assert count["MatMulInteger"] == 1
-    assert count["Gemm"] == 0
-    assert count["QuantizeLinear"] == 3  # a latent, what its rounding took away, and what linear1 gives
-    assert count["Pad"] == 1  # the ones, among levels: nothing becomes a float and is rounded again
-    assert count["Cast"] == 1  # the weights of sixteenths are made at load
+    assert count["QuantizeLinear"] == 1  # what linear1 gives: the ones are appended to levels
+    assert count["Pad"] == 1
 
 
 def test_weights_leave_room_for_processors_that_add_in_16_bits() -> None:
@@ -105,11 +102,6 @@ def test_weights_leave_room_for_processors_that_add_in_16_bits() -> None:
     assert max(np.abs(kernel.astype(int)).max() for kernel in kernels) == 63
     # Two products of 8-bit activations and 7-bit weights: what vpmaddubsw adds up.
     assert np.iinfo(np.int16).max >= 2 * 255 * 63
-    # Of a latent's two parts the second meets a sixteenth of the first one's weight.
-    dense = numpy_helper.to_array(tensors["stages.0.product.weight.levels"]).astype(int)
-    pairs = np.abs(dense) + np.abs(np.rint(dense / 16))
-    assert np.abs(dense).max() == 120
-    assert np.iinfo(np.int16).max >= 255 * pairs.max()
 
 
 def test_an_int8_file_is_a_third_and_an_fp16_file_half() -> None:
@@ -158,7 +150,7 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
 ) -> None:
     monkeypatch.setattr(quantize, "_LARGE", 16)  # the generator is a small one
     # With six channels and sharp weights, few bits are not enough; with initial ones they are.
-    checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32")
+    checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32", shift=0.1)
     if precision == "int8" and activation == "elu":
         with pytest.raises(UnfusableError, match=r"int8 is for generators with ReLU.*take precision fp32 or fp16"):
             export(checkpoint, tmp_path / "a.onnx", precision=precision)
@@ -181,6 +173,7 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
             assert artifact.metadata[PRECISION_KEY] == precision
             model = onnx.load(path)
             assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
+            assert sum(node.op_type == "Pad" for node in model.graph.node) == (precision == "int8")  # its ones
 
 
 def test_grey_levels_are_those_of_the_floats(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ INPUTS, OUTPUT, BATCH = ("z", "label"), "image", "batch"  # of the inputs the fi
 OLDEST_OPSET = 17  # and the default
 # torch's dynamo exporter writes this one whatever lower one it is asked for, so we always ask for it and convert.
 _EXPORTED_OPSET = 18
-_UNCHANGED = "unchanged"  # domain of operators that opsets are not converted for
+_UNCHANGED = "unchanged"  # a domain that hides operators from the converter
 _GRAPH_NAME = "dcgan_generator"
 # https://onnx.ai/onnx/repo-docs/MetadataProps.html: by number of channels
 _PIXEL_FORMATS = {1: "Gray8", 3: "Rgb8", 4: "Rgba8"}
@@ -217,10 +217,11 @@ def _translate(generator: nn.Module, spec: Interface) -> ModelProto:
 def _convert(model: ModelProto, opset: int) -> ModelProto:
     if opset == _EXPORTED_OPSET:
         return model
-    # onnx can't take Pad back past opset 18, whose only news are an input that ours do not have: it has to look away.
-    for node in (pads := [node for node in model.graph.node if node.op_type == "Pad" and len(node.input) < 4]):
-        node.domain = _UNCHANGED
-    if pads:
+    if opset < _EXPORTED_OPSET:
+        # onnx has no rule that takes Pad from opset 18 back to 17. The only news of 18 is a fourth input, which ours
+        # lack, so the converter is kept from seeing them.
+        for node in model.graph.node:
+            node.domain = _UNCHANGED if node.op_type == "Pad" and len(node.input) < 4 else node.domain
         model.opset_import.append(helper.make_opsetid(_UNCHANGED, 1))
     try:
         converted = version_converter.convert_version(model, opset)

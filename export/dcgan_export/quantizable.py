@@ -9,8 +9,8 @@ would have to be rounded once more. So the stages are put together in another wa
    values are rounded. For ReLU that is max(s y + t, t), or min where s is negative. The last one gives its values with
    the channels last, as 8-bit convolutions take them: the order of its features is free.
 2. The shift of a convolution's stage moves on into the next one: a channel of ones, padded with zeros like the others,
-   brings it, borders included. It is appended to what is rounded already: a convolution that made it would give 129
-   channels where its kernel computes 16 at a time.
+   brings it, borders included. It is appended to what is rounded already: a convolution that made it would give one
+   channel more than kernels compute at a time, 129 for 128.
 3. Each channel of an activation is divided by a power of its own range, and the next product multiplies by it, so that
    small channels are not lost in the range of the largest (after Nagel et al. 2019, arXiv:1906.04721, section 4.1).
    That is free for ReLU and leaky ReLU, which let positive factors through.
