@@ -333,7 +333,8 @@ class ProjectedDiscriminator(nn.Module):
             head.extend((spectral_norm(nn.Conv2d(channels, width, kernel, stride, 1)), self.activation, self.dropout))
             channels = width
         self.heads.append(head)
-        self.scores.append(spectral_norm(nn.Conv2d(channels, 1, side)))
+        # As a convolution it is what earlier checkpoints hold; one of 1x1 would have no memory order of its own.
+        self.scores.append(spectral_norm(nn.Conv2d(channels, 1, side) if side > 1 else nn.Linear(channels, 1)))
         if self.num_classes:
             self.embeddings.append(spectral_norm(nn.Embedding(self.num_classes, channels * side**2)))
         return head

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import tempfile
 import zipfile
@@ -73,7 +74,7 @@ def onnx_model(activation: str = "relu", full_size: bool = False) -> onnx.ModelP
 
 def save(path: Path, activation: str = "relu", trained: bool = True, shift: float = 0.0) -> Path:
     """A checkpoint of a small generator, its BatchNorms' biases larger by a shift."""
-    generator = generator_of(activation, trained)
+    generator = copy.deepcopy(generator_of(activation, trained))
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
             if name.startswith("bn") and name.endswith("bias"):

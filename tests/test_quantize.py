@@ -149,8 +149,9 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
     precision: str, activation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantize, "_LARGE", 16)  # the generator is a small one
+    shift = 0.1 if activation == "relu" else 0.0  # beside a slope of 0.01, 8 bits do not hold ones as well
     # With six channels and sharp weights, few bits are not enough; with initial ones they are.
-    checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32", shift=0.1)
+    checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32", shift=shift)
     if precision == "int8" and activation == "elu":
         with pytest.raises(UnfusableError, match=r"int8 is for generators with ReLU.*take precision fp32 or fp16"):
             export(checkpoint, tmp_path / "a.onnx", precision=precision)
@@ -173,7 +174,7 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
             assert artifact.metadata[PRECISION_KEY] == precision
             model = onnx.load(path)
             assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
-            assert sum(node.op_type == "Pad" for node in model.graph.node) == (precision == "int8")  # its ones
+            assert sum(node.op_type == "Pad" for node in model.graph.node) == (precision == "int8" and shift > 0)
 
 
 def test_grey_levels_are_those_of_the_floats(tmp_path: Path) -> None:
