@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .parallel import Processes
     from .trainer import Trainer
 
-_OF_THE_GENERATOR = {"network", "latent_dim", "ngf", "g_activation", "positive_gamma"}  # what --init brings
+_OF_THE_GENERATOR = {"network", "latent_dim", "ngf", "g_activation"}  # what --init brings
 _ACTIVATION_HELP = f"{', '.join(ACTIVATIONS)}; with its slope, alpha or beta as in leaky-relu:0.2"
 
 
@@ -179,7 +179,7 @@ class _EachOnce(Command):
 @click.option(
     "--positive-gamma/--any-gamma",
     default=None,
-    help="Keep the factors of G's BatchNorms at 0 or above: int8 is faster.",
+    help="Keep the factors of G's BatchNorms at 0 or above, if it starts so: int8 is faster.",
 )
 @click.option("--augment", type=click.Choice(CHOICES["augment"]), help="Random changes of what D sees, for few images.")
 @click.option("--epochs", type=click.IntRange(0), help=f"Passes over the images; 0: as many as show {SHOWN:,} images.")

@@ -68,8 +68,8 @@ class Recipe:
         ndf: feature maps of the discriminator's first layer.
         initial_weights: PyTorch's defaults, or normal with a standard deviation of 0.02, as Radford et al. 2015
             (arXiv:1511.06434, section 4) say and PyTorch's DCGAN example does.
-        positive_gamma: keep the factors (gamma) of a new generator's BatchNorms at 0 or above: the reference script's
-            in int8 is faster then.
+        positive_gamma: keep the factors (gamma) of the generator's BatchNorms at 0 or above, unless it starts with
+            others: the reference script's in int8 is faster then.
         augment: random changes of the images that the discriminator sees, of dcgan/augment.py.
         drop_last: leave out an epoch's last, smaller batch.
     """

@@ -97,9 +97,9 @@ class Trainer:
             generator = Generator.with_weights(self.spec, copy.deepcopy(start.state_dict())).train()
         self.generator = self._placed(generator)
         norms = [module for module in self.generator.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        gammas = [norm.weight.detach() for norm in norms if norm.affine]
         # One to go on from may have learnt negative factors; without them it would be another.
-        constrained = recipe.positive_gamma and start is None
-        self._gammas = [norm.weight.detach() for norm in norms if norm.affine] if constrained else []
+        self._gammas = gammas if recipe.positive_gamma and all(bool((each >= 0).all()) for each in gammas) else []
         self._progress = progress
         self.augment = AUGMENTATIONS[recipe.augment]
         make = DISCRIMINATORS[recipe.discriminator]
