@@ -208,8 +208,8 @@ RECIPES = {
             augment="none",
             drop_last=True,
         ),
-        # The same generator against a discriminator that sees with a classifier's eyes, and textures beside, sixteen
-        # times the batch, eighty times the learning rate. docs/lab-notebook.md has the search that found it.
+        # The same generator against a discriminator that sees with a classifier's eyes, sixteen times the batch,
+        # eighty times the learning rate. docs/lab-notebook.md has the search that found it.
         Recipe(
             name="fast",
             labels="latent",
@@ -222,7 +222,7 @@ RECIPES = {
             beta2=0.999,
             fused_adam=True,
             lr_schedule="linear",
-            discriminator="textured",
+            discriminator="projected",
             g_activation=Activation("relu"),
             d_activation=Activation("leaky-relu", 0.2),
             dropout=0.0,
@@ -234,7 +234,7 @@ RECIPES = {
             ngf=64,
             ndf=64,
             initial_weights="torch",
-            positive_gamma=True,
+            positive_gamma=False,
             augment="none",
             drop_last=True,
         ),
