@@ -58,6 +58,7 @@ FORMS = (
     Form("ONNX fused", Variant(optimize="fused"), "onnxruntime"),
     Form("ONNX fused, fp16 weights", Variant(precision="fp16"), "onnxruntime"),
     Form("ONNX int8", Variant(precision="int8"), "onnxruntime"),
+    Form("ONNX int8 for VNNI", Variant(precision="int8", optimize="vnni"), "onnxruntime"),
     Form("ONNX int8, grey levels", Variant(precision="int8", image="uint8"), "onnxruntime"),
     Form("ONNX plain in OpenVINO, float32", Variant(optimize="none"), "openvino"),
 )

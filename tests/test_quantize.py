@@ -29,7 +29,7 @@ from dcgan_infer.contract.errors import ExportError, ParityError
 from dcgan_infer.contract.latents import labels, latents
 from dcgan_infer.contract.layers import SIGMOID, Activate, Activation, BatchNorm, Conv
 from dcgan_infer.contract.pixels import to_pictures, to_uint8
-from dcgan_infer.contract.spec import PRECISION_KEY, GeneratorSpec, reference_spec
+from dcgan_infer.contract.spec import OPTIMIZE_KEY, PRECISION_KEY, GeneratorSpec, reference_spec
 from dcgan_infer.verify import verify
 
 OPSETS = range(onnx_file.OLDEST_OPSET, onnx_file.newest_opset() + 1)
@@ -58,13 +58,13 @@ def int8_model() -> ModelProto:
 
 
 @functools.cache
-def shipped_as(precision: str, image: str = "float") -> bytes:
+def shipped_as(precision: str, image: str = "float", optimize: str | None = None) -> bytes:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         checkpoint = shipped.path_of("dcgan-mnist", ".safetensors")
-        export(checkpoint, path, precision=precision, image=image)
+        export(checkpoint, path, precision=precision, image=image, optimize=optimize)
         return path.read_bytes()
 
 
@@ -102,6 +102,37 @@ def test_weights_leave_room_for_processors_that_add_in_16_bits() -> None:
     assert max(np.abs(kernel.astype(int)).max() for kernel in kernels) == 63
     # Two products of 8-bit activations and 7-bit weights: what vpmaddubsw adds up.
     assert np.iinfo(np.int16).max >= 2 * 255 * 63
+
+
+def test_with_vnni_the_latents_are_multiplied_in_8_bits_too() -> None:
+    content = shipped_as("int8", optimize="vnni")
+    graph = onnx.load_from_string(content).graph
+    assert [node.op_type for node in graph.node].count("MatMulInteger") == 1
+    assert not any(node.op_type == "Gemm" for node in graph.node)
+    (kernel,) = (
+        numpy_helper.to_array(t).astype(int)
+        for t in graph.initializer
+        if t.data_type == TensorProto.INT8 and len(t.dims) == 2
+    )
+    assert np.abs(kernel).max() == 120
+    assert np.iinfo(np.int16).max >= 255 * (120 + round(120 / 16))  # a weight and its sixteenth, side by side
+    assert len(content) < len(shipped_as("int8")) + 2048  # the sixteenths are made when it is loaded
+    z = np.concatenate([latents(3, 0, 255, 100), np.full((1, 100), -5, np.float32)])
+    levels = [to_uint8(images_of(each, z)).astype(int) for each in (shipped_as("fp32"), shipped_as("int8"), content)]
+    plain, integer = (np.abs(each - levels[0]).mean() for each in levels[1:])
+    assert 0 < integer < 1.1 * plain
+
+
+@pytest.mark.parametrize("name", ["dcgan-mnist", "dcgan-mnist-conditional"])
+def test_vnni_goes_with_seeds_pictures_and_opsets(name: str, tmp_path: Path) -> None:
+    for opset, inputs in ((25, "z"), (18, "seed")):
+        artifact = export(
+            shipped.path_of(name, ".safetensors"),
+            tmp_path / f"{opset}-{inputs}.onnx",
+            precision="int8", optimize="vnni", image="uint8", opset=opset, inputs=inputs,
+        )  # fmt: skip
+        assert artifact.report.passed
+        assert artifact.metadata[OPTIMIZE_KEY] == "vnni"
 
 
 def test_an_int8_file_is_a_third_and_an_fp16_file_half() -> None:
@@ -200,6 +231,11 @@ def test_a_conditional_generator_can_be_rounded(tmp_path: Path) -> None:
 def test_int8_of_the_plain_form_is_refused() -> None:
     with pytest.raises(ExportError, match="int8 needs the fused form"):
         Variant(optimize="none", precision="int8").settled()
+
+
+def test_vnni_is_for_int8() -> None:
+    with pytest.raises(ExportError, match="add precision int8"):
+        Variant(optimize="vnni").settled()
 
 
 @pytest.mark.parametrize("operator", ["Sigmoid", "Mul"])

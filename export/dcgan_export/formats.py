@@ -36,8 +36,9 @@ class Seeded(NamedTuple):
 # A seed, the number of images, and the labels that are asked for in turn, if there are classes.
 SeedRunner: TypeAlias = Callable[[int, int, "tuple[int, ...] | None"], Seeded]
 
-# `fused`: rewritten exactly, see fuse.py; `none`: the checkpoint's own layers and parameters.
-OPTIMIZATIONS = ("fused", "none")
+# `fused`: rewritten exactly, see fuse.py; `vnni`: int8 with one more product of integers, see quantize.py; `none`: the
+# checkpoint's own layers and parameters.
+OPTIMIZATIONS = ("fused", "vnni", "none")
 PRECISIONS = tuple(TOLERANCES)
 # Of what comes out: `float`, float32 (N, C, H, W) in the generator's value range; `uint8`, pictures ready to show,
 # (N, H, W) in grey and (N, H, W, C) in colour.
@@ -88,6 +89,8 @@ class Variant:
             )
         if self.precision == "int8" and self.optimize == "none":
             raise ExportError("precision int8 needs the fused form; leave optimize none out")
+        if self.precision != "int8" and self.optimize == "vnni":
+            raise ExportError("optimize vnni is for 8-bit arithmetic; add precision int8")
         image = self.image or ("uint8" if self.inputs == "seed" else "float")
         return replace(self, optimize=self.optimize or form.optimize, image=image)
 

@@ -90,7 +90,7 @@ def write(generator: nn.Module, spec: Interface, path: Path, metadata: Mapping[s
     if variant.precision == "int8":
         if not isinstance(generator, QuantizableGenerator):
             raise ExportError("int8 is for the form that quantizable.quantizable makes")
-        quantize(model, generator)
+        quantize(model, generator, integer_latents=variant.optimize == "vnni")
     elif variant.precision == "fp16":
         halve(model)
     if variant.inputs == "seed":
