@@ -148,8 +148,10 @@ def load(path, inputs):
         net.enableFusion(False)
 
     def run(feeds):
-        for name, value in feeds.items():  # OpenCV 4 has no 64-bit integers
-            net.setInput(value if cv2.__version__ >= "5" or value.dtype != "int64" else value.astype("int32"), name)
+        for name, value in feeds.items():
+            if cv2.__version__ < "5" and value.dtype == "int64":  # it has none; of N numbers it would make a column
+                value = value.astype("int32").reshape(1, -1)
+            net.setInput(value, name)
         return net.forward("image")
 
     return run

@@ -437,10 +437,21 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
     before, now = ({**o.to_dict(), **o.recipe.to_dict()} for o in (stored, options))
     for name in given.keys() - {"data_dir"}:
         if now[name] not in ("auto", before[name]):  # auto was settled when the run started
-            option = "--" + name.replace("_", "-")
-            if isinstance(now[name], bool):  # a pair of flags
-                raise click.UsageError(f"the run was started with another choice of {option}; leave it out")
-            raise click.UsageError(f"the run was started with {option} {before[name]}, not {now[name]}; leave it out")
+            then, given_now = (_as_typed(name, each[name]) for each in (before, now))
+            raise click.UsageError(f"the run was started with {then}, not with {given_now}; leave it out")
+
+
+def _as_typed(name: str, value: Any) -> str:
+    """A choice as the command line has it: an option and its value, or one of several flags."""
+    options = [each for each in main.params if isinstance(each, click.Option) and each.name == name]
+    for option in options:
+        if not option.is_flag:
+            return f"{option.opts[0]} {value}"
+        if option.secondary_opts:
+            return (option.opts if value else option.secondary_opts)[0]
+        if value == option.flag_value:
+            return option.opts[0]
+    return f"neither {' nor '.join(option.opts[0] for option in options)}"
 
 
 class _Interrupts:

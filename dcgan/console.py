@@ -143,12 +143,13 @@ class Console:
             click.echo(f"\nlayer                   active units   dead units   (after epoch {rows[-1]['epoch']})")
             for name, active, dead in layers:
                 click.echo(f"{name:<24}{active:>10.1%}{dead:>13.1%}")
-        minutes = sum(row["seconds"] for row in rows) / 60
+        seconds = sum(row["seconds"] for row in rows)
+        took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
         generator, last = (
             self._run / "generator.safetensors",
             self._run / "samples" / f"epoch-{rows[-1]['epoch']:03d}.png",
         )
-        click.echo(f"\nfinished in {minutes:.1f} min: {generator}")
+        click.echo(f"\nfinished in {took}: {generator}")
         click.echo(f"look at it:     {last}")
         name = self._run.resolve().name
         click.echo(f"export it with: dcgan-export {shlex.quote(str(self._run))} --out {shlex.quote(f'{name}.onnx')}")

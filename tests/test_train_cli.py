@@ -215,8 +215,10 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
     assert CliRunner().invoke(main, ["--data-dir", str(data_dir), "-o", str(run), *TINY]).exit_code == 0
     for arguments, says in (
         (["--recipe", "baseline"], "started with recipe fast"),
-        (["--g-activation", "elu"], "started with --g-activation relu, not elu:1"),
-        (["--seed", "5"], "started with --seed 0, not 5"),
+        (["--g-activation", "elu"], "started with --g-activation relu, not with --g-activation elu:1"),
+        (["--seed", "5"], "started with --seed 0, not with --seed 5"),
+        (["--positive-gamma"], "started with --any-gamma, not with --positive-gamma"),
+        (["--holdout"], "started with --no-holdout, not with --holdout"),
         (["-o", str(tmp_path / "other")], "leave out --out"),
     ):
         result = CliRunner().invoke(main, ["--resume", str(run), *arguments])
