@@ -320,7 +320,7 @@ def main(
         if out == "-" and sys.stdout.isatty():
             raise click.UsageError("--out - would print binary data on the terminal; redirect it or pipe it on.")
         if text is not None and text_option is not None:
-            raise click.UsageError("TEXT and --text exclude each other.")
+            raise click.UsageError(f"TEXT ({text!r}) and --text ({text_option!r}) exclude each other.")
         text = text_option if text is None else text
         try:
             counted = n is not None or labels_file is not None
