@@ -76,6 +76,7 @@ VARIANTS = (
     Variant("uint8", ("--image", "uint8")),
     Variant("fp16", ("--precision", "fp16")),
     Variant("int8", ("--precision", "int8")),
+    Variant("vnni", ("--precision", "int8", "--optimize", "vnni")),
     Variant("web", ("--target", "web")),
     Variant("opset 20", ("--opset", "20")),
     Variant("newest opset", ("--opset", str(onnx_file.newest_opset()))),

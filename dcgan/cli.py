@@ -22,6 +22,7 @@ from dcgan_infer.contract.layers import ACTIVATIONS, doublings, nearest_sizes
 from dcgan_infer.extras import require
 
 from .console import Console, processes_of
+from .data import IMAGES
 from .data_options import data_options, with_own_images
 from .datasets import DATASETS
 from .parallel import Place, ProcessLostError, joined
@@ -435,7 +436,7 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
     if recipe is not None and recipe != stored.recipe.name:
         raise click.UsageError(f"the run was started with recipe {stored.recipe.name}, not {recipe}; leave it out")
     before, now = ({**o.to_dict(), **o.recipe.to_dict()} for o in (stored, options))
-    for name in given.keys() - {"data_dir"}:
+    for name in sorted(given.keys() - {"data_dir"}):
         if now[name] not in ("auto", before[name]):  # auto was settled when the run started
             then, given_now = (_as_typed(name, each[name]) for each in (before, now))
             raise click.UsageError(f"the run was started with {then}, not with {given_now}; leave it out")
@@ -443,6 +444,8 @@ def _refuse_contradictions(stored: RunOptions, options: RunOptions, recipe: str 
 
 def _as_typed(name: str, value: Any) -> str:
     """A choice as the command line has it: an option and its value, or one of several flags."""
+    if (name, value) == ("dataset", IMAGES):
+        return "--images"
     options = [each for each in main.params if isinstance(each, click.Option) and each.name == name]
     for option in options:
         if not option.is_flag:

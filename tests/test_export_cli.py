@@ -133,7 +133,7 @@ def test_the_form_can_be_asked_for(options: list[str], form: str, bn: bool, fold
 
 
 def test_a_form_that_does_not_exist_is_refused(folder: Path) -> None:
-    with pytest.raises(ExportError, match="choose from fused, none"):
+    with pytest.raises(ExportError, match="choose from fused, vnni, none"):
         export(folder / "digits.safetensors", folder / "m.onnx", optimize="int8")
     assert not (folder / "m.onnx").exists()
 
@@ -429,6 +429,8 @@ def test_triton_gets_a_model_repository(folder: Path) -> None:
             "are for onnx only, not for torchscript",
         ),
         (["--image", "uint8", "--out", "a.pt2"], "are for onnx only, not for pt2"),
+        (["--optimize", "vnni", "--out", "a.pt"], "are for onnx only, not for torchscript"),
+        (["--optimize", "vnni"], "is for precision int8; take that, or leave optimize vnni out"),
         (["--precision", "int8", "--optimize", "none"], "precision int8 needs the fused form; leave optimize none out"),
     ],
 )

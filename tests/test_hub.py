@@ -319,7 +319,9 @@ def test_a_model_that_ships_takes_what_its_card_says(
     assert {key: found[key] for key in found if key != "tags"} == {key: theirs[key] for key in theirs if key != "tags"}
     assert "The figures at the top of this file" in text_of(tmp_path / "hub")
     # Figures are of images, and those of another precision are others.
-    assert run("small.safetensors", "--precision", "int8", "--license", "other", "-o", "less").exit_code == 0
+    int8 = ["--precision", "int8", "--optimize", "vnni"]
+    assert run("small.safetensors", *int8, "--license", "other", "-o", "less").exit_code == 0
+    assert "int8, for processors with VNNI" in text_of(tmp_path / "less")
     found = parsed(text_of(tmp_path / "less"))
     assert (found["license"], found["datasets"]) == ("other", ["ylecun/mnist"])
     assert not {"metrics", "model-index"} & set(found)

@@ -6,6 +6,7 @@ import copy
 import functools
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, numpy_helper
 
+from dcgan.checkpoint import GeneratorCheckpoint
 from dcgan.networks import Generator
 from dcgan_export import formats, onnx_file, quantizable, quantize
 from dcgan_export.formats import Variant
 from dcgan_export.fuse import FEW_CHANNELS, fuse
+from dcgan_export.publish import publish
 from dcgan_export.stages import Dense, UnfusableError, stages_of
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError, ParityError
@@ -30,6 +33,7 @@ from dcgan_infer.contract.latents import labels, latents
 from dcgan_infer.contract.layers import SIGMOID, Activate, Activation, BatchNorm, Conv
 from dcgan_infer.contract.pixels import to_pictures, to_uint8
 from dcgan_infer.contract.spec import OPTIMIZE_KEY, PRECISION_KEY, GeneratorSpec, reference_spec
+from dcgan_infer.onnx_outline import read_outline
 from dcgan_infer.verify import verify
 
 OPSETS = range(onnx_file.OLDEST_OPSET, onnx_file.newest_opset() + 1)
@@ -104,23 +108,40 @@ def test_weights_leave_room_for_processors_that_add_in_16_bits() -> None:
     assert np.iinfo(np.int16).max >= 2 * 255 * 63
 
 
-def test_with_vnni_the_latents_are_multiplied_in_8_bits_too() -> None:
+def test_with_vnni_the_latents_are_multiplied_in_8_bits_too(tmp_path: Path) -> None:
     content = shipped_as("int8", optimize="vnni")
     graph = onnx.load_from_string(content).graph
-    assert [node.op_type for node in graph.node].count("MatMulInteger") == 1
-    assert not any(node.op_type == "Gemm" for node in graph.node)
-    (kernel,) = (
+    count = Counter(node.op_type for node in graph.node)
+    assert (count["MatMulInteger"], count["Gemm"]) == (1, 0)
+    (levels,) = (
         numpy_helper.to_array(t).astype(int)
         for t in graph.initializer
         if t.data_type == TensorProto.INT8 and len(t.dims) == 2
     )
-    assert np.abs(kernel).max() == 120
-    assert np.iinfo(np.int16).max >= 255 * (120 + round(120 / 16))  # a weight and its sixteenth, side by side
-    assert len(content) < len(shipped_as("int8")) + 2048  # the sixteenths are made when it is loaded
+    assert (TensorProto.INT8, levels.size) in read_outline(content).weights()
+    assert len(content) < len(shipped_as("int8")) + 2048  # the sixteenths are not in the file
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    loaded = onnx.load(tmp_path / "optimised.onnx").graph
+    assert not {"Round", "Div", "Unsqueeze"} & {node.op_type for node in loaded.node}  # but made when it is loaded
+    (kernel,) = (
+        numpy_helper.to_array(t).astype(int)
+        for t in loaded.initializer
+        if t.data_type == TensorProto.INT8 and t.dims[0] == 200
+    )
+    assert (kernel[::2] == levels).all()
+    # A weight and its sixteenth are neighbours: what vpmaddubsw adds up.
+    assert np.iinfo(np.int16).max >= 255 * np.abs(kernel).reshape(100, 2, -1).sum(1).max() > 30_000
     z = np.concatenate([latents(3, 0, 255, 100), np.full((1, 100), -5, np.float32)])
-    levels = [to_uint8(images_of(each, z)).astype(int) for each in (shipped_as("fp32"), shipped_as("int8"), content)]
-    plain, integer = (np.abs(each - levels[0]).mean() for each in levels[1:])
+    right, *rounded = (
+        to_uint8(images_of(each, z)).astype(int) for each in (shipped_as("fp32"), shipped_as("int8"), content)
+    )
+    plain, integer = (np.abs(each - right).mean() for each in rounded)
     assert 0 < integer < 1.1 * plain
+    far = [images_of(content, np.full((1, 100), value, np.float32)) for value in (6.4, 6.74, 7, 8)]
+    assert [bool((one == next_one).all()) for one, next_one in pairwise(far)] == [False, False, True]
 
 
 @pytest.mark.parametrize("name", ["dcgan-mnist", "dcgan-mnist-conditional"])
@@ -233,9 +254,10 @@ def test_int8_of_the_plain_form_is_refused() -> None:
         Variant(optimize="none", precision="int8").settled()
 
 
-def test_vnni_is_for_int8() -> None:
-    with pytest.raises(ExportError, match="add precision int8"):
-        Variant(optimize="vnni").settled()
+@pytest.mark.parametrize("variant", [Variant(), Variant(precision="fp16"), Variant("torchscript"), Variant("pt2")])
+def test_vnni_is_for_int8(variant: Variant) -> None:
+    with pytest.raises(ExportError, match=r"optimize vnni (is for precision int8; take that|are for onnx only)"):
+        replace(variant, optimize="vnni").settled()
 
 
 @pytest.mark.parametrize("operator", ["Sigmoid", "Mul"])
@@ -255,16 +277,19 @@ def test_an_operator_that_nothing_rounds_is_refused(operator: str, tmp_path: Pat
      upsampling_spec(16, 3, nz=8, width=16), dcgan_spec(16, nz=8, ngf=16, nc=6)],
     ids=["dcgan", "leaky", "upsampling", "six channels"],
 )  # fmt: skip
-def test_the_convolutions_of_other_generators_run_in_8_bits(spec: GeneratorSpec, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimize", ["fused", "vnni"])
+def test_the_convolutions_of_other_generators_run_in_8_bits(spec: GeneratorSpec, optimize: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     generator = Generator(spec).eval()
     path = tmp_path / "a.onnx"
-    onnx_file.write(quantizable.quantizable(generator), spec, path, METADATA, Variant(precision="int8").settled())
+    variant = Variant(precision="int8", optimize=optimize).settled()
+    onnx_file.write(quantizable.quantizable(generator), spec, path, METADATA, variant)
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     count = Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
+    assert count["MatMulInteger"] == (optimize == "vnni")
     assert count["QLinearConv"] == (8 if isinstance(spec.layers[-2], Conv) else 4)
     # The last layer stays in float32; one that gives many channels is four phases.
     assert (count["Conv"], count["ConvTranspose"]) == ((0, 1) if spec.image_shape[0] <= FEW_CHANNELS else (4, 0))
@@ -277,6 +302,17 @@ def test_the_convolutions_of_other_generators_run_in_8_bits(spec: GeneratorSpec,
     onnx_file.write(quantizable.quantizable(generator), spec, path, METADATA, pictures)
     (images,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"z": z})
     assert 0 < np.abs(images.astype(float) - to_pictures(right)).mean() < 2.5
+
+
+def test_int8_of_many_channels_is_verified(tmp_path: Path) -> None:
+    spec = dcgan_spec(16, nz=8, ngf=64, nc=6)
+    torch.manual_seed(0)
+    generator = Generator(spec).eval()
+    publish(GeneratorCheckpoint(generator, spec, generator, "", ""), tmp_path / "a.onnx", Variant(precision="int8"))
+    in_floats = [numbers for kind, numbers in read_outline((tmp_path / "a.onnx").read_bytes()).weights() if kind == 1]
+    assert in_floats == [64 * 6 * 2 * 2] * 4  # the last layer's phases
+    (spec_check,) = (check for check in verify(tmp_path / "a.onnx", threads=1).checks if check.name == "spec")
+    assert spec_check.outcome == "passed"
 
 
 def test_int8_of_another_form_is_refused(tmp_path: Path) -> None:
@@ -340,7 +376,7 @@ def test_the_same_spec_gives_the_same_bytes(tmp_path: Path) -> None:
             small_spec(),
             tmp_path / name,
             METADATA,
-            Variant(precision="int8", image="uint8").settled(),
+            Variant(precision="int8", image="uint8", optimize="vnni").settled(),
         )
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
@@ -360,26 +396,29 @@ def test_a_bias_beside_weights_that_are_nearly_0_fits_into_32_bits(tmp_path: Pat
     assert np.abs(images_of(path.read_bytes(), z) - right).mean() < 0.01
 
 
-def test_a_generator_without_biases_can_be_rounded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimize", ["fused", "vnni"])
+def test_a_generator_without_biases_can_be_rounded(optimize: str, tmp_path: Path) -> None:
     generator = copy.deepcopy(generator_of("relu", trained=False))
     with torch.no_grad():
         for name, tensor in generator.named_parameters():
             if name.endswith("bias"):
                 tensor.zero_()
     path = tmp_path / "a.onnx"
-    onnx_file.write(
-        quantizable.quantizable(generator), small_spec(), path, METADATA, Variant(precision="int8").settled()
-    )
+    variant = Variant(precision="int8", optimize=optimize).settled()
+    onnx_file.write(quantizable.quantizable(generator), small_spec(), path, METADATA, variant)
     z = latents(0, 0, 16, 6)
     with torch.inference_mode():
         right = generator(torch.from_numpy(z)).numpy()
     assert np.abs(images_of(path.read_bytes(), z) - right).mean() < 0.01
 
 
-@pytest.mark.parametrize(("precision", "image"), [("fp16", "float"), ("int8", "uint8"), ("fp32", "uint8")])
-def test_what_is_exported_is_verified(precision: str, image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("precision", "image", "optimize"),
+    [("fp16", "float", None), ("int8", "uint8", None), ("int8", "float", "vnni"), ("fp32", "uint8", None)],
+)
+def test_what_is_exported_is_verified(precision: str, image: str, optimize: str | None, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    path.write_bytes(shipped_as(precision, image))
+    path.write_bytes(shipped_as(precision, image, optimize))
     report = verify(path, threads=1)
     assert {check.name: check.outcome for check in report.checks} == {
         "integrity": "skipped", "spec": "passed", "operators": "passed", "golden": "passed",

@@ -345,6 +345,8 @@ def test_interrupted_it_leaves_nothing(archive: Path, small: Path, tmp_path: Pat
         (["--precision", "int8"], "a site has its own models"),
         (["--image", "uint8"], "a site has its own models"),
         (["--optimize", "none"], "a site has its own models"),
+        (["--optimize", "vnni"], "a site has its own models"),
+        (["--optimize", "vnni", "--out", "m.onnx"], "WebAssembly is slower with it"),
         (["--inputs", "z"], "a site has its own models"),
         (["--report", "r.json"], "writes no report; take --json"),
         (["--format", "pt2"], "--target is for ONNX only"),

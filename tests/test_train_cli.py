@@ -219,6 +219,8 @@ def test_resume_refuses_options_that_contradict_the_run(data_dir: Path, tmp_path
         (["--seed", "5"], "started with --seed 0, not with --seed 5"),
         (["--positive-gamma"], "started with --any-gamma, not with --positive-gamma"),
         (["--holdout"], "started with --no-holdout, not with --holdout"),
+        (["--colour"], "started with neither --grey nor --colour, not with --colour"),
+        (["--images", str(data_dir)], "not with --images"),
         (["-o", str(tmp_path / "other")], "leave out --out"),
     ):
         result = CliRunner().invoke(main, ["--resume", str(run), *arguments])

@@ -171,8 +171,9 @@ class Card:
         variant = self.artifact.variant
         inputs = ["seed", "n"] if variant.inputs == "seed" else ["z"]
         takes = ", ".join(f"`{name}`" for name in (*inputs, *(["label"] if self.source.spec.num_classes else [])))
+        precision = variant.precision + (", for processors with VNNI" if variant.optimize == "vnni" else "")
         purposes = {
-            MODEL: f"onnxruntime and other runtimes: {takes} in, `image` out; {variant.precision}",
+            MODEL: f"onnxruntime and other runtimes: {takes} in, `image` out; {precision}",
             WEIGHTS: "dcgan-export: the weights, and what they are of",
             GOLDEN: "dcgan-verify: latents, and the images that the checkpoint makes of them in float64",
         }

@@ -93,8 +93,8 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     "--optimize",
     type=click.Choice(OPTIMIZATIONS),
     help="fused: the same function in fewer, faster operations; none: the checkpoint's own layers, as torch's exporter "
-    "writes them; vnni, with --precision int8: more of it in 8 bits, for servers whose processor has VNNI or AMX. "
-    " [default: fused for ONNX where the layers are known, none for the others]",
+    "writes them; vnni, with --precision int8: latents are multiplied in integers too, for servers whose processor has "
+    "VNNI.  [default: fused for ONNX where the layers are known, none for the others]",
 )
 @click.option(
     "--precision",
@@ -249,7 +249,7 @@ def main(
     if out and not (implied or format_name or makes_folder):
         suffixes = ", ".join(form.suffix for form in FORMATS.values())
         raise click.UsageError(f"--out {out} does not say what to write: end it in {suffixes}, or give --format.")
-    if makes_site and (options["optimize"] == "none" or _given("precision", "image", "inputs")):
+    if makes_site and (options["optimize"] not in (None, "fused") or _given("precision", "image", "inputs")):
         raise click.UsageError(
             "a site has its own models, int8 and fp16 that take latents and give pictures; leave --optimize, "
             "--precision, --image and --inputs out, or end --out in .onnx for a model alone."
@@ -340,6 +340,8 @@ def _variant(format_name: str, target_name: str | None, options: dict[str, Any])
         name: options[name] if _given(name) else getattr(target, name)
         for name in ("optimize", "opset", "precision", "image", "inputs")
     }
+    if target_name == "web" and wanted["optimize"] == "vnni":
+        raise click.UsageError("--optimize vnni is for servers, WebAssembly is slower with it: leave it out.")
     variant = Variant(format_name, **wanted)
     try:
         variant.settled()

@@ -83,14 +83,15 @@ class Variant:
             if name not in names:
                 raise ExportError(f"unknown {what} {name!r}; choose from {', '.join(filter(None, names))}")
         form = FORMATS[self.format]
-        if self.format != "onnx" and self != Variant(self.format, self.optimize):
+        if self.format != "onnx" and (self.optimize == "vnni" or self != Variant(self.format, self.optimize)):
             raise ExportError(
-                f"opset, precision, image and inputs are for onnx only, not for {form.name}; leave them out"
+                f"opset, precision, image, inputs and optimize vnni are for onnx only, not for {form.name}; leave them "
+                "out"
             )
         if self.precision == "int8" and self.optimize == "none":
             raise ExportError("precision int8 needs the fused form; leave optimize none out")
         if self.precision != "int8" and self.optimize == "vnni":
-            raise ExportError("optimize vnni is for 8-bit arithmetic; add precision int8")
+            raise ExportError("optimize vnni is for precision int8; take that, or leave optimize vnni out")
         image = self.image or ("uint8" if self.inputs == "seed" else "float")
         return replace(self, optimize=self.optimize or form.optimize, image=image)
 

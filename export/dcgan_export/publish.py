@@ -137,6 +137,8 @@ def publish(
                 more = f" (and {len(report.reasons) - 1} more)" if len(report.reasons) > 1 else ""
                 # A right file of a network that can't bear so few bits looks the same as a wrong one.
                 advice = "" if variant.precision == "fp32" else "; this network may need more bits: --precision fp32"
+                if variant.optimize == "vnni":
+                    advice += ", or no --optimize vnni"
                 raise ParityError(
                     f"the {form.name} artifact is not equal to {source.path or 'the checkpoint'}, {path.name} was not "
                     f"written: {report.reasons[0]}{more}{advice}",

@@ -2,9 +2,8 @@
 
 `int8` rounds what `quantizable.quantizable` made. Weights have 7 bits because processors without VNNI add two
 products in 16 bits, which 8-bit weights can overflow (onnxruntime's documentation calls it reduce_range): with 7, every
-processor computes the same numbers. For processors with VNNI the latents' product can be of integers too: latents of
-12 bits, two inputs of 8 each, as one of 8 would make the error half as large again.
-docs/lab-notebook.md has the figures behind each choice.
+processor computes the same numbers. For processors with VNNI the latents' product can be of integers too. Latents have
+12 bits there, as 8 would make the error half as large again. docs/lab-notebook.md has the figures behind each choice.
 
 `fp16` stores the large weights in half the bits, and casts them back: runtimes do that once, when they load the file.
 """
@@ -21,6 +20,15 @@ from dcgan_infer.contract.errors import ExportError
 
 from .quantizable import GRID, QuantizableGenerator
 
+_WEIGHT_LEVELS = 63  # 7 bits, symmetric
+_LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: dense weights, and the classes'
+# A latent is two inputs: its level, and what that leaves over, in sixteenths of a level. The second meets a sixteenth
+# of the weight. They are neighbours, as these are added in 16 bits where there is no VNNI: 255 * (120 + 8) < 2**15.
+_LATENT_STEP, _LATENT_ZERO, _FINER, _LATENT_WEIGHT_LEVELS = np.float32(0.05), np.uint8(128), 16, 120
+_CARRIERS = ("Slice", "Concat", "Transpose", "Reshape", "Pad")  # they round to what they are given
+_BIAS_LEVELS = float(1 << 30)
+_LARGE = 1024  # numbers that a tensor must have to be worth storing in half the bits
+
 
 class Rounding(NamedTuple):
     """How values are rounded to 256 levels.
@@ -34,17 +42,6 @@ class Rounding(NamedTuple):
     zero: np.uint8
 
 
-_WEIGHT_LEVELS = 63  # 7 bits, symmetric
-_LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: dense weights, and the classes'
-# Latents from -6.4 to 6.35: a level, and what its rounding took away in sixteenths of one, which meet weights of a
-# sixteenth. The two stand side by side, as neighbours are what is added in 16 bits: 255 * 120 + 255 * 8 < 2**15.
-_LATENTS = Rounding(np.float32(0.05), np.uint8(128))
-_LATENT_PARTS, _LATENT_WEIGHT_LEVELS = 16, 120
-_CARRIERS = ("Slice", "Concat", "Transpose", "Reshape", "Pad")  # they round to what they are given
-_BIAS_LEVELS = float(1 << 30)
-_LARGE = 1024  # numbers that a tensor must have to be worth storing in half the bits
-
-
 def quantize(model: ModelProto, module: QuantizableGenerator, integer_latents: bool = False) -> None:
     """Round a `QuantizableGenerator` that was written as ONNX, in place.
 
@@ -53,7 +50,7 @@ def quantize(model: ModelProto, module: QuantizableGenerator, integer_latents: b
         module: that it was written from.
         integer_latents: the latents' product is one of integers too.
     Raises:
-        ExportError: an operator stands where no rule rounds it.
+        ExportError: an operator stands where no rule rounds it, or the latents' product is not found.
     """
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
@@ -62,8 +59,9 @@ def quantize(model: ModelProto, module: QuantizableGenerator, integer_latents: b
     raw: dict[str, int] = {}  # what a convolution gives, and the stage that it is of
     nodes: list[NodeProto] = []
     for node in list(graph.node):
-        if integer_latents and _stage_of(node) == 0:
+        if integer_latents and node.op_type == "Gemm" and _stage_of(node) == 0:
             nodes += _latent_product(graph, weights, node)
+            integer_latents = False  # they are now
             continue
         sources = list(node.input)
         node.input[:] = [f"{name}.rounded" if name in roundings else name for name in sources]
@@ -104,9 +102,13 @@ def quantize(model: ModelProto, module: QuantizableGenerator, integer_latents: b
             nodes += _rounded_value(graph, value, roundings[value])
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
-    for name in [name for name in weights if name.endswith("product.weight") and len(weights[name].dims) == 2]:
-        if any(name in node.input for node in graph.node):
-            _store_rounded(graph, name)
+    if integer_latents:
+        raise ExportError("the latents' product was not found; leave optimize vnni out")
+    _drop_unused(graph)
+    for name in [
+        each.name for each in graph.initializer if each.name.endswith("product.weight") and len(each.dims) == 2
+    ]:
+        _store_rounded(graph, name)
     if "classes.weight" in weights:
         _store_rounded(graph, "classes.weight", axis=1)
     _drop_unused(graph)
@@ -180,22 +182,22 @@ def _latent_product(graph: GraphProto, weights: dict[str, TensorProto], node: No
         return _add(graph, f"{name}.{key}", array)
 
     nodes: list[NodeProto] = []
-    zero = constant("latents.zero", _LATENTS.zero)
-    rounding = constant("latents.step", _LATENTS.step), zero
-    parts = constant("latents.parts", np.float32(_LATENTS.step / _LATENT_PARTS)), zero
+    zero = constant("latents.zero", _LATENT_ZERO)
+    rounding = constant("latents.step", _LATENT_STEP), zero
+    finer = constant("latents.finer", np.float32(_LATENT_STEP / _FINER)), zero
     column = made("Reshape", latent, constant("column", np.array([0, -1, 1])))
     whole = made("QuantizeLinear", column, *rounding)
-    rest = made("QuantizeLinear", made("Sub", column, made("DequantizeLinear", whole, *rounding)), *parts)
+    rest = made("QuantizeLinear", made("Sub", column, made("DequantizeLinear", whole, *rounding)), *finer)
     flat = constant("flat", np.array([0, -1]))
     both = made("Reshape", made("Concat", whole, rest, axis=2), flat)  # (N, 2 latent_dim)
 
     large = made("Unsqueeze", constant("levels", np.ascontiguousarray(levels.T)), constant("axis", np.array([1])))
-    sixteenth = made("Div", made("Cast", large, to=TensorProto.FLOAT), constant("divisor", np.float32(_LATENT_PARTS)))
+    sixteenth = made("Div", made("Cast", large, to=TensorProto.FLOAT), constant("divisor", np.float32(_FINER)))
     small = made("Cast", made("Round", sixteenth), to=TensorProto.INT8)
     shape = constant("shape", np.array([2 * levels.shape[1], len(levels)]))
     product = made("MatMulInteger", both, made("Reshape", made("Concat", large, small, axis=1), shape), zero)
 
-    scale = constant("scale", steps * _LATENTS.step)
+    scale = constant("scale", steps * _LATENT_STEP)
     scaled = made("Mul", made("Cast", product, to=TensorProto.FLOAT), scale)
     if bias:
         made("Add", scaled, *bias)

@@ -42,7 +42,7 @@ FLOAT, INT8, FLOAT16 = 1, 3, 10  # of TensorProto.DataType
 _FINEST_LAST = (INT8, FLOAT16)  # of others than these it is said that they are as fine as floats
 
 STANDARD_DOMAINS = ("", "ai.onnx")  # two names of the same
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}  # operators that multiply by weights
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger"}  # operators that multiply by weights
 
 _Parts = dict[int, list["int | memoryview"]]  # values of a message by field number
 

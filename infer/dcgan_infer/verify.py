@@ -238,10 +238,10 @@ def _stored_precision(subject: _Subject) -> str:
     weights = subject.outline.weights()
     half = sum(numbers for _, numbers in weights) / 2
     for name, kind in (("int8", INT8), ("fp16", FLOAT16)):
-        # Export leaves one large layer in floats, the last, and small ones; a network in floats has more, whatever
-        # else stands beside it.
-        in_floats = sum(stored != kind and numbers > _LARGE for stored, numbers in weights)
-        if in_floats <= 1 and sum(numbers for stored, numbers in weights if stored == kind) > half:
+        # Export leaves one large layer in floats, the last, perhaps as its phases, and small ones; a network in floats
+        # has more, whatever else stands beside it.
+        in_floats = {numbers for stored, numbers in weights if stored != kind and numbers > _LARGE}
+        if len(in_floats) <= 1 and sum(numbers for stored, numbers in weights if stored == kind) > half:
             return name
     return "fp32"
 
