@@ -449,7 +449,7 @@ def _as_typed(name: str, value: Any) -> str:
     options = [each for each in main.params if isinstance(each, click.Option) and each.name == name]
     for option in options:
         if not option.is_flag:
-            return f"{option.opts[0]} {value}"
+            return f"{option.opts[0]} {value}" if value is not None else f"no {option.opts[0]}"
         if option.secondary_opts:
             return (option.opts if value else option.secondary_opts)[0]
         if value == option.flag_value:
