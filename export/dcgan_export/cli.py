@@ -103,7 +103,7 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     show_default=True,
     help="Of ONNX. fp16: weights stored in half the bits, computed in fp32: half the size, the same speed (half "
     "arithmetic is for GPUs: load TorchScript there, and call .half()). int8: convolutions computed in 8 bits: a third "
-    "of the size, faster, and off by half a grey level on average.",
+    "of the size, faster, and off by about a grey level on average.",
 )
 @click.option(
     "--image",
