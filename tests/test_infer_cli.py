@@ -115,7 +115,7 @@ def test_a_number_is_written_by_hand() -> None:
         ((*DIGITS, "..."), 2, "there is nothing to write in '...'"),
         ((*DIGITS, "1" * 1001), 2, "a text has at most 1000 characters"),
         ((*DIGITS, "12", "--n", "3"), 2, "a text says how many images there are and of which classes"),
-        ((*DIGITS, "12", "--text", "3"), 2, "TEXT and --text exclude each other"),
+        ((*DIGITS, "12", "--text", "3"), 2, "TEXT ('12') and --text ('3') exclude each other"),
         ((*DIGITS, "12", "-o", "a.npy"), 2, "a text is written into one picture"),
         ((*DIGITS, "12", "-o", "a/"), 2, "a text is written into one picture"),
         ((*DIGITS, "12", "--grid", "1x2"), 2, "A text has its own layout"),

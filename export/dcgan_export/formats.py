@@ -85,7 +85,7 @@ class Variant:
         form = FORMATS[self.format]
         if self.format != "onnx" and (self.optimize == "vnni" or self != Variant(self.format, self.optimize)):
             raise ExportError(
-                f"opset, precision, image, inputs and optimize vnni are for onnx only, not for {form.name}; leave them "
+                f"optimize vnni, opset, precision, image and inputs are for onnx only, not for {form.name}; leave them "
                 "out"
             )
         if self.precision == "int8" and self.optimize == "none":
