@@ -24,13 +24,23 @@ from dcgan.checkpoint import GeneratorCheckpoint
 from dcgan.networks import Generator
 from dcgan_export import formats, onnx_file, quantizable, quantize
 from dcgan_export.formats import Variant
-from dcgan_export.fuse import FEW_CHANNELS, fuse
+from dcgan_export.fuse import FEW_CHANNELS, PaddedConv, fuse
 from dcgan_export.publish import publish
 from dcgan_export.stages import Dense, UnfusableError, stages_of
 from dcgan_infer import shipped
 from dcgan_infer.contract.errors import ExportError, ParityError
 from dcgan_infer.contract.latents import labels, latents
-from dcgan_infer.contract.layers import SIGMOID, Activate, Activation, BatchNorm, Conv
+from dcgan_infer.contract.layers import (
+    SIGMOID,
+    TANH,
+    Activate,
+    Activation,
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Linear,
+    Unflatten,
+)
 from dcgan_infer.contract.pixels import to_pictures, to_uint8
 from dcgan_infer.contract.spec import OPTIMIZE_KEY, PRECISION_KEY, GeneratorSpec, reference_spec
 from dcgan_infer.onnx_outline import read_outline
@@ -169,6 +179,60 @@ def test_a_rounding_that_is_too_coarse_is_refused(tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.iterdir())
 
 
+def test_rounding_makes_up_for_what_it_takes_away() -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.normal(size=(2000, 12)) @ rng.normal(size=(12, 36))  # inputs that go together
+    weight = rng.normal(size=(5, 4, 3, 3))
+    _, steps = quantize._symmetric(weight, 63)
+    size = steps.astype(float).reshape(5, 1, 1, 1)
+    levels = quantize._compensated(weight, steps, np.cov(seen.T))
+    nearest = np.rint(weight / size)
+    assert levels.dtype == np.int8
+    assert np.abs(levels).max() <= 63
+
+    def error(rounded: np.ndarray) -> float:
+        off = (weight - rounded * size).reshape(5, 36) @ (seen - seen.mean(0)).T
+        return float(np.sqrt(np.mean(off**2)))
+
+    assert error(levels) < error(nearest) / 2
+    assert np.array_equal(quantize._compensated(weight, steps, np.eye(36)), nearest)  # nothing can make up for it
+    assert np.array_equal(quantize._compensated(weight, steps, np.zeros((36, 36))), nearest)
+
+
+STRIDED = GeneratorSpec(
+    6,
+    (1, 8, 8),
+    layers=(
+        Linear("l", 6, 128),
+        Unflatten("u", (2, 8, 8)),
+        Activate("a", Activation("relu")),
+        Conv("c", 2, 4, (5, 3), (2, 2), (2, 1)),
+        Activate("b", Activation("relu")),
+        ConvTranspose("t", 4, 1, (4, 4), (2, 2), (1, 1)),
+        Activate("tanh", TANH),
+    ),
+)
+
+
+@pytest.mark.parametrize("spec", [small_spec(), upsampling_spec(8, nz=6, width=4), STRIDED])
+def test_what_convolutions_see_is_what_they_take(spec: GeneratorSpec) -> None:
+    """Few places are looked at, all of them in images as small as these."""
+    module = quantizable.quantizable(with_statistics(spec, 0, "positive")).double()
+    for name, seen in module.seen.items():
+        conv = module.get_submodule(name)
+        assert isinstance(conv, PaddedConv | torch.nn.Conv2d)
+        found: list[torch.Tensor] = []
+        hook = conv.register_forward_hook(lambda _, __, result, found=found: found.append(result))
+        for first in range(0, quantizable._GROUP, quantizable._CHUNK):
+            module(*quantizable._seeded(spec, first))
+        hook.remove()
+        weight = conv.weight.flatten(1)
+        given = torch.cat(found) - (0 if conv.bias is None else conv.bias[:, None, None])
+        assert torch.allclose(weight @ seen.mean, given.mean((0, 2, 3)), atol=1e-5), name
+        variance = torch.einsum("oi,ij,oj->o", weight, seen.covariance, weight)
+        assert torch.allclose(variance, given.var((0, 2, 3), correction=0), atol=1e-5), name
+
+
 def test_wrong_ranges_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def far_too_fine(bounds: tuple[float, float]) -> quantize.Rounding:
         return quantize.Rounding(np.float32((bounds[1] - bounds[0]) / 2000), np.uint8(0))
@@ -201,9 +265,8 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
     precision: str, activation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quantize, "_LARGE", 16)  # the generator is a small one
-    shift = 0.1 if activation == "relu" else 0.0  # beside a slope of 0.01, 8 bits do not hold ones as well
     # With six channels and sharp weights, few bits are not enough; with initial ones they are.
-    checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32", shift=shift)
+    checkpoint = save(tmp_path / "digits.safetensors", activation, trained=precision == "fp32", shift=0.1)
     if precision == "int8" and activation == "elu":
         with pytest.raises(UnfusableError, match=r"int8 is for generators with ReLU.*take precision fp32 or fp16"):
             export(checkpoint, tmp_path / "a.onnx", precision=precision)
@@ -226,7 +289,7 @@ def test_every_precision_activation_and_opset_passes_or_says_why_not(
             assert artifact.metadata[PRECISION_KEY] == precision
             model = onnx.load(path)
             assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
-            assert sum(node.op_type == "Pad" for node in model.graph.node) == (precision == "int8" and shift > 0)
+            assert sum(node.op_type == "Pad" for node in model.graph.node) == (precision == "int8")
 
 
 def test_grey_levels_are_those_of_the_floats(tmp_path: Path) -> None:

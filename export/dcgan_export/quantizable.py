@@ -14,19 +14,23 @@ would have to be rounded once more. So the stages are put together in another wa
 3. Each channel of an activation is divided by a power of its own range, and the next product multiplies by it, so that
    small channels are not lost in the range of the largest (after Nagel et al. 2019, arXiv:1906.04721, section 4.1).
    That is free for ReLU and leaky ReLU, which let positive factors through.
-4. The ones meet weights that are larger than others, so what their rounding adds is taken off the bias (section 4.2).
+4. What the rounding of weights adds to a channel on average is taken off its bias (section 4.2).
 
 Leaky ReLU is computed on values that are rounded before it too: onnxruntime takes Conv and Relu together, but falls
-back to float32 for a Conv whose output is not rounded at once.
+back to float32 for a Conv whose output is not rounded at once. So the size of what is below 0 is taken between those
+before and after it: by the first, little would be left after it, and by the second, of what is above 0.
 
-Ranges are the smallest and largest value over `CALIBRATION` seeded latents; cutting them at a quantile made the mean
-error smaller and the worst pixels far worse. docs/lab-notebook.md has the figures behind each choice.
+Ranges are the smallest and largest value over `_GROUP` latents, the mean of a few such groups: what is beyond becomes
+the range's end (as Jacob et al. 2018, section 3.1, with a running mean). docs/lab-notebook.md has the figures behind
+each choice.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,12 +40,14 @@ from dcgan.networks import Generator, activation_module
 from dcgan_infer.contract.latents import labels, latents
 from dcgan_infer.contract.spec import GeneratorSpec
 
-from .fuse import FusedGenerator
+from .fuse import FusedGenerator, PaddedConv
 from .stages import Dense, Stage, Transposed, UnfusableError, stages_of
 
 CALIBRATION, CALIBRATION_SEED = 1024, 1  # latents; parity has others
 GRID = 256.0  # ranges are multiples of 1 / 256
+_GROUP = 256  # latents that a range is of, and what a convolution sees
 _CHUNK = 64  # latents at a time, for memory
+_PLACES = 64  # of an image that are looked at for the latter, at most
 _POWER = 0.5  # of a channel's range that it is divided by; before the last product all of it
 _ACTIVATIONS = ("relu", "leaky-relu")
 _UNBOUNDED = float(torch.finfo(torch.float32).max)
@@ -86,6 +92,18 @@ class Ones(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, 1), value=1.0)
 
 
+class Windows(NamedTuple):
+    """What a convolution sees: windows of its inputs, flat, shape (C * rows * columns,).
+
+    Attributes:
+        mean: of each number, float64.
+        covariance: of each with each, float64.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+
 class QuantizableGenerator(FusedGenerator):
     """What `quantizable` makes: takes and gives what the generator does.
 
@@ -95,9 +113,9 @@ class QuantizableGenerator(FusedGenerator):
         after: by place, what computes the scale and shift of a dense stage in the place of its activation.
 
     Attributes:
-        ones: by stage, whether a channel of ones is appended to what it gives.
         activations: by stage.
-        ranges: by stage, the smallest and largest value that it gives, of those whose values are rounded.
+        seen: by the name of a convolution, what it sees.
+        ranges: by stage, the values that it gives are rounded from and to, of those whose values are rounded.
     """
 
     def __init__(self, spec: GeneratorSpec, stages: list[Stage], after: dict[int, nn.Module], ones: list[bool]) -> None:
@@ -108,9 +126,10 @@ class QuantizableGenerator(FusedGenerator):
         for place, stage in enumerate(self.stages):
             if ones[place]:
                 self.stages[place] = nn.Sequential(stage, Ones())
-        self.ones = ones
+        self.spec = spec
         self.activations = [stage.activation for stage in stages]
         self.ranges: dict[int, tuple[float, float]] = {}
+        self.seen: dict[str, Windows] = {}
 
 
 @torch.no_grad()
@@ -138,12 +157,14 @@ def quantizable(generator: Generator) -> QuantizableGenerator:
                 f"is {stage.activation}: take precision fp32 or fp16"
             )
     places = range(dense - 1, len(stages) - 1)
-    bounds = _bounds(_rewritten(generator, {}), places, generator.spec)
+    bounds = _bounds(_rewritten(generator, {}), places)
     factors: dict[int, Tensor] = {}
     ranges: dict[int, tuple[float, float]] = {}
     for place in places:
         low, high = (bound[: stages[place].shape[0]] for bound in bounds[place])
         size = torch.maximum(-low, high)
+        if place >= dense and (activation := stages[place].activation) is not None and activation.name == "leaky-relu":
+            size = torch.maximum(-low / math.sqrt(activation.parameter), high)
         size = torch.where(size > 0, size, torch.ones_like(size))  # 1 of a channel that is always 0
         factor = size if place == places[-1] else size**_POWER
         # All by one number more, so that the largest value is 1 and the ones fit in.
@@ -153,24 +174,79 @@ def quantizable(generator: Generator) -> QuantizableGenerator:
         ranges[place] = (math.floor(least * GRID) / GRID, math.ceil(largest * GRID) / GRID)
     balanced = _rewritten(generator, factors)
     balanced.ranges = ranges
+    balanced.seen = _seen(balanced)
     return balanced.float().eval().requires_grad_(False)
 
 
-def _bounds(module: QuantizableGenerator, places: range, spec: GeneratorSpec) -> dict[int, tuple[Tensor, Tensor]]:
-    """Smallest and largest value of each channel of stages over the calibration's latents, float64, by place."""
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+def _bounds(module: QuantizableGenerator, places: range) -> dict[int, tuple[Tensor, Tensor]]:
+    """Smallest and largest value of each channel of stages over a group of latents, float64, by place."""
+    groups: dict[int, list[tuple[Tensor, Tensor]]] = {place: [] for place in places}
     for first in range(0, CALIBRATION, _CHUNK):
-        x = torch.from_numpy(latents(CALIBRATION_SEED, first, _CHUNK, spec.latent_dim)).double()
-        more = []
-        if module.classes is not None:
-            more.append(module.classes(torch.from_numpy(labels(CALIBRATION_SEED, first, _CHUNK, spec.num_classes))))
+        x, *label = _seeded(module.spec, first)
+        more = [] if module.classes is None else [module.classes(*label)]
         for place, stage in enumerate(module.stages[: places[-1] + 1]):
             x = stage(x, *more) if place == 0 else stage(x)
             if place in places:
-                low, high = found.get(place, (torch.inf, -torch.inf))
-                low, high = torch.as_tensor(low, dtype=x.dtype), torch.as_tensor(high, dtype=x.dtype)
-                found[place] = (torch.minimum(low, x.amin((0, 2, 3))), torch.maximum(high, x.amax((0, 2, 3))))
+                low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
+                if first % _GROUP:
+                    before = groups[place].pop()
+                    low, high = torch.minimum(before[0], low), torch.maximum(before[1], high)
+                groups[place].append((low, high))
+    return {
+        place: (torch.stack([low for low, _ in found]).mean(0), torch.stack([high for _, high in found]).mean(0))
+        for place, found in groups.items()
+    }
+
+
+def _seen(module: QuantizableGenerator) -> dict[str, Windows]:
+    """What the convolutions between the first stage and the last see over seeded latents, by their names."""
+    order = torch.Generator().manual_seed(CALIBRATION_SEED)
+    sums: dict[str, tuple[int, Tensor, Tensor]] = {}  # of the windows: how many, their sum, their products' sum
+
+    def look(conv: PaddedConv | nn.Conv2d, given: tuple[Tensor], name: str) -> None:
+        windows = _windows(conv, given[0], order)
+        number, total, products = sums.get(name, (0, torch.zeros(1), torch.zeros(1)))
+        sums[name] = number + len(windows), total + windows.sum(0), products + windows.T @ windows
+
+    hooks = [
+        conv.register_forward_pre_hook(functools.partial(look, name=name))
+        for name, conv in module.stages[:-1].named_modules(prefix="stages")
+        if isinstance(conv, PaddedConv | nn.Conv2d)
+    ]
+    for first in range(0, _GROUP, _CHUNK):
+        module(*_seeded(module.spec, first))
+    for hook in hooks:
+        hook.remove()
+    found = {}
+    for name, (number, total, products) in sums.items():
+        mean = total / number
+        found[name] = Windows(mean, products / number - torch.outer(mean, mean))
     return found
+
+
+def _windows(conv: PaddedConv | nn.Conv2d, x: Tensor, order: torch.Generator) -> Tensor:
+    """What a convolution sees of maps, padding included, at `_PLACES` of its places: shape (windows, numbers)."""
+    rows, columns = conv.weight.shape[2:]
+    if isinstance(conv, PaddedConv):
+        pads, down, right = conv.pads, 1, 1
+    else:
+        assert isinstance(conv.padding, tuple)
+        (above, left), (down, right) = conv.padding, conv.stride
+        pads = (left, left, above, above)
+    x = F.pad(x, pads)
+    places = torch.cartesian_prod(
+        torch.arange(0, x.shape[2] - rows + 1, down), torch.arange(0, x.shape[3] - columns + 1, right)
+    )
+    drawn = places[torch.randperm(len(places), generator=order)[:_PLACES]].tolist()
+    return torch.cat([x[:, :, row : row + rows, column : column + columns].flatten(1) for row, column in drawn])
+
+
+def _seeded(spec: GeneratorSpec, first: int) -> list[Tensor]:
+    """The calibration's latents from one on, `_CHUNK` of them, float64, and their labels, if there are classes."""
+    given = [torch.from_numpy(latents(CALIBRATION_SEED, first, _CHUNK, spec.latent_dim)).double()]
+    if spec.num_classes:
+        given.append(torch.from_numpy(labels(CALIBRATION_SEED, first, _CHUNK, spec.num_classes)))
+    return given
 
 
 def _coarse(factor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from dcgan_infer.contract.errors import ExportError
 
-from .quantizable import GRID, QuantizableGenerator
+from .quantizable import GRID, QuantizableGenerator, Windows
 
 _WEIGHT_LEVELS = 63  # 7 bits, symmetric
 _LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: dense weights, and the classes'
@@ -26,6 +26,8 @@ _LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: dense weigh
 # of the weight. They are neighbours, as these are added in 16 bits where there is no VNNI: 255 * (120 + 8) < 2**15.
 _LATENT_STEP, _LATENT_ZERO, _FINER, _LATENT_WEIGHT_LEVELS = np.float32(0.05), np.uint8(128), 16, 120
 _CARRIERS = ("Slice", "Concat", "Transpose", "Reshape", "Pad")  # they round to what they are given
+_DAMPING = 0.01  # of the mean variance, added to each: GPTQ's own
+_BLOCK = 128
 _BIAS_LEVELS = float(1 << 30)
 _LARGE = 1024  # numbers that a tensor must have to be worth storing in half the bits
 
@@ -78,7 +80,8 @@ def quantize(model: ModelProto, module: QuantizableGenerator, integer_latents: b
             rounded = [rounding]
             node.input[0] = f"{sources[0]}.rounded"
         if conv is not None:
-            nodes += _rounded_weights(graph, weights, node, float(rounded[0].step), ones=module.ones[conv - 1])
+            seen = module.seen[node.input[1].removesuffix(".weight")]
+            nodes += _rounded_weights(graph, weights, node, float(rounded[0].step), seen)
             raw[value] = conv
         if node.op_type == "Pad" and rounded and (number := _padded_with(node, weights)):
             nodes += _padded_levels(graph, value, node, rounded[0], number)
@@ -211,9 +214,17 @@ def _takes_transposed(node: NodeProto) -> bool:
 
 
 def _rounded_weights(
-    graph: GraphProto, weights: dict[str, TensorProto], node: NodeProto, step: float, ones: bool
+    graph: GraphProto, weights: dict[str, TensorProto], node: NodeProto, step: float, seen: Windows
 ) -> list[NodeProto]:
-    """Make a convolution take 8-bit weights, a step for each output channel, and a 32-bit bias."""
+    """Make a convolution take 8-bit weights, a step for each output channel, and a 32-bit bias.
+
+    Args:
+        graph: to add to.
+        weights: of the graph, by name.
+        node: the convolution.
+        step: of the levels that it takes.
+        seen: what it sees.
+    """
     name = node.input[1]
     weight = numpy_helper.to_array(weights[name]).astype(np.float64)
     if len(node.input) < 3:  # torch's exporter leaves out a bias that is 0
@@ -221,10 +232,10 @@ def _rounded_weights(
     stored = weights.get(node.input[2])
     bias = np.zeros(len(weight)) if stored is None else numpy_helper.to_array(stored).astype(np.float64)
     # A step is so large that the bias fits into 32 bits: beside such a bias the weights are as good as 0.
-    levels, steps = _symmetric(weight, _WEIGHT_LEVELS, least=np.abs(bias) / (step * _BIAS_LEVELS))
-    if ones:  # the last channel in is 1, or 0 past the border
-        error = weight[:, -1] - levels[:, -1] * steps[:, None, None].astype(np.float64)
-        bias = bias + error.sum((1, 2))
+    _, steps = _symmetric(weight, _WEIGHT_LEVELS, least=np.abs(bias) / (step * _BIAS_LEVELS))
+    levels = _compensated(weight, steps, seen.covariance.numpy())
+    error = weight - levels * steps.astype(np.float64)[:, None, None, None]
+    bias = bias + error.reshape(len(weight), -1) @ seen.mean.numpy()
     bias_steps = steps * np.float32(step)
     bias_levels = np.rint(bias / bias_steps.astype(np.float64)).astype(np.int32)
     nodes = []
@@ -251,6 +262,39 @@ def _symmetric(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0)
     steps = np.where(largest > 0, largest, 1.0).astype(np.float32)
     scaled = weight / steps.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     return np.rint(scaled).clip(-levels, levels).astype(np.int8), steps
+
+
+def _compensated(weight: np.ndarray, steps: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Round weights one input after the other, each time adding to the inputs that follow what makes up for it.
+
+    Inputs go together, so others can give most of what an input's rounding takes away: this is GPTQ (Frantar et al.
+    2022, arXiv:2210.17323, section 3), largest variance first. Of the mean the bias takes care.
+
+    Args:
+        weight: float64, shape (O, ...).
+        steps: float32, shape (O,).
+        covariance: of the inputs, float64, shape (I, I).
+    Returns:
+        int8, shape (O, ...), from -_WEIGHT_LEVELS to _WEIGHT_LEVELS.
+    """
+    variance = np.diag(covariance)
+    order = np.argsort(-variance, kind="stable")
+    damped = covariance[np.ix_(order, order)] + (_DAMPING * variance.mean() or 1.0) * np.eye(len(order))
+    # Row k says how an error at input k is shared among those after it: the Cholesky factor of the inverse.
+    shares = np.linalg.cholesky(np.linalg.inv(damped)).T
+    left = weight.reshape(len(weight), -1)[:, order] / steps.astype(np.float64)[:, None]
+    levels = np.empty_like(left)
+    for first in range(0, len(order), _BLOCK):  # one product for all that follow a block is faster than many
+        block = slice(first, first + _BLOCK)
+        errors = np.zeros_like(left[:, block])
+        for place, number in enumerate(range(*block.indices(len(order)))):
+            levels[:, number] = np.rint(left[:, number]).clip(-_WEIGHT_LEVELS, _WEIGHT_LEVELS)
+            errors[:, place] = (left[:, number] - levels[:, number]) / shares[number, number]
+            left[:, number + 1 : block.stop] -= np.outer(errors[:, place], shares[number, number + 1 : block.stop])
+        left[:, block.stop :] -= errors @ shares[block, block.stop :]
+    found = np.empty(levels.shape, np.int8)
+    found[:, order] = levels
+    return found.reshape(weight.shape)
 
 
 def _store_rounded(graph: GraphProto, name: str, axis: int | None = None) -> None:

@@ -74,7 +74,7 @@ TOLERANCES = {
     # Twelve generators (digits, colour, four layouts, trained and not, 32 and 64 pixels) were off by 1 to 3.5 % of the
     # distance between their images, the worst image by 4.1 %: it is the noise of 8 bits, whatever the images show. With
     # weights of 4 bits instead of 7 it is 6 % and more. At the tails, where activations leave the ranges that were
-    # measured, it was 7 to 37 %, the worst image 99 %. A single pixel at the edge of a stroke can change from black to
+    # measured, it was 7 to 51 %, the worst image 169 %. A single pixel at the edge of a stroke can change from black to
     # white there, and a level that is rounded the other way in another batch moves others: no limits for these.
     "int8": Tolerance(
         floor=2.0,
@@ -83,8 +83,8 @@ TOLERANCES = {
         image_levels=1.0,
         mean_share=0.05,
         image_share=0.1,
-        tail_mean_share=0.5,
-        tail_image_share=2.0,
+        tail_mean_share=0.75,
+        tail_image_share=3.0,
         batch_floor=2.0,
     ),
 }
