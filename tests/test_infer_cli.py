@@ -109,6 +109,7 @@ def test_a_number_is_written_by_hand() -> None:
 @pytest.mark.parametrize(
     ("words", "status", "end"),
     [
+        ((*DIGITS, "10\u00b2"), 1, "can't write '\u00b2'"),
         ((*DIGITS, "call 911"), 1, "can't write 'c': a text takes classes called by its letters"),
         (("--model", "dcgan-fashion-mnist-conditional", "7"), 1, "can't write '7'"),
         (("12",), 1, "model dcgan-mnist can't write '1'"),

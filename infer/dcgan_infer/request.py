@@ -62,7 +62,9 @@ SUFFIXES = {".jpg": "jpeg"} | {f".{kind}": kind for kind in FILES}
 
 
 def _lines(text: str) -> list[str]:
-    return unicodedata.normalize("NFKC", text).splitlines()
+    """Its lines, with full-width letters as usual ones; all of NFKC would write 10² as 102."""
+    usual = re.sub("[\uff01-\uff5e]+", lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return unicodedata.normalize("NFC", usual).splitlines()
 
 
 def classes_of(

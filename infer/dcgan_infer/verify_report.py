@@ -120,7 +120,10 @@ class VerifyReport:
         return "\n".join(lines)
 
     def table(self) -> str:
-        """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, the verdict."""
+        """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, what it comes to.
+
+        Of a model that did not pass, an error says the last.
+        """
         wrap = textwrap.TextWrapper(WIDTH, break_on_hyphens=False)
         lines = [*wrap.wrap(f"{self.model} ({self.size:,} bytes)"), f"sha256 {self.sha256}", ""]
         for check in self.checks:
@@ -131,7 +134,9 @@ class VerifyReport:
         compared = [check for check in self.checks if check.difference is not None]
         if compared:
             lines += ["", *_figures(compared)]
-        return "\n".join([*lines, "", *textwrap.wrap(self.verdict, WIDTH, break_on_hyphens=False)])
+        if self.passed:
+            lines += ["", *textwrap.wrap(self.verdict, WIDTH, break_on_hyphens=False)]
+        return "\n".join(lines)
 
 
 def _figures(checks: Iterable[Check]) -> list[str]:

@@ -71,14 +71,16 @@ export function classOf(spec, text) {
 /**
  * A text as classes: a letter or digit is the class that is called by it. `dcgan-infer 2026-11-25` has the same rule.
  *
- * @param {string} text taken in Unicode's form NFKC
+ * @param {string} text full-width letters count as usual ones
  * @returns {{letter: string, label?: number}[]} for each character its class, -1 if there is none; no label for a character
  *   that is neither letter nor digit, and leaves its place empty
  */
 export function classesOfText(spec, text) {
   const classes = classesOf(spec);
   const place = (letter) => (IS_LETTER.test(letter) ? { letter, label: classes.indexOf(letter) } : { letter });
-  return Array.from(text.normalize("NFKC"), place);
+  // All of NFKC would write 10² as 102.
+  const usual = text.replace(/[\uff01-\uff5e]+/g, (found) => found.normalize("NFKC")).normalize("NFC");
+  return Array.from(usual, place);
 }
 
 /** The names of classes that a text can call. */
