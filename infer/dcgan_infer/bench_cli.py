@@ -225,17 +225,20 @@ def _summary(report: Report) -> str:
     first = report.results[0].row
     if best.row is not first:
         line += f", {statistics.median(best.ratios):.1f} times {first.name}"
-    of_int8 = sorted(report.int8, key=lambda each: max(each.ratios.values()))[-1:]
-    return "\n".join(part for said in (line, *map(_trade, of_int8)) for part in textwrap.wrap(said, _WIDTH))
+    lines = [line]
+    if report.int8:
+        found = max(report.int8, key=lambda each: max(each.ratios.values()))
+        lines.append(_trade(found, "int8" if len(report.int8) == 1 else found.row.name))
+    return "\n".join(part for said in lines for part in textwrap.wrap(said, _WIDTH))
 
 
-def _trade(found: Int8) -> str:
-    """What int8 gives and costs here, in words."""
+def _trade(found: Int8, name: str) -> str:
+    """What int8 gives and costs here, in words; `name` is what to call it."""
     times = ", ".join(f"{ratio:.1f}" for ratio in found.ratios.values())
     sizes = ", ".join(map(str, found.ratios))
     smaller = "" if found.size is None else f", in {found.size:.0%} of its size"
     off = f"its pixels are off by {found.levels:.2g} of 255 grey levels on average"
-    line = f"int8 is {times} times as fast as {found.peer.name} here in batches of {sizes}{smaller}; {off}"
+    line = f"{name} is {times} times as fast as {found.peer.name} here in batches of {sizes}{smaller}; {off}"
     if max(found.ratios.values()) < _FASTER:
         return f"{line}: no reason to take {found.row.name} here but its size"
     return f"{line}: take {found.row.name} if that does not matter"
