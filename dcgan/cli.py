@@ -106,6 +106,7 @@ class _EachOnce(Command):
             "dropout",
             "initial_weights",
             "positive_gamma",
+            "class_lr_factor",
             "loss",
             "augment",
             "drop_last",
@@ -181,6 +182,11 @@ class _EachOnce(Command):
     "--positive-gamma/--any-gamma",
     default=None,
     help="Keep the factors of G's BatchNorms at 0 or above, if it starts so: int8 is faster.",
+)
+@click.option(
+    "--class-lr-factor",
+    type=FiniteFloat(0, 100, min_open=True),
+    help="Times the learning rate, for G's first weights of what says the class.",
 )
 @click.option("--augment", type=click.Choice(CHOICES["augment"]), help="Random changes of what D sees, for few images.")
 @click.option("--epochs", type=click.IntRange(0), help=f"Passes over the images; 0: as many as show {SHOWN:,} images.")

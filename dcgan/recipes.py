@@ -70,6 +70,8 @@ class Recipe:
             (arXiv:1511.06434, section 4) say and PyTorch's DCGAN example does.
         positive_gamma: keep the factors (gamma) of the generator's BatchNorms at 0 or above, unless it starts with
             others: the reference script's in int8 is faster then.
+        class_lr_factor: what the steps of those of the generator's first weights are multiplied by that meet what says
+            the class: the label, or the latent's numbers that name it. Where they are large, few latents give a mix.
         augment: random changes of the images that the discriminator sees, of dcgan/augment.py.
         drop_last: leave out an epoch's last, smaller batch.
     """
@@ -98,6 +100,7 @@ class Recipe:
     ndf: int = 64
     initial_weights: str = "torch"
     positive_gamma: bool = False
+    class_lr_factor: float = 1.0
     augment: str = "none"
     drop_last: bool = True
 
@@ -138,6 +141,8 @@ class Recipe:
                 f"{dataset.name} has no classes, which labels {labels!r} need; put images of a class into a "
                 f"subfolder of its name, or {without}"
             )
+        if labels == "none" and self.class_lr_factor != 1.0:
+            raise DatasetError("--class-lr-factor is for what says the class, and here nothing does; leave it out")
         if labels == "latent" and self.latent_dim < dataset.num_classes:
             raise DatasetError(
                 f"--labels latent takes a number of the latent for each of the {dataset.num_classes} classes; give "
@@ -205,6 +210,7 @@ RECIPES = {
             ndf=64,
             initial_weights="torch",
             positive_gamma=False,
+            class_lr_factor=1.0,
             augment="none",
             drop_last=True,
         ),
@@ -235,6 +241,7 @@ RECIPES = {
             ndf=64,
             initial_weights="torch",
             positive_gamma=False,
+            class_lr_factor=1.0,
             augment="none",
             drop_last=True,
         ),
@@ -264,6 +271,7 @@ RECIPES = {
             ndf=64,
             initial_weights="normal",
             positive_gamma=False,
+            class_lr_factor=1.0,
             augment="none",
             drop_last=False,
         ),
@@ -293,6 +301,7 @@ RECIPES = {
             ndf=32,
             initial_weights="torch",
             positive_gamma=False,
+            class_lr_factor=1.0,
             augment="none",
             drop_last=True,
         ),

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcgan_infer.contract.errors import DatasetError, DeviceError
+from dcgan_infer.contract.layers import Conv, ConvTranspose, Linear, Unflatten
 from dcgan_infer.contract.spec import GeneratorSpec, dcgan_spec, reference_spec
 
 from .augment import AUGMENTATIONS
@@ -100,6 +101,7 @@ class Trainer:
         gammas = [norm.weight.detach() for norm in norms if norm.affine]
         # One to go on from may have learnt negative factors; without them it would be another.
         self._gammas = gammas if recipe.positive_gamma and all(bool((each >= 0).all()) for each in gammas) else []
+        self._of_classes = [self._weights_of_classes()] if recipe.class_lr_factor != 1.0 else []
         self._progress = progress
         self.augment = AUGMENTATIONS[recipe.augment]
         make = DISCRIMINATORS[recipe.discriminator]
@@ -240,12 +242,32 @@ class Trainer:
         g_loss = weight * self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
+        before = [part.clone() for part in self._of_classes]
         self.g_optimizer.step()
+        for part, old in zip(self._of_classes, before, strict=True):
+            part.copy_(old + self.recipe.class_lr_factor * (part - old))
         if self._gammas:
             torch._foreach_clamp_min_(self._gammas, 0.0)
         for parameter in trainable:
             parameter.requires_grad_(True)
         return torch.stack([d_loss.detach(), g_loss.detach()])
+
+    def _weights_of_classes(self) -> Tensor:
+        """The part of G's first weights that meets what says the class, as a view.
+
+        Raises:
+            DatasetError: the first layer takes other numbers than those of a latent.
+        """
+        before, layer = None, self.spec.layers[0]
+        if isinstance(layer, Unflatten):
+            before, layer = layer.shape[1:], self.spec.layers[1]
+        if not isinstance(layer, Linear | ConvTranspose | Conv) or before not in (None, (1, 1)):
+            raise DatasetError(
+                f"--class-lr-factor is for generators that begin with weights; this one has {layer.name}"
+            )
+        weight = self.generator.get_parameter(f"{layer.name}.weight").detach()
+        first = self.spec.latent_dim if self.recipe.labels == "asked" else 0
+        return weight.narrow(0 if isinstance(layer, ConvTranspose) else 1, first, self.num_classes)
 
     def _named(self, z: Tensor) -> Tensor:
         """The classes that latents name: int64, shape (B,), each as often as `log_shares` says.

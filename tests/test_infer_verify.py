@@ -118,7 +118,7 @@ def test_what_is_printed(copy: Path) -> None:
     assert done.exit_code == 1
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert "FAILED   golden" in done.stdout
-    assert "verified" not in done.stdout
+    assert "NOT verified" not in done.stdout  # the error says it
     assert done.stderr.startswith(f"Error: {copy} is NOT verified: integrity: ")
     assert done.stderr.endswith("(and 2 more)\n")
     assert done.stderr.count("\n") == 1

@@ -196,7 +196,26 @@ def test_rounding_makes_up_for_what_it_takes_away() -> None:
 
     assert error(levels) < error(nearest) / 2
     assert np.array_equal(quantize._compensated(weight, steps, np.eye(36)), nearest)  # nothing can make up for it
-    assert np.array_equal(quantize._compensated(weight, steps, np.zeros((36, 36))), nearest)
+    never_changing = np.diag(np.linspace(-1e-16, 1e-16, 36))  # what a subtraction leaves of no variance
+    assert np.array_equal(quantize._compensated(weight, steps, never_changing), nearest)
+
+
+@pytest.mark.parametrize(("classes", "groups"), [(0, 4), (10, 4), (17, 1)])
+def test_a_range_is_the_mean_of_groups_unless_classes_are_rare_in_them(classes: int, groups: int) -> None:
+    generator = generator_of() if not classes else Generator(small_spec(num_classes=classes)).eval()
+    module = quantizable._rewritten(generator, {})
+    given = [quantizable._seeded(module.spec, first) for first in range(0, 1024, 64)]
+    table = module.classes or torch.nn.Identity()
+    first = torch.cat([module.stages[0](z, *map(table, label)) for z, *label in given])
+    expected = first.amax((2, 3)).reshape(groups, -1, 8).amax(1).mean(0)
+    assert torch.allclose(quantizable._bounds(module, range(1))[0][1], expected)
+
+
+def test_leaky_channels_are_balanced_between_what_is_before_and_after() -> None:
+    module = quantizable.quantizable(generator_of("leaky-relu", trained=False))
+    low, high = module.ranges[2]
+    assert high == 1.0
+    assert low == pytest.approx(-0.1, abs=0.01)  # the root of the slope, 0.01: -10 before, for 1 above 0
 
 
 STRIDED = GeneratorSpec(
@@ -215,15 +234,16 @@ STRIDED = GeneratorSpec(
 
 
 @pytest.mark.parametrize("spec", [small_spec(), upsampling_spec(8, nz=6, width=4), STRIDED])
-def test_what_convolutions_see_is_what_they_take(spec: GeneratorSpec) -> None:
-    """Few places are looked at, all of them in images as small as these."""
+def test_what_convolutions_see_is_what_they_take(spec: GeneratorSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantizable, "_PLACES", 64)  # all that there are
     module = quantizable.quantizable(with_statistics(spec, 0, "positive")).double()
+    assert module.seen
     for name, seen in module.seen.items():
         conv = module.get_submodule(name)
         assert isinstance(conv, PaddedConv | torch.nn.Conv2d)
         found: list[torch.Tensor] = []
         hook = conv.register_forward_hook(lambda _, __, result, found=found: found.append(result))
-        for first in range(0, quantizable._GROUP, quantizable._CHUNK):
+        for first in range(0, quantizable.CALIBRATION, quantizable._CHUNK):
             module(*quantizable._seeded(spec, first))
         hook.remove()
         weight = conv.weight.flatten(1)

@@ -12,9 +12,12 @@ from document import DocumentLoop
 from pytorch_dcgan import PytorchDcganLoop
 
 from dcgan.data import Dataset
+from dcgan.networks import Generator
 from dcgan.recipes import RECIPES, Recipe
 from dcgan.trainer import Trainer, resolve_device, resolve_precision
-from dcgan_infer.contract.errors import DeviceError
+from dcgan_infer.contract.errors import DatasetError, DeviceError
+from dcgan_infer.contract.layers import TANH, Activate, ConvTranspose, Unflatten
+from dcgan_infer.contract.spec import GeneratorSpec
 
 CPU = torch.device("cpu")
 FAST = dataclasses.replace(
@@ -225,6 +228,36 @@ def test_factors_of_batchnorm_stay_positive_where_they_are_to(
         tuned.step(*tuned.batch(torch.arange(8)))
         least = tuned.generator.get_parameter("bn1.weight").min()
         assert least == 0 if positive and factor > 0 else least < 0
+
+
+@pytest.mark.parametrize(("labels", "classes"), [("latent", slice(0, 10)), ("asked", slice(100, 110))])
+@pytest.mark.parametrize("network", ["reference", "dcgan"])
+def test_what_says_the_class_learns_as_fast_as_asked(
+    sample_images: npt.NDArray[np.uint8], labels: str, classes: slice, network: str
+) -> None:
+    steps = []
+    for factor in (1.0, 4.0):
+        recipe = dataclasses.replace(FAST, labels=labels, network=network, class_lr_factor=factor)
+        trainer = Trainer(recipe, dataset_of(sample_images), CPU, seed=0)
+        trainer.load_tensors(trainer.tensors(), 0)  # as a resumed run does
+        weight = next(trainer.generator.parameters())
+        before = weight.detach().clone()
+        trainer.step(*trainer.batch(torch.arange(8)))
+        step = weight.detach() - before
+        steps.append(step if network == "reference" else step.transpose(0, 1))
+    assert steps[0][:, classes].abs().max() > 0
+    steps[0][:, classes] *= 4.0
+    assert torch.allclose(steps[1], steps[0], atol=1e-7)
+
+
+def test_a_factor_for_what_says_the_class_is_refused_where_nothing_does(sample_images: npt.NDArray[np.uint8]) -> None:
+    recipe = dataclasses.replace(FAST, labels="latent", class_lr_factor=4.0)
+    with pytest.raises(DatasetError, match="here nothing does"):
+        Trainer(dataclasses.replace(recipe, labels="none"), dataset_of(sample_images), CPU, seed=0)
+    layers = (Unflatten("u", (25, 2, 2)), ConvTranspose("t", 25, 1, (14, 14), (14, 14)), Activate("tanh", TANH))
+    start = Generator(GeneratorSpec(100, (1, 28, 28), layers=layers))
+    with pytest.raises(DatasetError, match="this one has t"):
+        Trainer(recipe, dataset_of(sample_images), CPU, seed=0, start=start)
 
 
 def test_scores_of_one_large_batch_are_those_of_two(sample_images: npt.NDArray[np.uint8]) -> None:

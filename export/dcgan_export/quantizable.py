@@ -17,8 +17,8 @@ would have to be rounded once more. So the stages are put together in another wa
 4. What the rounding of weights adds to a channel on average is taken off its bias (section 4.2).
 
 Leaky ReLU is computed on values that are rounded before it too: onnxruntime takes Conv and Relu together, but falls
-back to float32 for a Conv whose output is not rounded at once. So the size of what is below 0 is taken between those
-before and after it: by the first, little would be left after it, and by the second, of what is above 0.
+back to float32 for a Conv whose output is not rounded at once. One factor serves both, so what is below 0 counts as the
+geometric mean of its sizes before and after the activation.
 
 Ranges are the smallest and largest value over `_GROUP` latents, the mean of a few such groups: what is beyond becomes
 the range's end (as Jacob et al. 2018, section 3.1, with a running mean). docs/lab-notebook.md has the figures behind
@@ -45,9 +45,10 @@ from .stages import Dense, Stage, Transposed, UnfusableError, stages_of
 
 CALIBRATION, CALIBRATION_SEED = 1024, 1  # latents; parity has others
 GRID = 256.0  # ranges are multiples of 1 / 256
-_GROUP = 256  # latents that a range is of, and what a convolution sees
+_GROUP = 256  # latents that a range is of; a multiple of _CHUNK
+_EACH = 16  # latents of each class that a group has at least, or it is all of them
 _CHUNK = 64  # latents at a time, for memory
-_PLACES = 64  # of an image that are looked at for the latter, at most
+_PLACES = 16  # of an image, where is looked at what a convolution sees
 _POWER = 0.5  # of a channel's range that it is divided by; before the last product all of it
 _ACTIVATIONS = ("relu", "leaky-relu")
 _UNBOUNDED = float(torch.finfo(torch.float32).max)
@@ -93,7 +94,7 @@ class Ones(nn.Module):
 
 
 class Windows(NamedTuple):
-    """What a convolution sees: windows of its inputs, flat, shape (C * rows * columns,).
+    """What a convolution sees before anything is rounded: windows of its inputs, flat, shape (C * rows * columns,).
 
     Attributes:
         mean: of each number, float64.
@@ -181,6 +182,7 @@ def quantizable(generator: Generator) -> QuantizableGenerator:
 def _bounds(module: QuantizableGenerator, places: range) -> dict[int, tuple[Tensor, Tensor]]:
     """Smallest and largest value of each channel of stages over a group of latents, float64, by place."""
     groups: dict[int, list[tuple[Tensor, Tensor]]] = {place: [] for place in places}
+    group = _GROUP if _EACH * module.spec.num_classes <= _GROUP else CALIBRATION
     for first in range(0, CALIBRATION, _CHUNK):
         x, *label = _seeded(module.spec, first)
         more = [] if module.classes is None else [module.classes(*label)]
@@ -188,7 +190,7 @@ def _bounds(module: QuantizableGenerator, places: range) -> dict[int, tuple[Tens
             x = stage(x, *more) if place == 0 else stage(x)
             if place in places:
                 low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
-                if first % _GROUP:
+                if first % group:
                     before = groups[place].pop()
                     low, high = torch.minimum(before[0], low), torch.maximum(before[1], high)
                 groups[place].append((low, high))
@@ -205,22 +207,23 @@ def _seen(module: QuantizableGenerator) -> dict[str, Windows]:
 
     def look(conv: PaddedConv | nn.Conv2d, given: tuple[Tensor], name: str) -> None:
         windows = _windows(conv, given[0], order)
-        number, total, products = sums.get(name, (0, torch.zeros(1), torch.zeros(1)))
-        sums[name] = number + len(windows), total + windows.sum(0), products + windows.T @ windows
+        size = windows.shape[1]
+        number, total, products = sums.get(name) or (0, windows.new_zeros(size), windows.new_zeros(size, size))
+        sums[name] = number + len(windows), total + windows.sum(0), products.addmm_(windows.T, windows)
 
     hooks = [
         conv.register_forward_pre_hook(functools.partial(look, name=name))
         for name, conv in module.stages[:-1].named_modules(prefix="stages")
         if isinstance(conv, PaddedConv | nn.Conv2d)
     ]
-    for first in range(0, _GROUP, _CHUNK):
+    for first in range(0, CALIBRATION, _CHUNK):
         module(*_seeded(module.spec, first))
     for hook in hooks:
         hook.remove()
     found = {}
     for name, (number, total, products) in sums.items():
         mean = total / number
-        found[name] = Windows(mean, products / number - torch.outer(mean, mean))
+        found[name] = Windows(mean, products.div_(number).sub_(torch.outer(mean, mean)))
     return found
 
 

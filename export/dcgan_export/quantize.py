@@ -26,7 +26,7 @@ _LAYER_LEVELS = 127  # 8 bits, symmetric, of what is only stored so: dense weigh
 # of the weight. They are neighbours, as these are added in 16 bits where there is no VNNI: 255 * (120 + 8) < 2**15.
 _LATENT_STEP, _LATENT_ZERO, _FINER, _LATENT_WEIGHT_LEVELS = np.float32(0.05), np.uint8(128), 16, 120
 _CARRIERS = ("Slice", "Concat", "Transpose", "Reshape", "Pad")  # they round to what they are given
-_DAMPING = 0.01  # of the mean variance, added to each: GPTQ's own
+_DAMPING, _LEAST_DAMPING = 0.01, 1e-9  # of the mean variance, added to each, as GPTQ does; of values up to 1
 _BLOCK = 128
 _BIAS_LEVELS = float(1 << 30)
 _LARGE = 1024  # numbers that a tensor must have to be worth storing in half the bits
@@ -268,7 +268,7 @@ def _compensated(weight: np.ndarray, steps: np.ndarray, covariance: np.ndarray) 
     """Round weights one input after the other, each time adding to the inputs that follow what makes up for it.
 
     Inputs go together, so others can give most of what an input's rounding takes away: this is GPTQ (Frantar et al.
-    2022, arXiv:2210.17323, section 3), largest variance first. Of the mean the bias takes care.
+    2022, arXiv:2210.17323, section 3), with the largest variance first. Of the mean the bias takes care.
 
     Args:
         weight: float64, shape (O, ...).
@@ -277,9 +277,11 @@ def _compensated(weight: np.ndarray, steps: np.ndarray, covariance: np.ndarray) 
     Returns:
         int8, shape (O, ...), from -_WEIGHT_LEVELS to _WEIGHT_LEVELS.
     """
-    variance = np.diag(covariance)
-    order = np.argsort(-variance, kind="stable")
-    damped = covariance[np.ix_(order, order)] + (_DAMPING * variance.mean() or 1.0) * np.eye(len(order))
+    variance = np.diag(covariance).clip(0)
+    order = np.argsort(-variance.astype(np.float32), kind="stable")  # the last bits are the machine's
+    damped = covariance[np.ix_(order, order)]
+    # Of inputs that never change, what is left of the subtraction is no variance.
+    damped[np.diag_indices_from(damped)] += max(_DAMPING * variance.mean(), _LEAST_DAMPING)
     # Row k says how an error at input k is shared among those after it: the Cholesky factor of the inverse.
     shares = np.linalg.cholesky(np.linalg.inv(damped)).T
     left = weight.reshape(len(weight), -1)[:, order] / steps.astype(np.float64)[:, None]

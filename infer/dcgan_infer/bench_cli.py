@@ -228,7 +228,8 @@ def _summary(report: Report) -> str:
     lines = [line]
     if report.int8:
         found = max(report.int8, key=lambda each: max(each.ratios.values()))
-        lines.append(_trade(found, "int8" if len(report.int8) == 1 else found.row.name))
+        name = "int8" if len(report.int8) == 1 else f"{found.row.name} (the fastest of {len(report.int8)} in int8)"
+        lines.append(_trade(found, name))
     return "\n".join(part for said in lines for part in textwrap.wrap(said, _WIDTH))
 
 

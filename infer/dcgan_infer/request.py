@@ -61,10 +61,12 @@ MOST_PIXELS = 40_000_000  # of all frames, where nobody says how large: half of 
 SUFFIXES = {".jpg": "jpeg"} | {f".{kind}": kind for kind in FILES}
 
 
+_USUAL = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # of full-width letters, digits and signs
+
+
 def _lines(text: str) -> list[str]:
     """Its lines, with full-width letters as usual ones; all of NFKC would write 10² as 102."""
-    usual = re.sub("[\uff01-\uff5e]+", lambda found: unicodedata.normalize("NFKC", found[0]), text)
-    return unicodedata.normalize("NFC", usual).splitlines()
+    return unicodedata.normalize("NFC", text.translate(_USUAL)).splitlines()
 
 
 def classes_of(

@@ -120,9 +120,9 @@ class VerifyReport:
         return "\n".join(lines)
 
     def table(self) -> str:
-        """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, what it comes to.
+        """For people, at most `WIDTH` columns wide: a line a check, a column of figures a comparison, the verdict.
 
-        Of a model that did not pass, an error says the last.
+        Without the verdict of a model that did not pass: the command's error says it.
         """
         wrap = textwrap.TextWrapper(WIDTH, break_on_hyphens=False)
         lines = [*wrap.wrap(f"{self.model} ({self.size:,} bytes)"), f"sha256 {self.sha256}", ""]
