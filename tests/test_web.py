@@ -184,7 +184,11 @@ def check_saved(folder: Path, site: Path) -> None:
             images = tile(images, rows, columns)[None]
         assert shown.shape == images.shape
         paper = float(np.array(Image.new("RGB", (1, 1), (255, 253, 248)).convert("L")).item())
-        assert np.abs(shown - (255 - images) * paper / 255).max() <= 2  # WebAssembly is off by one
+        # WebAssembly sums in another order: now and then an activation is rounded the other way, at an edge by more.
+        off = np.abs(shown - (255 - images) * paper / 255)
+        assert (off > 2).mean() < 5e-4
+        assert off.mean() < 0.1  # int8 itself is off by half a level
+        assert off.max() < 64
         assert images.std() > 50
 
 
