@@ -354,11 +354,18 @@ def test_an_operator_that_nothing_rounds_is_refused(operator: str, tmp_path: Pat
         quantize.quantize(model, module)
 
 
+def two_dense_spec() -> GeneratorSpec:
+    """A linear layer with BatchNorm and ReLU, and then PyTorch-GAN's generator."""
+    shallow = upsampling_spec(16, 3, nz=24, width=16)
+    before = (Linear("l0.0", 8, 24), BatchNorm("l0.1", 24), Activate("l0.2", Activation("relu")))
+    return GeneratorSpec(8, shallow.image_shape, layers=(*before, *shallow.layers))
+
+
 @pytest.mark.parametrize(
     "spec",
     [dcgan_spec(16, nz=8, ngf=16), dcgan_spec(16, nz=8, ngf=16, activation=Activation("leaky-relu", 0.2)),
-     upsampling_spec(16, 3, nz=8, width=16), dcgan_spec(16, nz=8, ngf=16, nc=6)],
-    ids=["dcgan", "leaky", "upsampling", "six channels"],
+     upsampling_spec(16, 3, nz=8, width=16), dcgan_spec(16, nz=8, ngf=16, nc=6), two_dense_spec()],
+    ids=["dcgan", "leaky", "upsampling", "six channels", "two dense layers"],
 )  # fmt: skip
 @pytest.mark.parametrize("optimize", ["fused", "vnni"])
 def test_the_convolutions_of_other_generators_run_in_8_bits(spec: GeneratorSpec, optimize: str, tmp_path: Path) -> None:

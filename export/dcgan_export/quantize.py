@@ -232,7 +232,7 @@ def _rounded_weights(
     stored = weights.get(node.input[2])
     bias = np.zeros(len(weight)) if stored is None else numpy_helper.to_array(stored).astype(np.float64)
     # A step is so large that the bias fits into 32 bits: beside such a bias the weights are as good as 0.
-    _, steps = _symmetric(weight, _WEIGHT_LEVELS, least=np.abs(bias) / (step * _BIAS_LEVELS))
+    steps = _steps(weight, _WEIGHT_LEVELS, least=np.abs(bias) / (step * _BIAS_LEVELS))
     levels = _compensated(weight, steps, seen.covariance.numpy())
     error = weight - levels * steps.astype(np.float64)[:, None, None, None]
     bias = bias + error.reshape(len(weight), -1) @ seen.mean.numpy()
@@ -250,8 +250,8 @@ def _rounded_weights(
     return nodes
 
 
-def _symmetric(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as int8 from -levels to levels, and the size of a step for each output, float32, shape (O,).
+def _steps(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0) -> np.ndarray:
+    """Size of a step for each output, float32, shape (O,), so that the largest weight is so many of them.
 
     Args:
         weight: float64, shape (O, ...).
@@ -259,7 +259,12 @@ def _symmetric(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0)
         least: that a step must be.
     """
     largest = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / levels, least)
-    steps = np.where(largest > 0, largest, 1.0).astype(np.float32)
+    return np.where(largest > 0, largest, 1.0).astype(np.float32)
+
+
+def _symmetric(weight: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights, float64, shape (O, ...), as int8 from -levels to levels, and their `_steps`."""
+    steps = _steps(weight, levels)
     scaled = weight / steps.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     return np.rint(scaled).clip(-levels, levels).astype(np.int8), steps
 
