@@ -48,7 +48,7 @@ check: lint types test test-light  ## All of the above
 examples: $(VENV)/installed  ## Check every example that this machine can run against the test vectors
 	$(VENV)/bin/python examples/check.py
 
-models: $(VENV)/installed  ## Export models/ again from its checkpoint, and redraw its grid
+models: $(VENV)/installed  ## Export models/ again from its checkpoints, and redraw its grids
 	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.onnx --golden models/dcgan-mnist.golden --vectors examples/vectors/dcgan-mnist
 	$(VENV)/bin/dcgan-export models/dcgan-mnist.safetensors --out models/dcgan-mnist.pt
 	$(VENV)/bin/dcgan-export models/dcgan-mnist-conditional.safetensors --out models/dcgan-mnist-conditional.onnx --golden models/dcgan-mnist-conditional.golden --vectors examples/vectors/dcgan-mnist-conditional

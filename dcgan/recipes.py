@@ -70,8 +70,8 @@ class Recipe:
             (arXiv:1511.06434, section 4) say and PyTorch's DCGAN example does.
         positive_gamma: keep the factors (gamma) of the generator's BatchNorms at 0 or above, unless it starts with
             others: the reference script's in int8 is faster then.
-        class_lr_factor: what the steps of those of the generator's first weights are multiplied by that meet what says
-            the class: the label, or the latent's numbers that name it. Where they are large, few latents give a mix.
+        class_lr_factor: multiplies the steps of the generator's first weights where these meet what says the class: the
+            label, or the latent's numbers that name it. Where they are large, few latents give a mix.
         augment: random changes of the images that the discriminator sees, of dcgan/augment.py.
         drop_last: leave out an epoch's last, smaller batch.
     """

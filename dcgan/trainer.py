@@ -101,7 +101,7 @@ class Trainer:
         gammas = [norm.weight.detach() for norm in norms if norm.affine]
         # One to go on from may have learnt negative factors; without them it would be another.
         self._gammas = gammas if recipe.positive_gamma and all(bool((each >= 0).all()) for each in gammas) else []
-        self._of_classes = [self._weights_of_classes()] if recipe.class_lr_factor != 1.0 else []
+        self._class_weights = self._weights_of_classes() if recipe.class_lr_factor != 1.0 else None
         self._progress = progress
         self.augment = AUGMENTATIONS[recipe.augment]
         make = DISCRIMINATORS[recipe.discriminator]
@@ -242,10 +242,10 @@ class Trainer:
         g_loss = weight * self.loss.generator(fake_scores.float())
         self.g_optimizer.zero_grad()
         g_loss.backward()  # type: ignore[no-untyped-call]
-        before = [part.clone() for part in self._of_classes]
+        before = None if self._class_weights is None else self._class_weights.clone()
         self.g_optimizer.step()
-        for part, old in zip(self._of_classes, before, strict=True):
-            part.copy_(old + self.recipe.class_lr_factor * (part - old))
+        if self._class_weights is not None and before is not None:
+            self._class_weights.copy_(before + self.recipe.class_lr_factor * (self._class_weights - before))
         if self._gammas:
             torch._foreach_clamp_min_(self._gammas, 0.0)
         for parameter in trainable:

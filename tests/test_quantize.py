@@ -183,7 +183,7 @@ def test_rounding_makes_up_for_what_it_takes_away() -> None:
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(2000, 12)) @ rng.normal(size=(12, 36))  # inputs that go together
     weight = rng.normal(size=(5, 4, 3, 3))
-    _, steps = quantize._symmetric(weight, 63)
+    steps = quantize._steps(weight, 63)
     size = steps.astype(float).reshape(5, 1, 1, 1)
     levels = quantize._compensated(weight, steps, np.cov(seen.T))
     nearest = np.rint(weight / size)
@@ -356,9 +356,9 @@ def test_an_operator_that_nothing_rounds_is_refused(operator: str, tmp_path: Pat
 
 def two_dense_spec() -> GeneratorSpec:
     """A linear layer with BatchNorm and ReLU, and then PyTorch-GAN's generator."""
-    shallow = upsampling_spec(16, 3, nz=24, width=16)
+    rest = upsampling_spec(16, 3, nz=24, width=16)
     before = (Linear("l0.0", 8, 24), BatchNorm("l0.1", 24), Activate("l0.2", Activation("relu")))
-    return GeneratorSpec(8, shallow.image_shape, layers=(*before, *shallow.layers))
+    return GeneratorSpec(8, rest.image_shape, layers=(*before, *rest.layers))
 
 
 @pytest.mark.parametrize(

@@ -251,11 +251,11 @@ def _rounded_weights(
 
 
 def _steps(weight: np.ndarray, levels: int, least: np.ndarray | float = 0.0) -> np.ndarray:
-    """Size of a step for each output, float32, shape (O,), so that the largest weight is so many of them.
+    """Size of a step for each output, float32, shape (O,): its largest weight is `levels` steps.
 
     Args:
         weight: float64, shape (O, ...).
-        levels: the largest.
+        levels: of the largest weight.
         least: that a step must be.
     """
     largest = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / levels, least)
