@@ -11,6 +11,7 @@ import contextlib
 import copy
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,20 +219,33 @@ def _tried(
     )
 
 
-def _call(wrapped: Wrapped, size: int) -> tuple[int, int, int] | str | Exception:
+def _call(wrapped: Wrapped, size: int) -> tuple[int, int, int] | str | BaseException:
     """The shape of its images; what it gives instead, in words; or what it raises."""
     for batch in (2, 3):
         label = torch.arange(batch) % wrapped.num_classes if wrapped.num_classes else None
         try:
             with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
                 images: Any = wrapped(torch.zeros(batch, size) + torch.linspace(-1, 1, size), label)
-        except Exception as error:  # of somebody's code: anything
+        except (Exception, SystemExit) as error:  # of somebody's code: anything
             return error
         if not isinstance(images, Tensor):
             return f"{type(images).__name__}"
         if images.ndim != 4 or len(images) != batch or not images.is_floating_point():
             return f"values of shape {tuple(images.shape)} for {batch} latents"
+        if not images.numel():
+            return f"images without pixels, of shape {tuple(images.shape)}"
     return images.shape[1], images.shape[2], images.shape[3]
+
+
+def _run(wrapped: Wrapped, name: str, inputs: Sequence[Tensor]) -> Tensor:
+    """The images of a module that has run before, on fewer latents and labels."""
+    try:
+        return wrapped(*inputs)  # type: ignore[no-any-return]
+    except (Exception, SystemExit) as error:  # of somebody's code: anything
+        labels_too = f" and labels from 0 to {wrapped.num_classes - 1}" if wrapped.num_classes else ""
+        raise CheckpointError(
+            f"{name} does not run on a batch of {len(inputs[0])} latents{labels_too}: {user_error(error)}"
+        ) from error
 
 
 def _refuse_unrepeatable(wrapped: Wrapped, name: str, inputs: tuple[Tensor, ...]) -> None:
@@ -242,7 +256,7 @@ def _refuse_unrepeatable(wrapped: Wrapped, name: str, inputs: tuple[Tensor, ...]
         raise CheckpointError(f"{name} can't be copied, to run it in float64: {user_error(error)}") from error
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
         four = [each[:4] for each in inputs]
-        if not torch.equal(wrapped(*four), wrapped(*four)):
+        if not torch.equal(_run(wrapped, name, four), _run(wrapped, name, four)):
             raise CheckpointError(
                 f"{name} draws noise of its own: the same latents give other images each time; make its noise "
                 "a part of the latent, or fix it"
@@ -284,7 +298,8 @@ def _refuse_out_of_range(
     wrapped: Wrapped, name: str, inputs: tuple[Tensor, ...], value_range: tuple[float, float]
 ) -> None:
     with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
-        images = torch.cat([wrapped(*batch) for batch in zip(*(torch.split(each, 16) for each in inputs), strict=True)])
+        batches = zip(*(torch.split(each, 16) for each in inputs), strict=True)
+        images = torch.cat([_run(wrapped, name, batch) for batch in batches])
     if not images.isfinite().all():
         raise CheckpointError(f"{name} gives images that are not finite")
     low, high = value_range

@@ -472,6 +472,8 @@ def _restore(run: Path, trainer: Trainer, images_sha256: str) -> _Progress:
         if not (run / CHECKPOINT).exists():
             if (run / GENERATOR).exists():
                 raise RunError(f"{run} is finished, and its {CHECKPOINT} is gone; start a new run")
+            if (run / METRICS).exists() and len((run / METRICS).read_text().splitlines()) > 1:  # one: killed before it
+                raise RunError(f"{run} has no {CHECKPOINT} any more, so its epochs are lost; start a new run")
             return _Progress(images_sha256)
         tensors, state = load_training_state(run / CHECKPOINT)
         trainer.load_tensors(tensors, state.pop("steps_done"))

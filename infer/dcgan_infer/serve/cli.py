@@ -81,6 +81,8 @@ def main(
     """
     if queue < max_images:
         raise click.UsageError(f"--queue {queue} has no room for a request of --max-images {max_images}.")
+    if not host:
+        raise click.UsageError("--host is empty, which would be all addresses; leave it out, or say --host 0.0.0.0.")
     if site and not (site / "index.html").is_file():
         raise click.UsageError(f"--site {site} holds no index.html; write it with dcgan-export --target web.")
     app_module, uvicorn = require("dcgan_infer.serve.app", "serve"), require("uvicorn", "serve")
