@@ -462,3 +462,19 @@ def test_a_pipe_needs_a_name_for_the_artifact(folder: Path) -> None:
     result = run("pipe")
     assert result.exit_code == 2
     assert "give --out" in result.stderr
+
+
+def test_a_module_that_ends_the_program_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ending.py").write_text(
+        "import sys, torch\n\n\nclass Late(torch.nn.Module):\n"
+        "    calls = 0\n\n"
+        "    def __init__(self):\n        super().__init__()\n        self.fc = torch.nn.Linear(8, 64)\n\n"
+        "    def forward(self, z):\n        Late.calls += 1\n        if Late.calls > 5:\n            sys.exit(0)\n"
+        "        return torch.tanh(self.fc(z)).view(-1, 1, 8, 8)\n"
+    )
+    torch.save(torch.nn.ModuleDict({"fc": torch.nn.Linear(8, 64)}).state_dict(), tmp_path / "late.pth")
+    monkeypatch.chdir(tmp_path)
+    before = [path.name for path in tmp_path.iterdir()]
+    result = run("late.pth", "--module", "ending.py:Late", "--out", "late.onnx")
+    assert "ends the program while it makes images" in result.stderr
+    one_line_and_nothing_left(result, tmp_path, *before)

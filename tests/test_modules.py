@@ -140,6 +140,8 @@ def test_the_wrapper_exports_with_a_free_batch(tmp_path: Path, make: type[nn.Mod
             theirs.Failing,
             r"does not run on latents of shape \(N, 8\): KeyError: 'no such key' \(their_generators.py, line",
         ),
+        (theirs.Ending, r"does not run on latents of shape \(N, 8\): SystemExit: 0 \(their_generators.py, line"),
+        (theirs.Blank, r"gives images without pixels, of shape \(2, 1, 8, 0\)"),
         (theirs.Unbounded, "ends in neither tanh nor sigmoid"),
     ],
 )
@@ -152,7 +154,15 @@ def test_what_can_t_be_proved_is_refused(tmp_path: Path, make: type[nn.Module], 
     assert "\n" not in str(caught.value)
 
 
-UNTRAINABLE = (theirs.Failing,)
+UNTRAINABLE = (theirs.Failing, theirs.Ending)
+
+
+def test_what_fails_on_other_inputs_than_the_first_is_refused(tmp_path: Path) -> None:
+    torch.save(theirs.Small().state_dict(), tmp_path / "theirs.pth")
+    with pytest.raises(CheckpointError, match=r"on a batch of 16 latents: ValueError: seven are enough"):
+        load_generator(tmp_path / "theirs.pth", Hints(module=f"{FILE}:Small", value_range=(-1.0, 1.0)))
+    with pytest.raises(CheckpointError, match=r"latents and labels from 0 to 6: IndexError"):
+        load(tmp_path, theirs.Conditional(), num_classes=7)
 
 
 def test_an_output_without_bounds_is_looked_at(tmp_path: Path) -> None:

@@ -292,6 +292,17 @@ def test_resuming_on_other_images_is_refused(data_dir: Path, tmp_path: Path) -> 
         train(tmp_path / "run", options, resume=True)
 
 
+def test_a_lost_checkpoint_is_said(data_dir: Path, tmp_path: Path) -> None:
+    options = options_for(data_dir, TINY_FAST)
+    run = tmp_path / "run"
+    train(run, options)
+    (run / "generator.safetensors").unlink()
+    (run / "checkpoint.safetensors").unlink()
+    assert len((run / "metrics.jsonl").read_text().splitlines()) > 1
+    with pytest.raises(RunError, match=r"no checkpoint.safetensors any more, .*; start a new run"):
+        train(run, options, resume=True)
+
+
 def test_two_runs_in_one_folder_are_refused(data_dir: Path, tmp_path: Path) -> None:
     options = options_for(data_dir, TINY_FAST)
     caught: list[object] = []

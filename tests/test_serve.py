@@ -653,6 +653,7 @@ def test_a_taken_port_is_one_line() -> None:
     [
         (["none.onnx"], 1, "there is no model 'none.onnx'"),
         (["--host", "256.0.0.1"], 1, "can't listen on 256.0.0.1:0: "),
+        (["--host", ""], 2, "--host is empty"),
         (["--queue", "10"], 2, "--queue 10 has no room for a request of --max-images 100."),
         (["--site", str(ROOT / "tests")], 2, "holds no index.html"),
         (["--provider", "cuda9"], 1, "has no provider 'cuda9'"),

@@ -277,6 +277,25 @@ class Tuple(Unbounded):
         return super().forward(z), z
 
 
+class Small(Unbounded):
+    """Takes no batches as large as those that its range is looked for with."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        if len(z) > 7:
+            raise ValueError("seven are enough")
+        return torch.tanh(super().forward(z))
+
+
+class Blank(Unbounded):
+    def forward(self, z: Tensor) -> Tensor:
+        return super().forward(z)[..., :0]
+
+
+class Ending(Unbounded):
+    def forward(self, z: Tensor) -> Tensor:
+        raise SystemExit(0)
+
+
 class Failing(Unbounded):
     def forward(self, z: Tensor) -> Tensor:
         raise KeyError("no such key")
