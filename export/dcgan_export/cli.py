@@ -52,6 +52,21 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
     return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
+@contextlib.contextmanager
+def _ended_by_nobody() -> Iterator[None]:
+    """Within, a module of somebody's that ends the program fails like any other: nothing is written, and this says so.
+
+    Raises:
+        ExportError: it did.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise ExportError(
+            "the code of --module ends the program while it makes images; take its sys.exit out"
+        ) from error
+
+
 @click.command(
     cls=Command,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -201,6 +216,7 @@ def _parse_names(_ctx: click.Context, _param: click.Parameter, text: str | None)
 @click.option("-v", "--verbose", is_flag=True, help="Print all figures of the comparison.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="dcgan-export")
+@_ended_by_nobody()
 def main(
     checkpoint: Path | None,
     out: Path | None,
@@ -288,32 +304,28 @@ def main(
     for package, extra in form.needs:
         require(package, extra)
     library = require("dcgan_export.publish", "export")
-    with _ended_by_nobody():
-        source = _load(checkpoint, options)
+    source = _load(checkpoint, options)
     if makes_site and source.spec.image_shape[0] not in DRAWN:
         raise ExportError(
             f"a page draws images of 1 or 3 channels, and these have {source.spec.image_shape[0]}; export a file .onnx"
         )
     beside = library.Beside(report, golden, vectors)
     try:
-        with _ended_by_nobody():
-            if makes_site:
-                site = publish_site(source, out, name, runtime, beside, _status)
-                notes, made = site.notes, site.as_dict()
-                lines, following = _of_site(site, verbose)
-            elif makes_hub:
-                hub = publish_to_hub(source, out, variant, beside, _status, name=name, license=license)
-                notes, made = hub.notes, hub.as_dict()
-                lines, following = _of_hub(hub, verbose)
-            else:
-                publish = functools.partial(library.publish, source, variant=variant, beside=beside, say=_status)
-                artifact = publish_to_triton(publish, out, name) if makes_folder else publish(out)
-                notes, made = (), artifact.as_dict()
-                lines = [*([artifact.report.table(), ""] if verbose else []), artifact.report.verdict]
-                lines.append(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
-                following = (
-                    f"tritonserver --model-repository {shlex.quote(str(out))}" if makes_folder else _try(artifact)
-                )
+        if makes_site:
+            site = publish_site(source, out, name, runtime, beside, _status)
+            notes, made = site.notes, site.as_dict()
+            lines, following = _of_site(site, verbose)
+        elif makes_hub:
+            hub = publish_to_hub(source, out, variant, beside, _status, name=name, license=license)
+            notes, made = hub.notes, hub.as_dict()
+            lines, following = _of_hub(hub, verbose)
+        else:
+            publish = functools.partial(library.publish, source, variant=variant, beside=beside, say=_status)
+            artifact = publish_to_triton(publish, out, name) if makes_folder else publish(out)
+            notes, made = (), artifact.as_dict()
+            lines = [*([artifact.report.table(), ""] if verbose else []), artifact.report.verdict]
+            lines.append(f"wrote {artifact.path} ({artifact.size:,} bytes, sha256 {artifact.sha256})")
+            following = f"tritonserver --model-repository {shlex.quote(str(out))}" if makes_folder else _try(artifact)
     except ParityError as error:
         failed = {"format": form.name, "parity": error.report.as_dict()}
         click.echo(json.dumps(failed, indent=2, allow_nan=False) if as_json else error.report.table())
@@ -354,21 +366,6 @@ def _variant(format_name: str, target_name: str | None, options: dict[str, Any])
     except ExportError as error:
         raise click.UsageError(f"{error}.") from error
     return variant
-
-
-@contextlib.contextmanager
-def _ended_by_nobody() -> Iterator[None]:
-    """Within, a module of somebody's that ends the program fails like any other: nothing is written, and this says so.
-
-    Raises:
-        ExportError: it did.
-    """
-    try:
-        yield
-    except SystemExit as error:
-        raise ExportError(
-            "the code of --module ends the program while it makes images; take its sys.exit out"
-        ) from error
 
 
 def _load(checkpoint: Path, options: dict[str, Any]) -> GeneratorCheckpoint:
